@@ -1,0 +1,19 @@
+#pragma once
+#include <sae/core/version.hpp>
+
+#include <Eigen/Core>
+
+// What a user may rely on, and what is checked before anything else is compiled. No other macro reaches a consumer:
+// SAE_VERSION_MAJOR, SAE_VERSION_MINOR, SAE_VERSION_PATCH and SAE_ABI (core/version.hpp), SAE_NOINLINE (here).
+#if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
+#error "sae needs C++20 (-std=c++20 or later)"
+#endif
+#if !EIGEN_VERSION_AT_LEAST(3, 4, 0)
+#error "sae needs Eigen 3.4.0 or later"
+#endif
+
+#if defined(_MSC_VER)
+#define SAE_NOINLINE __declspec(noinline)
+#else
+#define SAE_NOINLINE __attribute__((noinline))
+#endif
