@@ -19,6 +19,9 @@ using Catch::Approx;
 #else
 #include <catch2/catch.hpp>
 #include <string>
+namespace Catch {
+using Detail::Approx;
+}
 namespace Catch::Matchers {
 inline auto ContainsSubstring(const std::string& text) { return Contains(text); }
 }  // namespace Catch::Matchers
