@@ -1,0 +1,74 @@
+#pragma once
+#include <sae/core/types.hpp>
+
+#include <bit>
+#include <cstdint>
+
+namespace sae::inline SAE_ABI {
+
+// 16-bit floating-point numbers as files hold them; all arithmetic is in float or double.
+//   float16   1 sign, 5 exponent, 10 fraction bits: largest 65504, smallest normal 2^-14, smallest 2^-24
+//   bfloat16  1 sign, 8 exponent,  7 fraction bits: the upper half of a float
+// To 16 bits is round to nearest, ties to even; what rounds beyond the largest finite number becomes infinity. From 16 bits is
+// exact. A NaN stays a NaN and keeps the leading bits of its payload. -0 stays -0. Serial, a few integer operations a number.
+
+/// The float with the bits of a float16.
+inline float half_to_float(std::uint16_t half) {
+  const std::uint32_t sign = (half & 0x8000u) << 16, rest = half & 0x7fffu;
+  const std::uint32_t rebias = rest >= 0x7c00u ? 224u << 23 : 112u << 23;  // infinity and NaN: up to exponent 255
+  const std::uint32_t normal = (rest << 13) + rebias;
+  const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(static_cast<float>(rest) * 0x1p-24f);
+  return std::bit_cast<float>(sign | (rest < 0x0400u ? subnormal : normal));
+}
+
+/// The float16 nearest to a float.
+inline std::uint16_t float_to_half(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+  std::uint32_t half = 0;
+  if (rest > 0x7f800000u) {  // NaN
+    const std::uint32_t payload = rest >> 13 & 0x3ffu;
+    half = 0x7c00u | (payload != 0 ? payload : 0x200u);
+  } else if (rest >= 0x47800000u) {  // from 2^16 on
+    half = 0x7c00u;
+  } else if (rest >= 0x38800000u) {  // normal: from 2^-14 on; a carry may reach the exponent, and infinity from 65520 on
+    half = (rest - (112u << 23) + 0xfffu + (rest >> 13 & 1u)) >> 13;
+  } else if (rest > 0x33000000u) {  // subnormal: above 2^-25, which is a tie with the even 0
+    const std::uint32_t shift = 126u - (rest >> 23), fraction = (rest & 0x7fffffu) | 0x800000u;
+    half = fraction >> shift;
+    const std::uint32_t lost = fraction & ((1u << shift) - 1u), tie = 1u << (shift - 1u);
+    half += lost > tie || (lost == tie && (half & 1u) != 0) ? 1u : 0u;
+  }
+  return static_cast<std::uint16_t>(sign | half);
+}
+
+/// The float with the bits of a bfloat16.
+inline float bfloat16_to_float(std::uint16_t value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16); }
+
+/// The bfloat16 nearest to a float.
+inline std::uint16_t float_to_bfloat16(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u)
+    return static_cast<std::uint16_t>(bits >> 16 | ((bits >> 16 & 0x7fu) != 0 ? 0u : 0x40u));
+  return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+namespace detail {
+/// A float between which and the double no 16-bit number and no tie of two lies (round to odd), so that rounding it again
+/// gives what rounding the double once would give. (Boldo & Melquiond 2008, "Emulation of a FMA and correctly rounded sums".)
+inline float round_to_odd(double value) {
+  const float near = static_cast<float>(value);
+  const double back = static_cast<double>(near);
+  if (back == value || value != value) return near;
+  std::uint32_t bits = std::bit_cast<std::uint32_t>(near);
+  if ((bits & 1u) != 0) return near;
+  const bool too_far = (value < 0 ? -back : back) > (value < 0 ? -value : value);
+  bits += too_far ? -1u : 1u;  // the odd neighbour on the other side of the value; also from infinity, and from 0
+  return std::bit_cast<float>(bits);
+}
+}  // namespace detail
+
+inline std::uint16_t double_to_half(double value) { return float_to_half(detail::round_to_odd(value)); }
+inline std::uint16_t double_to_bfloat16(double value) { return float_to_bfloat16(detail::round_to_odd(value)); }
+
+}  // namespace sae::inline SAE_ABI
