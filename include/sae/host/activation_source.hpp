@@ -280,12 +280,11 @@ class ActivationSource {
     return filled;
   }
 
-  /// Counters: windows done and kept rows of the pass, passes done, what was kept and left out, the norm limits' bits.
+  /// Counters: windows done in this pass, passes done, what was kept and left out, the norm limits' bits.
   SourceState state() const {
     const CollectCounts& counts = collector_.counts();
     SourceState state;
-    for (const Index n :
-         {collector_.windows_done(), pass_, kept_before_pass_, counts.kept, counts.bos, counts.norm, counts.not_finite})
+    for (const Index n : {collector_.windows_done(), pass_, counts.kept, counts.bos, counts.norm, counts.not_finite})
       state.counters.push_back(static_cast<std::uint64_t>(n));
     for (const double limit : collector_.limits()) state.counters.push_back(std::bit_cast<std::uint64_t>(limit));
     state.rows.resize(pending_.rows() - taken_, width());
@@ -301,24 +300,21 @@ class ActivationSource {
     const auto number = [&](std::size_t i) { return static_cast<Index>(counters[i]); };
     std::vector<double> limits;
     for (std::size_t i = fixed_counters; i < counters.size(); ++i) limits.push_back(std::bit_cast<double>(counters[i]));
-    collector_.restore(number(0), {number(3), number(4), number(5), number(6)}, std::move(limits));
+    collector_.restore(number(0), {number(2), number(3), number(4), number(5)}, std::move(limits));
     pass_ = number(1);
-    kept_before_pass_ = number(2);
     pending_ = state.rows;
     taken_ = 0;
   }
 
  private:
-  static constexpr std::size_t fixed_counters = 7;
+  static constexpr std::size_t fixed_counters = 6;
 
-  /// Reads on; false at the end of the last pass. A pass that yields no row at all is an end, too.
+  /// Reads on; false at the end of the last pass. A text that yields no row at all is an end, too.
   bool refill() {
     for (;;) {
       if (!collector_.next()) {
-        const bool empty_pass = collector_.counts().kept == kept_before_pass_;
-        if ((passes_ != 0 && pass_ + 1 >= passes_) || empty_pass) return false;
+        if ((passes_ != 0 && pass_ + 1 >= passes_) || collector_.counts().kept == 0) return false;
         ++pass_;
-        kept_before_pass_ = collector_.counts().kept;
         collector_.rewind();
         continue;
       }
@@ -334,7 +330,7 @@ class ActivationSource {
   }
 
   Collector<M> collector_;
-  Index passes_ = 1, pass_ = 0, kept_before_pass_ = 0, taken_ = 0;
+  Index passes_ = 1, pass_ = 0, taken_ = 0;
   Tensor<float> pending_;
 };
 
