@@ -23,7 +23,7 @@ class Codes {
   explicit Codes(Index latents) : latents_(latents) {}
 
   Index rows() const { return static_cast<Index>(offsets_.size()) - 1; }
-  Index latents() const { return latents_; }  ///< F
+  Index latents() const { return latents_; }      ///< F
   Index size() const { return offsets_.back(); }  ///< entries in all
   Index begin(Index row) const { return offsets_[static_cast<std::size_t>(row)]; }
   Index end(Index row) const { return offsets_[static_cast<std::size_t>(row) + 1]; }
@@ -35,13 +35,16 @@ class Codes {
   std::span<const Scalar> values() const { return values_; }
   std::span<Scalar> values() { return values_; }
 
-  std::span<const Position> row_latents(Index row) const { return indices().subspan(at(begin(row)), at(end(row) - begin(row))); }
+  std::span<const Position> row_latents(Index row) const {
+    return indices().subspan(at(begin(row)), at(end(row) - begin(row)));
+  }
   std::span<const Scalar> row_values(Index row) const { return values().subspan(at(begin(row)), at(end(row) - begin(row))); }
   /// Value of one latent in one row, 0 where it is not active. Cost: log(active latents of the row).
   Scalar coefficient(Index row, Index latent) const {
     const auto active = row_latents(row);
     const auto found = std::lower_bound(active.begin(), active.end(), static_cast<Position>(latent));
-    return found != active.end() && *found == latent ? row_values(row)[static_cast<std::size_t>(found - active.begin())] : Scalar(0);
+    return found != active.end() && *found == latent ? row_values(row)[static_cast<std::size_t>(found - active.begin())]
+                                                     : Scalar(0);
   }
 
   /// Empties the codes; keeps the storage.
@@ -72,7 +75,9 @@ class Codes {
   Scalar* mutable_values() { return values_.data(); }
 
   /// View as Eigen::SparseMatrix<Scalar, RowMajor> [rows x latents], no copy; valid while the codes live.
-  Eigen::Map<const Sparse> sparse() const { return {rows(), latents_, size(), offsets_.data(), indices_.data(), values_.data()}; }
+  Eigen::Map<const Sparse> sparse() const {
+    return {rows(), latents_, size(), offsets_.data(), indices_.data(), values_.data()};
+  }
   /// Dense copy [rows x latents].
   Matrix<Scalar> dense() const {
     Matrix<Scalar> out = Matrix<Scalar>::Zero(rows(), latents_);

@@ -31,8 +31,8 @@ namespace detail {
 inline void append(std::string& out, std::string_view text) { out += text; }
 inline void append(std::string& out, char c) { out += c; }
 template <class T>
-  requires(std::integral<T> || std::floating_point<T>) && (!std::same_as<T, char>)
-void append(std::string& out, T value) {
+  requires(std::integral<T> || std::floating_point<T>)
+&&(!std::same_as<T, char>)void append(std::string& out, T value) {
   if constexpr (std::same_as<T, bool>) {
     out += value ? "true" : "false";
   } else {

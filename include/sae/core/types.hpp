@@ -9,7 +9,7 @@
 
 namespace sae::inline SAE_ABI {
 
-using Index = Eigen::Index;                ///< every size and position: signed, 64 bit
+using Index = Eigen::Index;                     ///< every size and position: signed, 64 bit
 inline constexpr int Dynamic = Eigen::Dynamic;  ///< a size known at run time
 
 /// Row-major dense matrix; a batch is [B x D], one activation vector a row.

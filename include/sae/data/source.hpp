@@ -11,6 +11,7 @@ namespace sae::inline SAE_ABI {
 struct SourceState {
   std::vector<std::uint64_t> counters;  ///< positions, epochs, random-number counters: the source's own meaning
   Tensor<float> rows;                   ///< rows that are buffered and cannot be read again cheaply; often empty
+  std::vector<SourceState> inner;       ///< the states of the sources that this one draws from
 };
 
 /// A source of rows: the activations that an SAE is trained and measured on.

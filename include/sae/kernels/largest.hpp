@@ -1,0 +1,86 @@
+#pragma once
+#include <sae/core/types.hpp>
+
+#include <algorithm>
+#include <limits>
+#include <span>
+#include <vector>
+
+namespace sae::inline SAE_ABI::kernels {
+
+/// One latent that may be selected: what it is ranked by, its pre-activation, its number.
+template <class Scalar>
+struct Candidate {
+  Scalar key, z;
+  int latent;
+};
+
+/// The k largest keys of each row of a block, found while the row is shown in pieces with ascending latents.
+///
+/// A row keeps up to 2k + 64 candidates above its bound; when they are full, the k best stay and the bound rises to the k-th
+/// key. Ties go to the lower latent: a later entry equal to the bound is refused, and a compaction ranks by (key, lower latent).
+/// NaN is never above a bound and never kept. Cost: one comparison an entry, plus O(log) compactions a row.
+template <class Scalar>
+class LargestPerRow {
+ public:
+  /// Starts a block of `rows`; only keys strictly above `floor` count. Storage of earlier blocks is reused.
+  void begin(Index rows, Index k, Scalar floor) {
+    k_ = k;
+    capacity_ = 2 * k + 64;
+    bound_.assign(static_cast<std::size_t>(rows), floor);
+    count_.assign(static_cast<std::size_t>(rows), 0);
+    kept_.resize(static_cast<std::size_t>(rows * capacity_));
+  }
+  /// Entries of the row at or below it cannot matter any more.
+  Scalar bound(Index row) const { return bound_[static_cast<std::size_t>(row)]; }
+
+  void offer(Index row, Scalar key, Scalar z, Index latent) {
+    if (!(key > bound(row))) return;
+    Index& count = count_[static_cast<std::size_t>(row)];
+    if (count == capacity_) compact(row);
+    if (!(key > bound(row))) return;
+    at(row)[count++] = {key, z, static_cast<int>(latent)};
+  }
+
+  /// Shows the pre-activations z of the latents first .. first + z.size() - 1, ranked by z itself.
+  void take(Index row, Index first, std::span<const Scalar> z) {
+    constexpr Index step = 16;
+    const Index n = static_cast<Index>(z.size());
+    Index j = 0;
+    for (; j + step <= n; j += step) {
+      const Scalar above = bound(row);
+      int hits = 0;  // branch-free, so that the common case "none" is a few vector instructions
+      for (Index l = 0; l < step; ++l) hits += z[static_cast<std::size_t>(j + l)] > above;
+      if (hits == 0) continue;
+      for (Index l = j; l < j + step; ++l)
+        offer(row, z[static_cast<std::size_t>(l)], z[static_cast<std::size_t>(l)], first + l);
+    }
+    for (; j < n; ++j) offer(row, z[static_cast<std::size_t>(j)], z[static_cast<std::size_t>(j)], first + j);
+  }
+
+  /// The row's selection, at most k, by ascending latent. Valid until the next call that changes the row.
+  std::span<const Candidate<Scalar>> finish(Index row) {
+    Index& count = count_[static_cast<std::size_t>(row)];
+    if (count > k_) compact(row);
+    std::sort(at(row), at(row) + count, [](const auto& a, const auto& b) { return a.latent < b.latent; });
+    return {at(row), static_cast<std::size_t>(count)};
+  }
+
+ private:
+  Candidate<Scalar>* at(Index row) { return kept_.data() + row * capacity_; }
+  void compact(Index row) {
+    Index& count = count_[static_cast<std::size_t>(row)];
+    Candidate<Scalar>* const first = at(row);
+    std::nth_element(first, first + (k_ - 1), first + count,
+                     [](const auto& a, const auto& b) { return a.key > b.key || (a.key == b.key && a.latent < b.latent); });
+    count = k_;
+    bound_[static_cast<std::size_t>(row)] = first[k_ - 1].key;
+  }
+
+  Index k_ = 0, capacity_ = 0;
+  std::vector<Scalar> bound_;
+  std::vector<Index> count_;
+  std::vector<Candidate<Scalar>> kept_;
+};
+
+}  // namespace sae::inline SAE_ABI::kernels

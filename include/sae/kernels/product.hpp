@@ -1,0 +1,33 @@
+#pragma once
+#include <sae/core/types.hpp>
+
+// The only place that spells a dense product. Everything is row-major with a leading dimension (stride between rows); one call
+// runs in one thread. Callers cut their work into blocks by the data alone, so that results do not depend on threads.
+namespace sae::inline SAE_ABI::kernels {
+
+namespace detail {
+template <class Scalar>
+using Strided = Eigen::Map<Matrix<Scalar>, 0, Eigen::OuterStride<>>;
+template <class Scalar>
+using ConstStrided = Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<>>;
+}  // namespace detail
+
+/// z [m x n] += x [m x d] w^T, w [n x d]: pre-activations from rows and encoder rows; code gradients from cotangents and decoder rows.
+template <class Scalar>
+SAE_NOINLINE void add_product_nt(Scalar* z, Index ld_z, const Scalar* x, Index ld_x, const Scalar* w, Index ld_w, Index m,
+                                 Index n, Index d) {
+  detail::Strided<Scalar>(z, m, n, Eigen::OuterStride<>(ld_z)).noalias() +=
+      detail::ConstStrided<Scalar>(x, m, d, Eigen::OuterStride<>(ld_x)) *
+      detail::ConstStrided<Scalar>(w, n, d, Eigen::OuterStride<>(ld_w)).transpose();
+}
+
+/// y [m x d] += a [m x n] w, w [n x d]: the decoder on dense codes; weight gradients from dense entries [latents x rows].
+template <class Scalar>
+SAE_NOINLINE void add_product_nn(Scalar* y, Index ld_y, const Scalar* a, Index ld_a, const Scalar* w, Index ld_w, Index m,
+                                 Index n, Index d) {
+  detail::Strided<Scalar>(y, m, d, Eigen::OuterStride<>(ld_y)).noalias() +=
+      detail::ConstStrided<Scalar>(a, m, n, Eigen::OuterStride<>(ld_a)) *
+      detail::ConstStrided<Scalar>(w, n, d, Eigen::OuterStride<>(ld_w));
+}
+
+}  // namespace sae::inline SAE_ABI::kernels

@@ -1,0 +1,59 @@
+#pragma once
+#include <sae/core/types.hpp>
+
+// Loops over contiguous rows. Each has one order of additions that does not depend on alignment, threads or the width of the
+// machine's registers: sums run in a fixed number of lanes, which the compiler maps on whatever registers there are.
+namespace sae::inline SAE_ABI::kernels {
+
+/// a . b over n numbers.
+template <class Scalar>
+Scalar dot(const Scalar* __restrict a, const Scalar* __restrict b, Index n) {
+  constexpr Index lanes = 128 / static_cast<Index>(sizeof(Scalar));
+  Scalar sum[static_cast<std::size_t>(lanes)] = {};
+  Index j = 0;
+  for (; j + lanes <= n; j += lanes)
+    for (Index l = 0; l < lanes; ++l) sum[l] += a[j + l] * b[j + l];
+  for (Index l = 0; j < n; ++j, ++l) sum[l] += a[j] * b[j];
+  for (Index width = lanes / 2; width > 0; width /= 2)
+    for (Index l = 0; l < width; ++l) sum[l] += sum[l + width];
+  return sum[0];
+}
+
+/// |a|^2 of n numbers.
+template <class Scalar>
+Scalar squared_norm(const Scalar* a, Index n) {
+  return dot(a, a, n);
+}
+
+/// y += c x over n numbers.
+template <class Scalar>
+void add_scaled(Scalar* __restrict y, Scalar c, const Scalar* __restrict x, Index n) {
+  for (Index j = 0; j < n; ++j) y[j] += c * x[j];
+}
+
+template <class Scalar>
+void scale(Scalar* y, Scalar c, Index n) {
+  for (Index j = 0; j < n; ++j) y[j] *= c;
+}
+
+/// y += sum over t < count of coefficient(t) * row(t), in the order of t; rows have n numbers and do not overlap y.
+/// Four rows a pass, so that y is read and written a quarter as often; the additions are those of one row at a time.
+template <class Scalar, class Coefficient, class Row>
+void add_weighted_rows(Scalar* __restrict y, Index n, Index count, const Coefficient& coefficient, const Row& row) {
+  Index t = 0;
+  for (; t + 4 <= count; t += 4) {
+    const Scalar c0 = coefficient(t), c1 = coefficient(t + 1), c2 = coefficient(t + 2), c3 = coefficient(t + 3);
+    const Scalar* __restrict x0 = row(t), * __restrict x1 = row(t + 1), * __restrict x2 = row(t + 2), * __restrict x3 = row(t + 3);
+    for (Index j = 0; j < n; ++j) {
+      Scalar s = y[j];
+      s += c0 * x0[j];
+      s += c1 * x1[j];
+      s += c2 * x2[j];
+      s += c3 * x3[j];
+      y[j] = s;
+    }
+  }
+  for (; t < count; ++t) add_scaled(y, coefficient(t), row(t), n);
+}
+
+}  // namespace sae::inline SAE_ABI::kernels

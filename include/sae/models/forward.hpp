@@ -1,0 +1,177 @@
+#pragma once
+#include <sae/core/threads.hpp>
+#include <sae/kernels/product.hpp>
+#include <sae/kernels/vector.hpp>
+#include <sae/models/step.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+// The way forward, in blocks of rows whose size depends on the batch alone. Encoder and decoder are given as F rows of length D.
+namespace sae::inline SAE_ABI::detail {
+
+inline constexpr Index tile_latents = 512;            // pre-activations are shown in tiles of this many latents
+inline constexpr Index dense_entries_per_1000 = 125;  // above this density a dense product beats gathering rows (bench/)
+
+/// Rows of a tile: enough to repay packing the weights, several blocks a batch for the threads to share.
+inline Index encode_block_rows(Index rows) { return std::clamp<Index>((rows + 3) / 4, 32, 256); }
+
+inline bool is_dense(Index entries, Index cells) { return entries * 1000 > cells * dense_entries_per_1000; }
+
+/// Calls take(block, row in block, first latent, z) for every tile of pre-activations z = x w^T + b of every row; the latents of
+/// a row ascend. x [rows x width], w [latents x width], b [latents]. Blocks run in parallel, the calls of one block in order.
+template <class Scalar, class Take>
+void for_each_pre_activation(const Scalar* x, Index rows, Index width, const Scalar* w, const Scalar* b, Index latents,
+                             ScratchPool<Scalar>& scratch, Threads& threads, const Take& take) {
+  const Index block_rows = encode_block_rows(rows);
+  threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
+    auto loan = scratch.borrow(block_rows * tile_latents);
+    Scalar* const z = loan.data();
+    for (Index first = 0; first < latents; first += tile_latents) {
+      const Index n = std::min(tile_latents, latents - first);
+      for (Index r = 0; r < end - begin; ++r) std::copy_n(b + first, n, z + r * tile_latents);
+      kernels::add_product_nt(z, tile_latents, x + begin * width, width, w + first * width, width, end - begin, n, width);
+      for (Index r = 0; r < end - begin; ++r)
+        take(block, r, first, std::span<const Scalar>(z + r * tile_latents, static_cast<std::size_t>(n)));
+    }
+  });
+}
+
+/// |row| of every row of w [latents x width].
+template <class Scalar>
+void row_norms(const Tensor<Scalar>& w, Tensor<Scalar>& norms, Threads& threads) {
+  if (norms.cols() != w.rows()) norms.resize(1, w.rows());
+  threads.for_blocks(w.rows(), 256, [&](Index begin, Index end, Index) {
+    for (Index i = begin; i < end; ++i) norms[i] = std::sqrt(kernels::squared_norm(w.row(i), w.cols()));
+  });
+}
+
+/// out[b] += sum over the entries e of row b of value(e) w[latent(e)]; out [rows x width].
+template <class Scalar>
+void add_decoded(const Codes<Scalar>& codes, const Tensor<Scalar>& w, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,
+                 Threads& threads) {
+  const Index width = w.cols(), latents = w.rows();
+  const bool dense = is_dense(codes.size(), codes.rows() * latents);
+  threads.for_blocks(codes.rows(), dense ? 256 : 32, [&](Index begin, Index end, Index) {
+    const Index rows = end - begin;
+    if (!dense) {
+      for (Index b = begin; b < end; ++b) {
+        const Index first = codes.begin(b);
+        kernels::add_weighted_rows(
+            out.row(b), width, codes.end(b) - first, [&](Index t) { return codes.value(first + t); },
+            [&](Index t) { return w.row(codes.latent(first + t)); });
+      }
+      return;
+    }
+    auto loan = scratch.borrow(rows * tile_latents + rows);
+    Scalar* const tile = loan.data();
+    std::vector<Index> next(static_cast<std::size_t>(rows));
+    for (Index r = 0; r < rows; ++r) next[static_cast<std::size_t>(r)] = codes.begin(begin + r);
+    for (Index first = 0; first < latents; first += tile_latents) {
+      const Index n = std::min(tile_latents, latents - first);
+      std::fill_n(tile, rows * tile_latents, Scalar(0));
+      for (Index r = 0; r < rows; ++r)
+        for (Index& e = next[static_cast<std::size_t>(r)]; e < codes.end(begin + r) && codes.latent(e) < first + n; ++e)
+          tile[r * tile_latents + codes.latent(e) - first] = codes.value(e);
+      kernels::add_product_nn(out.row(begin), width, tile, tile_latents, w.row(first), width, rows, n, width);
+    }
+  });
+}
+
+/// df[e] += cotangent[b] . w[latent(e)] for every entry e of every row b: the code gradient, at active entries only.
+template <class Scalar>
+void add_code_gradient(const Codes<Scalar>& codes, const Tensor<Scalar>& cotangent, const Tensor<Scalar>& w, Buffer<Scalar>& df,
+                       ScratchPool<Scalar>& scratch, Threads& threads) {
+  const Index width = w.cols(), latents = w.rows();
+  const bool dense = is_dense(codes.size(), codes.rows() * latents);
+  threads.for_blocks(codes.rows(), dense ? 256 : 32, [&](Index begin, Index end, Index) {
+    const Index rows = end - begin;
+    if (!dense) {
+      for (Index b = begin; b < end; ++b)
+        for (Index e = codes.begin(b); e < codes.end(b); ++e)
+          df[static_cast<std::size_t>(e)] += kernels::dot(cotangent.row(b), w.row(codes.latent(e)), width);
+      return;
+    }
+    auto loan = scratch.borrow(rows * tile_latents);
+    Scalar* const tile = loan.data();
+    std::vector<Index> next(static_cast<std::size_t>(rows));
+    for (Index r = 0; r < rows; ++r) next[static_cast<std::size_t>(r)] = codes.begin(begin + r);
+    for (Index first = 0; first < latents; first += tile_latents) {
+      const Index n = std::min(tile_latents, latents - first);
+      std::fill_n(tile, rows * tile_latents, Scalar(0));
+      kernels::add_product_nt(tile, tile_latents, cotangent.row(begin), width, w.row(first), width, rows, n, width);
+      for (Index r = 0; r < rows; ++r)
+        for (Index& e = next[static_cast<std::size_t>(r)]; e < codes.end(begin + r) && codes.latent(e) < first + n; ++e)
+          df[static_cast<std::size_t>(e)] += tile[r * tile_latents + codes.latent(e) - first];
+    }
+  });
+}
+
+/// Puts the blocks' entries one behind the other.
+template <class Scalar>
+void concatenate(std::span<const Entries<Scalar>> blocks, Index latents, Entries<Scalar>& out) {
+  out.reset(latents);
+  for (const Entries<Scalar>& block : blocks)
+    for (Index b = 0; b < block.codes.rows(); ++b) {
+      for (Index e = block.codes.begin(b); e < block.codes.end(b); ++e)
+        out.push(block.codes.latent(e), block.codes.value(e), block.z[static_cast<std::size_t>(e)]);
+      out.finish_row();
+    }
+}
+
+/// Fills step.input: x, minus b_dec where the model subtracts it.
+template <class Parameters, class Step, int D>
+void load_input(const Parameters& parameters, bool subtract_decoder_bias, const Batch<typename Step::Scalar, D>& x, Step& step,
+                Threads& threads) {
+  const Index width = parameters.width();
+  if (x.cols() != width) throw_shape("rows have ", x.cols(), " columns, the model reads ", width);
+  if (step.input.rows() != x.rows() || step.input.cols() != width) step.input.resize(x.rows(), width);
+  const auto* bias = parameters.b_dec.data();
+  threads.for_blocks(x.rows(), 64, [&](Index begin, Index end, Index) {
+    for (Index b = begin; b < end; ++b)
+      for (Index j = 0; j < width; ++j) step.input.row(b)[j] = subtract_decoder_bias ? x.row(b)[j] - bias[j] : x.row(b)[j];
+  });
+}
+
+/// Encode and select: step.main.entries and step.band.entries from step.input. Each tile is also shown to
+/// `watch(block, row in block, first latent, z)`: selectors of the terms of the loss.
+template <class Activation, class Parameters, class Step, class Watch>
+void select(const Activation& activation, const Parameters& parameters, Step& step, Threads& threads, const Watch& watch) {
+  using Scalar = typename Step::Scalar;
+  const Index rows = step.input.rows(), latents = parameters.latents();
+  const Index block_rows = encode_block_rows(rows), blocks = (rows + block_rows - 1) / block_rows;
+  const auto count = static_cast<std::size_t>(blocks);
+  if (step.selectors.size() < count) step.selectors.resize(count);
+  if (step.block_active.size() < count) {
+    step.block_active.resize(count);
+    step.block_band.resize(count);
+  }
+  std::span<const Scalar> norms;
+  if (activation.needs_decoder_norms()) norms = {step.decoder_norms.data(), static_cast<std::size_t>(latents)};
+  for (std::size_t block = 0; block < count; ++block)
+    step.selectors[block].begin(activation, parameters.activation, norms,
+                                std::min(block_rows, rows - static_cast<Index>(block) * block_rows));
+  for_each_pre_activation(step.input.data(), rows, step.input.cols(), parameters.W_enc.data(), parameters.b_enc.data(), latents,
+                          step.scratch, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+                            step.selectors[static_cast<std::size_t>(block)].take(row, first, z);
+                            watch(block, row, first, z);
+                          });
+  using Selector = typename Activation::template Selector<Scalar>;
+  Selector::merge(std::span<Selector>(step.selectors.data(), count));
+  threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
+    auto& active = step.block_active[static_cast<std::size_t>(block)];
+    auto& band = step.block_band[static_cast<std::size_t>(block)];
+    active.reset(latents);
+    band.reset(latents);
+    for (Index r = 0; r < end - begin; ++r) {
+      step.selectors[static_cast<std::size_t>(block)].emit(r, active, band);
+      active.finish_row();
+      band.finish_row();
+    }
+  });
+  concatenate<Scalar>(std::span<const Entries<Scalar>>(step.block_active.data(), count), latents, step.main.entries);
+  concatenate<Scalar>(std::span<const Entries<Scalar>>(step.block_band.data(), count), latents, step.band.entries);
+}
+
+}  // namespace sae::inline SAE_ABI::detail

@@ -1,0 +1,76 @@
+#pragma once
+#include <sae/models/forward.hpp>
+
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+namespace sae::inline SAE_ABI {
+
+/// The loss that is trained: the reconstruction error mean_b |x'_b - x_b|^2 (sum over D, mean over the batch) plus terms.
+///
+///   sae::Objective objective{sae::L1{.coefficient = 5}, sae::AuxK{}};
+///
+/// A term is a struct with
+///   static constexpr std::string_view name;
+///   void check(Index d_in, Index latents) const;
+///   bool needs_decoder_norms() const;
+///   template <class Step> double apply(Step&, Selection&, Threads&) const;   its value; adds its gradient where step.wants_gradient
+/// `apply` runs after the codes, the residual and dL/dx' are known, and adds to main.df, band.df, dgate, norm_gradient(), the
+/// cotangent, or paths of its own. A term with a selector of its own over the same tiles of pre-activations declares
+///   template <class Scalar> class Selection { bool begin(const Term&, Step&, Index blocks, Index block_rows); void take(block, row, first, z); };
+template <class... Terms>
+struct Objective {
+  std::tuple<Terms...> terms;
+
+  constexpr Objective() = default;
+  constexpr explicit Objective(Terms... list) requires(sizeof...(Terms) > 0) : terms(std::move(list)...) {}
+
+  void check(Index d_in, Index latents) const {
+    std::apply([&](const Terms&... term) { (term.check(d_in, latents), ...); }, terms);
+  }
+  bool needs_decoder_norms() const {
+    return std::apply([](const Terms&... term) { return (false || ... || term.needs_decoder_norms()); }, terms);
+  }
+};
+template <class... Terms>
+Objective(Terms...) -> Objective<Terms...>;
+
+/// Selection of a term that watches no tiles.
+struct NoSelection {};
+
+namespace detail {
+template <class Term, class Scalar>
+struct SelectionOf {
+  using type = NoSelection;
+};
+template <class Term, class Scalar>
+  requires requires { typename Term::template Selection<Scalar>; }
+struct SelectionOf<Term, Scalar> {
+  using type = typename Term::template Selection<Scalar>;
+};
+template <class Objective, class Scalar>
+struct SelectionsOf;
+template <class... Terms, class Scalar>
+struct SelectionsOf<Objective<Terms...>, Scalar> {
+  using type = std::tuple<typename SelectionOf<Terms, Scalar>::type...>;
+};
+
+/// Calls f(term, selection) for every term of an objective, in order.
+template <class... Terms, class Selections, class F>
+void for_each_term(const Objective<Terms...>& objective, Selections& selections, const F& f) {
+  [&]<std::size_t... n>(std::index_sequence<n...>) { (f(std::get<n>(objective.terms), std::get<n>(selections)), ...); }
+  (std::index_sequence_for<Terms...>());
+}
+template <class Selection>
+inline constexpr bool watches_tiles = !std::is_same_v<Selection, NoSelection>;
+}  // namespace detail
+
+/// A step together with the terms' selections: all that evaluating an objective on one batch needs, reused from batch to batch.
+template <class Activation, class Scalar, class Objective>
+struct Workspace {
+  Step<Activation, Scalar> step;
+  typename detail::SelectionsOf<Objective, Scalar>::type selections;
+};
+
+}  // namespace sae::inline SAE_ABI

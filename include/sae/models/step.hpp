@@ -1,0 +1,150 @@
+#pragma once
+#include <sae/activations/selection.hpp>
+#include <sae/core/threads.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace sae::inline SAE_ABI {
+
+/// Scratch memory that blocks of work borrow: as many buffers as blocks run at once, kept for the next step.
+template <class Scalar>
+class ScratchPool {
+ public:
+  class Loan {
+   public:
+    Loan(ScratchPool& pool, Buffer<Scalar> buffer) : pool_(pool), buffer_(std::move(buffer)) {}
+    ~Loan() { pool_.give_back(std::move(buffer_)); }
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+    Scalar* data() { return buffer_.data(); }
+
+   private:
+    ScratchPool& pool_;
+    Buffer<Scalar> buffer_;
+  };
+  /// A buffer of at least `size` numbers with unspecified content.
+  Loan borrow(Index size) {
+    Buffer<Scalar> buffer;
+    {
+      const std::lock_guard lock(*mutex_);
+      if (!free_.empty()) {
+        buffer = std::move(free_.back());
+        free_.pop_back();
+      }
+    }
+    if (buffer.size() < static_cast<std::size_t>(size)) buffer.resize(static_cast<std::size_t>(size));
+    return {*this, std::move(buffer)};
+  }
+
+ private:
+  void give_back(Buffer<Scalar> buffer) {
+    const std::lock_guard lock(*mutex_);
+    free_.push_back(std::move(buffer));
+  }
+  std::unique_ptr<std::mutex> mutex_ = std::make_unique<std::mutex>();
+  std::vector<Buffer<Scalar>> free_;
+};
+
+/// The entries of a batch regrouped by latent: latent i owns [offsets[i], offsets[i+1]), rows ascending.
+struct ByLatent {
+  Buffer<int> offsets;  ///< [F + 1]
+  Buffer<int> entries;  ///< position in the codes
+  Buffer<int> rows;     ///< its row
+
+  template <class Scalar>
+  void build(const Codes<Scalar>& codes) {
+    const auto latents = codes.indices();
+    offsets.assign(static_cast<std::size_t>(codes.latents()) + 2, 0);
+    for (const int i : latents) ++offsets[static_cast<std::size_t>(i) + 2];
+    for (std::size_t i = 2; i < offsets.size(); ++i) offsets[i] += offsets[i - 1];
+    entries.resize(latents.size());
+    rows.resize(latents.size());
+    for (Index b = 0; b < codes.rows(); ++b)
+      for (Index e = codes.begin(b); e < codes.end(b); ++e) {
+        const auto to = static_cast<std::size_t>(offsets[static_cast<std::size_t>(codes.latent(e)) + 1]++);
+        entries[to] = static_cast<int>(e);
+        rows[to] = static_cast<int>(b);
+      }
+    offsets.pop_back();
+  }
+};
+
+/// Entries (row b, latent i) that act through the two directions of their latents. Each adds
+///   f cotangent[b] to dL/dW_dec[i],    dz x[b] to dL/dW_enc[i],    dz to dL/db_enc[i].
+/// The main codes are one path; AuxK's dead latents, a band of a straight-through estimator or a second reconstruction others.
+template <class Scalar>
+struct Path {
+  Entries<Scalar> entries;
+  Buffer<Scalar> df, dz;                      ///< dL/df, dL/dz of each entry
+  const Tensor<Scalar>* cotangent = nullptr;  ///< dL/d(reconstruction that these codes feed) [B x D]; null: no decoder gradient
+  Tensor<Scalar> own_cotangent;               ///< storage for a cotangent that belongs to this path
+  ByLatent by_latent;
+};
+
+/// Value of a loss and its parts, in the units of the rows that were given.
+struct LossValues {
+  double total = 0;
+  double reconstruction = 0;                               ///< mean over rows of |x' - x|^2 (sum over D)
+  std::vector<std::pair<std::string_view, double>> terms;  ///< each term of the objective with its coefficient, by name
+};
+
+/// Everything that one batch leaves behind on its way through a model: what the terms of the loss read and write, and what the
+/// gradient of each latent is made of. Reused from step to step, so that nothing is allocated after the first ones.
+/// Nothing here has the size B x F.
+template <class Activation, class Scalar_>
+struct Step {
+  using Scalar = Scalar_;
+
+  // Given by the caller.
+  double sparsity_scale = 1;                     ///< s(t) in [0, 1]: sparsity warm-up, multiplies the sparsity terms
+  std::span<const std::uint8_t> dead;            ///< [F] 1 where a latent counts as dead; empty: none
+  const Tensor<Scalar>* encoder = nullptr;       ///< W_enc [F x D]
+  const Tensor<Scalar>* encoder_bias = nullptr;  ///< b_enc [1 x F]
+  const Tensor<Scalar>* decoder = nullptr;       ///< W_dec [F x D]
+  bool wants_gradient = false;
+
+  // Forward.
+  Tensor<Scalar> input;          ///< what the encoder reads [B x D]: x, minus b_dec where the model subtracts it
+  Tensor<Scalar> decoder_norms;  ///< |W_dec[i]| [1 x F] where anything asks
+  Path<Scalar> main;             ///< the codes
+  Path<Scalar> band;             ///< the band, see Backward
+  Tensor<Scalar> residual;       ///< x' - target [B x D]
+  LossValues loss;
+
+  // Backward: filled by the reconstruction loss and the terms.
+  Tensor<Scalar> cotangent;                          ///< dL/dx' [B x D]
+  Buffer<Scalar> dgate;                              ///< dL/dH [B], or empty
+  Buffer<Scalar> decoder_norm_gradient;              ///< dL/d|W_dec[i]| [F], or empty
+  std::vector<std::unique_ptr<Path<Scalar>>> extra;  ///< paths of terms; the first `extra_used` count
+  std::size_t extra_used = 0;
+
+  // Scratch.
+  std::vector<typename Activation::template Selector<Scalar>> selectors;
+  std::vector<Entries<Scalar>> block_active, block_band;
+  ScratchPool<Scalar> scratch;
+
+  Index rows() const { return input.rows(); }
+  Index width() const { return input.cols(); }
+  Index latents() const { return main.entries.codes.latents(); }
+
+  /// A fresh path for a term; storage of earlier steps is reused.
+  Path<Scalar>& add_path() {
+    if (extra_used == extra.size()) extra.push_back(std::make_unique<Path<Scalar>>());
+    Path<Scalar>& path = *extra[extra_used++];
+    path.cotangent = nullptr;
+    return path;
+  }
+  /// dL/d|W_dec[i]| [F], zero before the first term writes it.
+  std::span<Scalar> norm_gradient() {
+    if (decoder_norm_gradient.empty()) decoder_norm_gradient.assign(static_cast<std::size_t>(latents()), Scalar(0));
+    return decoder_norm_gradient;
+  }
+};
+
+}  // namespace sae::inline SAE_ABI

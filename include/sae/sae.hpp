@@ -1,0 +1,16 @@
+#pragma once
+// Everything that needs Eigen alone. Files (files/, formats/), plots (report/) and language models (host/llama_cpp.hpp) are
+// included by name.
+#include <sae/activations/relu.hpp>
+#include <sae/activations/topk.hpp>
+#include <sae/core/codes.hpp>
+#include <sae/core/random.hpp>
+#include <sae/core/threads.hpp>
+#include <sae/core/types.hpp>
+#include <sae/core/version.hpp>
+#include <sae/data/indexed_source.hpp>
+#include <sae/data/shuffle_buffer.hpp>
+#include <sae/data/source.hpp>
+#include <sae/models/sparse_autoencoder.hpp>
+#include <sae/training/callbacks.hpp>
+#include <sae/training/trainer.hpp>

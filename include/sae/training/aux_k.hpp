@@ -1,0 +1,181 @@
+#pragma once
+#include <sae/kernels/largest.hpp>
+#include <sae/models/objective.hpp>
+
+#include <algorithm>
+#include <limits>
+#include <string_view>
+#include <vector>
+
+namespace sae::inline SAE_ABI {
+
+/// What AuxK divides its error by.
+enum class AuxKNormaliser {
+  none,               ///< 1 (SAELens)
+  residual_variance,  ///< mean_b |r_b - mean r|^2 of the residual (dictionary_learning); 0 where it is not finite
+};
+
+/// AuxK: the k_aux dead latents that would fire most reconstruct what the live ones left over, so that they come back to life.
+///
+///   r = x - x'  (held constant),   D_b = the k_aux dead latents with the largest z[b,i],   r' = sum_{i in D_b} v[b,i] d_i
+///   AuxK = coefficient min(#dead / (D/2), 1) mean_b |r' - r|^2 / normaliser         v = relu(z), or z with `raw_values`
+///
+/// k_aux = min(k, #dead), k = D/2 unless given. No bias in r'. The gradient reaches encoder and decoder rows of the dead latents.
+/// Which latents are dead is the trainer's to say (`DeadLatents`). The selection runs over the same tiles as the codes' own.
+/// Ties   lower latent first. Cost: sparse, B x k_aux x D. Threads: results do not depend on them.
+/// Source Gao et al. 2024, arXiv:2406.04093, A.2; SAELens saes/topk_sae.py; dictionary_learning trainers/top_k.py.
+struct AuxK {
+  double coefficient = 1.0 / 32;  ///< >= 0
+  Index k = 0;                    ///< latents per row; 0: D / 2
+  bool raw_values = false;        ///< v = z, which may be negative (SAELens), instead of relu(z)
+  bool scale_by_dead = true;      ///< the factor min(#dead / (D/2), 1); dictionary_learning has none
+  AuxKNormaliser normaliser = AuxKNormaliser::none;
+  bool rank_by_decoder_norm = false;  ///< rank by z |d_i|, as TopK::rank_by_decoder_norm
+
+  static constexpr std::string_view name = "aux_k";
+  void check(Index, Index latents) const {
+    if (!(coefficient >= 0)) throw_value("AuxK: coefficient = ", coefficient, " is negative");
+    if (k < 0 || k > latents)
+      throw_value("AuxK: k = ", k, " is not in [0, ", latents, "] (the number of latents; 0 takes D / 2)");
+  }
+  bool needs_decoder_norms() const { return rank_by_decoder_norm; }
+  Index wanted(Index width) const { return k > 0 ? k : std::max<Index>(width / 2, 1); }
+
+  template <class Scalar>
+  class Selection {
+   public:
+    /// False where no latent is dead (yet): nothing is watched.
+    template <class Step>
+    bool begin(const AuxK& term, const Step& step, Index blocks, Index block_rows) {
+      watching_ = false;
+      list_dead(step);
+      if (dead_.empty()) return false;
+      start(term, step, blocks, block_rows);
+      return watching_ = true;
+    }
+    void take(Index block, Index row, Index first, std::span<const Scalar> z) {
+      if (!watching_) return;
+      auto& largest = blocks_[static_cast<std::size_t>(block)];
+      const Index last = first + static_cast<Index>(z.size());
+      for (auto i = std::lower_bound(dead_.begin(), dead_.end(), first); i != dead_.end() && *i < last; ++i) {
+        const Scalar value = z[static_cast<std::size_t>(*i - first)];
+        largest.offer(row, norms_ == nullptr ? value : value * norms_[*i], value, *i);
+      }
+    }
+
+   private:
+    friend struct AuxK;
+    template <class Step>
+    void list_dead(const Step& step) {
+      dead_.clear();
+      for (std::size_t i = 0; i < step.dead.size(); ++i)
+        if (step.dead[i] != 0) dead_.push_back(static_cast<Index>(i));
+    }
+    template <class Step>
+    void start(const AuxK& term, const Step& step, Index blocks, Index block_rows) {
+      block_rows_ = block_rows;
+      norms_ = term.rank_by_decoder_norm ? step.decoder_norms.data() : nullptr;
+      if (blocks_.size() < static_cast<std::size_t>(blocks)) blocks_.resize(static_cast<std::size_t>(blocks));
+      const Index kept = std::min(term.wanted(step.width()), static_cast<Index>(dead_.size()));
+      const Scalar floor = term.raw_values ? -std::numeric_limits<Scalar>::infinity() : Scalar(0);
+      for (Index block = 0; block < blocks; ++block)
+        blocks_[static_cast<std::size_t>(block)].begin(std::min(block_rows, step.rows() - block * block_rows), kept, floor);
+    }
+
+    bool watching_ = false;
+    Index block_rows_ = 0;
+    const Scalar* norms_ = nullptr;
+    std::vector<Index> dead_;
+    std::vector<kernels::LargestPerRow<Scalar>> blocks_;
+    Tensor<Scalar> gathered_weights_, gathered_bias_;
+    std::vector<double> row_loss_;
+  };
+
+  template <class Step>
+  double apply(Step& step, Selection<typename Step::Scalar>& selection, Threads& threads) const {
+    using Scalar = typename Step::Scalar;
+    if (!selection.watching_) {
+      // The dead were told after the forward (they depend on what fired in this very batch): look at their rows alone.
+      selection.list_dead(step);
+      if (selection.dead_.empty()) return 0;
+      select_gathered(step, selection, threads);
+    }
+    const Index rows = step.rows(), width = step.width(), dead = static_cast<Index>(selection.dead_.size());
+
+    Path<Scalar>& path = step.add_path();
+    path.entries.reset(step.latents());
+    for (Index b = 0; b < rows; ++b) {
+      auto& block = selection.blocks_[static_cast<std::size_t>(b / selection.block_rows_)];
+      for (const auto& e : block.finish(b % selection.block_rows_)) path.entries.push(e.latent, e.z, e.z);
+      path.entries.finish_row();
+    }
+    Tensor<Scalar>& error = path.own_cotangent;  // r' - r = r' + (x' - x)
+    error = step.residual;
+    detail::add_decoded(path.entries.codes, *step.decoder, error, step.scratch, threads);
+    selection.row_loss_.assign(static_cast<std::size_t>(rows), 0.0);
+    threads.for_blocks(rows, 64, [&](Index begin, Index end, Index) {
+      for (Index b = begin; b < end; ++b)
+        selection.row_loss_[static_cast<std::size_t>(b)] = static_cast<double>(kernels::squared_norm(error.row(b), width));
+    });
+    double sum = 0;
+    for (const double loss : selection.row_loss_) sum += loss;
+
+    double factor = coefficient;
+    if (scale_by_dead) factor *= std::min(static_cast<double>(dead) / static_cast<double>(wanted(width)), 1.0);
+    if (normaliser == AuxKNormaliser::residual_variance) {
+      const double variance = row_variance(step.residual);
+      factor = variance > 0 ? factor / variance : 0.0;
+    }
+    const double value = factor * sum / static_cast<double>(rows);
+    if (!step.wants_gradient) return value;
+
+    kernels::scale(error.data(), static_cast<Scalar>(2 * factor / static_cast<double>(rows)), error.size());
+    path.cotangent = &path.own_cotangent;
+    path.df.assign(static_cast<std::size_t>(path.entries.size()), Scalar(0));
+    detail::add_code_gradient(path.entries.codes, error, *step.decoder, path.df, step.scratch, threads);
+    path.dz = path.df;  // relu'd values are positive where they were kept
+    return value;
+  }
+
+ private:
+  /// mean_b |r_b - mean r|^2 in double.
+  template <class Scalar>
+  static double row_variance(const Tensor<Scalar>& r) {
+    std::vector<double> mean(static_cast<std::size_t>(r.cols()), 0.0);
+    for (Index b = 0; b < r.rows(); ++b)
+      for (Index j = 0; j < r.cols(); ++j) mean[static_cast<std::size_t>(j)] += static_cast<double>(r.row(b)[j]);
+    for (double& m : mean) m /= static_cast<double>(r.rows());
+    double sum = 0;
+    for (Index b = 0; b < r.rows(); ++b)
+      for (Index j = 0; j < r.cols(); ++j) {
+        const double d = static_cast<double>(r.row(b)[j]) - mean[static_cast<std::size_t>(j)];
+        sum += d * d;
+      }
+    return sum / static_cast<double>(r.rows());
+  }
+
+  template <class Step, class Scalar>
+  void select_gathered(Step& step, Selection<Scalar>& selection, Threads& threads) const {
+    const Index dead = static_cast<Index>(selection.dead_.size()), width = step.width();
+    selection.gathered_weights_.resize(dead, width);
+    selection.gathered_bias_.resize(1, dead);
+    for (Index n = 0; n < dead; ++n) {
+      const Index i = selection.dead_[static_cast<std::size_t>(n)];
+      std::copy_n(step.encoder->row(i), width, selection.gathered_weights_.row(n));
+      selection.gathered_bias_[n] = (*step.encoder_bias)[i];
+    }
+    const Index block_rows = detail::encode_block_rows(step.rows());
+    selection.start(*this, step, (step.rows() + block_rows - 1) / block_rows, block_rows);
+    detail::for_each_pre_activation(step.input.data(), step.rows(), width, selection.gathered_weights_.data(),
+                                    selection.gathered_bias_.data(), dead, step.scratch, threads,
+                                    [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+                                      for (std::size_t j = 0; j < z.size(); ++j) {
+                                        const Index i = selection.dead_[static_cast<std::size_t>(first) + j];
+                                        selection.blocks_[static_cast<std::size_t>(block)].offer(
+                                            row, selection.norms_ == nullptr ? z[j] : z[j] * selection.norms_[i], z[j], i);
+                                      }
+                                    });
+  }
+};
+
+}  // namespace sae::inline SAE_ABI

@@ -1,0 +1,75 @@
+#pragma once
+#include <sae/core/types.hpp>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace sae::inline SAE_ABI {
+
+/// Mean row and mean squared norm of rows that arrive in batches; float64 inside.
+class RowStatistics {
+ public:
+  template <class Scalar>
+  void add(const Scalar* row, Index width) {
+    if (sum_.empty()) sum_.assign(static_cast<std::size_t>(width), 0.0);
+    double squares = 0;
+    for (Index j = 0; j < width; ++j) {
+      const auto x = static_cast<double>(row[j]);
+      sum_[static_cast<std::size_t>(j)] += x;
+      squares += x * x;
+    }
+    squares_ += squares;
+    norms_ += std::sqrt(squares);
+    ++rows_;
+  }
+  Index rows() const { return rows_; }
+  std::vector<double> mean() const {
+    std::vector<double> out = sum_;
+    for (double& x : out) x /= static_cast<double>(rows_);
+    return out;
+  }
+  double mean_squared_norm() const { return squares_ / static_cast<double>(rows_); }
+  double mean_norm() const { return norms_ / static_cast<double>(rows_); }
+
+ private:
+  std::vector<double> sum_;
+  double squares_ = 0, norms_ = 0;
+  Index rows_ = 0;
+};
+
+/// Geometric median of the rows of x [N x D]: the point with the least sum of distances, by Weiszfeld's iteration from the mean,
+/// until a move is below `tolerance` or after `rounds`. A row at distance 0 from the estimate counts with the smallest positive
+/// distance instead of a division by 0. float64 inside. Cost: rounds x N x D.
+/// Source: dictionary_learning trainers/top_k.py (tolerance 1e-5, 100 rounds, no guard).
+template <class Scalar>
+std::vector<double> geometric_median(const Tensor<Scalar>& x, double tolerance = 1e-5, int rounds = 100) {
+  const auto width = static_cast<std::size_t>(x.cols());
+  RowStatistics start;
+  for (Index b = 0; b < x.rows(); ++b) start.add(x.row(b), x.cols());
+  std::vector<double> guess = start.mean(), next(width);
+  for (int round = 0; round < rounds; ++round) {
+    std::fill(next.begin(), next.end(), 0.0);
+    double weights = 0;
+    for (Index b = 0; b < x.rows(); ++b) {
+      double squares = 0;
+      for (std::size_t j = 0; j < width; ++j) {
+        const double d = static_cast<double>(x.row(b)[j]) - guess[j];
+        squares += d * d;
+      }
+      const double weight = 1 / std::fmax(std::sqrt(squares), (std::numeric_limits<double>::min)());
+      weights += weight;
+      for (std::size_t j = 0; j < width; ++j) next[j] += weight * static_cast<double>(x.row(b)[j]);
+    }
+    double move = 0;
+    for (std::size_t j = 0; j < width; ++j) {
+      next[j] /= weights;
+      move += (next[j] - guess[j]) * (next[j] - guess[j]);
+    }
+    guess = next;
+    if (std::sqrt(move) < tolerance) break;
+  }
+  return guess;
+}
+
+}  // namespace sae::inline SAE_ABI

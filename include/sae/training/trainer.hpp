@@ -1,0 +1,482 @@
+#pragma once
+#include <sae/activations/relu.hpp>
+#include <sae/activations/topk.hpp>
+#include <sae/data/source.hpp>
+#include <sae/models/sparse_autoencoder.hpp>
+#include <sae/training/adam.hpp>
+#include <sae/training/aux_k.hpp>
+#include <sae/training/dead_latents.hpp>
+#include <sae/training/l1.hpp>
+#include <sae/training/schedule.hpp>
+#include <sae/training/statistics.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <limits>
+#include <optional>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace sae::inline SAE_ABI {
+
+/// What b_dec starts as.
+enum class Center {
+  none,                          ///< what the model holds
+  mean,                          ///< mean row: keeps latents alive where the mean is large against the spread
+  geometric_median,              ///< of `statistics_rows` rows
+  first_batch_geometric_median,  ///< of the first batch, at step 0 (dictionary_learning's TopK trainers)
+};
+
+/// What the rows are multiplied by while training; folded into the biases at the end of `fit`.
+enum class Normalisation {
+  none,
+  mean_square,  ///< 1 / sqrt(mean |x|^2): mean squared norm 1 (dictionary_learning, Gemma Scope)
+  sqrt_d,       ///< sqrt(D) / mean |x|: mean norm sqrt(D) (SAELens `expected_average_only_in`)
+};
+
+enum class DecoderNorm {
+  unit,  ///< gradient projected, rows renormalised after every step
+  free,
+};
+
+/// Every setting of a training run. Steps, tokens and rows: one token is one row.
+struct TrainerConfig {
+  Index tokens = 0;  ///< length of the run: either tokens >= batch
+  Index steps = 0;   ///< or steps >= 1
+  Index batch = 1024;
+  double learning_rate = 1e-3;  ///< peak, > 0
+  Schedule schedule{};
+  Index sparsity_warmup = 0;  ///< steps over which the sparsity terms grow from 0
+  Adam adam{};
+  double clip_norm = 0;  ///< > 0: global gradient norm is clipped to it (needs all gradients first: slower); 0: off
+  double clip_epsilon = 1e-6;
+  DecoderNorm decoder = DecoderNorm::unit;
+  double projection_epsilon = 0;  ///< gradient projected on d / (|d| + epsilon)
+  double unit_norm_epsilon = 0;   ///< rows divided by |d| + epsilon
+  Center center = Center::mean;
+  Normalisation normalisation = Normalisation::mean_square;
+  Index statistics_rows = 8192;  ///< rows read ahead for `center` and `normalisation`
+  DeadLatentOptions dead{};
+  Index report_every = 1;  ///< steps between reports to callbacks
+
+  Index total_steps() const { return steps > 0 ? steps : tokens / batch; }
+  void check() const {
+    if (batch < 1) throw_value("Trainer: batch = ", batch, " is below 1 row");
+    if ((tokens > 0) == (steps > 0)) throw_value("Trainer: give either tokens (", tokens, ") or steps (", steps, ")");
+    if (total_steps() < 1) throw_value("Trainer: tokens = ", tokens, " are fewer than one batch of ", batch);
+    if (!(learning_rate > 0)) throw_value("Trainer: learning_rate = ", learning_rate, " is not positive");
+    schedule.check(total_steps());
+    adam.check();
+    if (sparsity_warmup < 0) throw_value("Trainer: sparsity_warmup = ", sparsity_warmup, " is negative");
+    if (!(clip_norm >= 0)) throw_value("Trainer: clip_norm = ", clip_norm, " is negative");
+    if (statistics_rows < 1) throw_value("Trainer: statistics_rows = ", statistics_rows, " is below 1");
+    if (dead.window < 0) throw_value("Trainer: dead.window = ", dead.window, " is negative");
+    if (report_every < 1) throw_value("Trainer: report_every = ", report_every, " is below 1");
+  }
+};
+
+/// What a callback is told about one step. Losses are in the units of the normalised rows.
+struct StepReport {
+  Index step = 0;  ///< steps done, from 1
+  Index steps = 0;
+  Index tokens = 0;  ///< rows seen
+  double loss = 0, reconstruction = 0;
+  std::vector<std::pair<std::string_view, double>> terms;
+  double l0 = 0;                  ///< mean active latents a row
+  double explained_variance = 0;  ///< of this batch: 1 - sum |e|^2 / sum |x - mean x|^2
+  Index dead = 0;                 ///< latents that count as dead
+  double learning_rate = 0, sparsity_scale = 1;
+  double gradient_norm = std::numeric_limits<double>::quiet_NaN();  ///< before clipping; NaN where it was not computed
+};
+
+enum class FitStatus { finished, stopped, exhausted };
+
+/// The terms that go with an activation where none are given: AuxK for TopK, L1 for ReLU.
+template <class Activation>
+struct DefaultObjective {
+  using type = Objective<>;
+  static type make(const Activation&) { return {}; }
+};
+template <>
+struct DefaultObjective<ReLU> {
+  using type = Objective<L1>;
+  static type make(const ReLU&) { return Objective{L1{.coefficient = 1e-3, .weighted_by_decoder_norm = false}}; }
+};
+template <>
+struct DefaultObjective<TopK> {
+  using type = Objective<AuxK>;
+  static type make(const TopK& topk) { return Objective{AuxK{.rank_by_decoder_norm = topk.rank_by_decoder_norm}}; }
+};
+
+/// Trains a model on a source of rows.
+///
+///   sae::Trainer trainer(model, {.tokens = 2'000'000, .learning_rate = 1e-3});
+///   trainer.fit(source, sae::progress_bar(std::cerr));
+///
+/// One step: rows -> normalise -> encode and select (the one dense product) -> decode and residual -> terms of the loss -> code
+/// gradient -> per latent, in one pass over its rows: weight gradient, projection, Adam, unit norm. With `clip_norm` all
+/// gradients are needed first and take memory of their own (2 F D numbers).
+/// Results are the same bytes for any number of threads; `visit_state` with the source's state resumes to the last bit.
+/// The trainer keeps a reference to the model, which must outlive it.
+template <class Model, class Terms = typename DefaultObjective<typename Model::Activation>::type>
+class Trainer {
+ public:
+  using Scalar = typename Model::Scalar;
+  using Parameters = typename Model::Parameters;
+
+  Trainer(Model& model, TrainerConfig config, Terms objective, Threads& threads = Threads::shared())
+      : model_(model), config_(std::move(config)), objective_(std::move(objective)), threads_(threads) {
+    config_.check();
+    objective_.check(model.d_in(), model.latents());
+    for (Parameters& slot : moments_) slot.resize(model.d_in(), model.latents());
+    activation_gradient_.activation.resize(model.latents());
+    dead_.reset(model.latents());
+    if (config_.dead.window == 0) {
+      const Index run = config_.total_steps() * (config_.dead.unit == DeadUnit::tokens ? config_.batch : 1);
+      config_.dead.window = std::clamp<Index>(run / 10, 1, config_.dead.unit == DeadUnit::tokens ? 10'000'000 : 10'000);
+    }
+  }
+  Trainer(Model& model, TrainerConfig config, Threads& threads = Threads::shared())
+      : Trainer(model, std::move(config), DefaultObjective<typename Model::Activation>::make(model.activation()), threads) {}
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  const TrainerConfig& config() const { return config_; }
+  const Model& model() const { return model_; }
+  const Terms& objective() const { return objective_; }
+  Index step() const { return step_; }      ///< steps done
+  Index tokens() const { return tokens_; }  ///< rows seen
+  double scale() const { return scale_; }   ///< what rows are multiplied by
+  DeadLatents& dead_latents() { return dead_; }
+  const DeadLatents& dead_latents() const { return dead_; }
+  /// Where the source stood after the last step; what a checkpoint has to keep of it.
+  const SourceState& source_state() const { return source_state_; }
+
+  /// Runs to the end of the schedule, the end of the source, or until a callback returns true; then folds the scale into the
+  /// model, which from there on reads raw rows. One run a trainer.
+  ///
+  /// A callback is any callable taking `(const StepReport&)` or `(Trainer&, const StepReport&)`, every `report_every` steps and
+  /// at the last one; returning void, or bool: true asks to stop.
+  /// \throws ValueError  a row holds a number that is not finite; the source has another width than the model.
+  template <class Source, class... Callbacks>
+    requires RowSource<Source, Scalar> FitStatus fit(Source& source, Callbacks&&... callbacks) {
+      if (folded_) throw_value("Trainer: fit was run to its end already; make a new trainer to go on");
+      if (source.width() != model_.d_in())
+        throw_shape("Trainer: the source yields rows of width ", source.width(), ", the model reads ", model_.d_in());
+      if (restored_) {
+        source.restore(source_state_);
+      } else {
+        prepare(source);
+      }
+      FitStatus status = FitStatus::finished;
+      Tensor<Scalar> batch(config_.batch, model_.d_in());
+      const Index steps = config_.total_steps();
+      while (step_ < steps && status == FitStatus::finished) {
+        if (source.next(batch) < config_.batch) {
+          status = FitStatus::exhausted;
+          break;
+        }
+        const bool report = (step_ + 1) % config_.report_every == 0 || step_ + 1 == steps;
+        train_step(batch, report);
+        keep_state(source);
+        if (report && (false | ... | call(callbacks))) status = step_ < steps ? FitStatus::stopped : FitStatus::finished;
+      }
+      fold();
+      return status;
+    }
+
+  /// One step on one batch of raw rows (what `fit` repeats, without preparing or folding).
+  const StepReport& train_step(const Batch<Scalar>& rows, bool report = true) {
+    load(rows);
+    const Batch<Scalar> batch(rows_);
+    auto& step = workspace_.step;
+    const Index steps = config_.total_steps();
+    const double rate = config_.learning_rate * config_.schedule.factor(step_, steps);
+    if (step_ == 0 && config_.center == Center::first_batch_geometric_median) set_decoder_bias(geometric_median(rows_), 1.0);
+    step.sparsity_scale = sparsity_warmup_factor(step_, config_.sparsity_warmup);
+    step.wants_gradient = true;
+    Index dead = 0;
+    step.dead = {};
+    if (!config_.dead.after_counting) mark_dead(step, dead);
+    zero_activation_gradient();
+    detail::run_step(
+        model_, batch, objective_, workspace_, threads_,
+        [&](auto& s) {
+          dead_.count(s.main.entries.codes, config_.dead.unit == DeadUnit::tokens ? s.rows() : 1);
+          if (config_.dead.after_counting) mark_dead(s, dead);
+        },
+        &activation_gradient_);
+
+    report_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
+    const auto update = config_.adam.template update<Scalar>(step_ + 1, rate);
+    if (config_.clip_norm > 0) {
+      update_from_all_gradients(update);
+    } else {
+      update_latent_by_latent(update);
+    }
+    ++step_;
+    tokens_ += rows.rows();
+    report_.step = step_;
+    report_.steps = steps;
+    report_.tokens = tokens_;
+    report_.dead = dead;
+    report_.learning_rate = rate;
+    report_.sparsity_scale = step.sparsity_scale;
+    if (report) {
+      report_.loss = step.loss.total;
+      report_.reconstruction = step.loss.reconstruction;
+      report_.terms = step.loss.terms;
+      report_.l0 = static_cast<double>(active_entries(step.main.entries.codes)) / static_cast<double>(rows.rows());
+      report_.explained_variance = 1 - step.loss.reconstruction / batch_variance();
+    }
+    return report_;
+  }
+
+  /// Everything that a resumed training needs, by name: visitor.tensor(name, Tensor&), visitor.integers(name, std::vector<int64>&),
+  /// visitor.number(name, double&), visitor.source(SourceState&). Reading and writing walk the same list.
+  template <class Visitor>
+  void visit_state(Visitor&& visitor) {
+    std::vector<std::int64_t> counters{step_, tokens_};
+    Parameters::visit([&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); }, model_.parameters());
+    for (std::size_t s = 0; s < moments_.size(); ++s)
+      Parameters::visit(
+          [&](std::string_view name, auto& tensor) { visitor.tensor(detail::concat("moment", s, ".", name), tensor); },
+          moments_[s]);
+    visitor.integers("silent", dead_.silent());
+    visitor.integers("counters", counters);
+    visitor.number("scale", scale_);
+    visitor.source(source_state_);
+    if (counters.size() != 2 || static_cast<Index>(dead_.silent().size()) != model_.latents())
+      throw_value("the saved state does not belong to a model of ", model_.latents(), " latents");
+    step_ = counters[0];
+    tokens_ = counters[1];
+  }
+  /// After a state was read through `visit_state`: the next `fit` goes on from there.
+  void resume() { restored_ = true; }
+
+ private:
+  template <class Source>
+  void prepare(Source& source) {
+    const bool wants_center = config_.center == Center::mean || config_.center == Center::geometric_median;
+    if (wants_center || config_.normalisation != Normalisation::none) {
+      const SourceState start = source.state();
+      const Index wanted = std::min(config_.statistics_rows, config_.total_steps() * config_.batch);
+      const bool keep = config_.center == Center::geometric_median;
+      RowStatistics statistics;
+      Tensor<Scalar> piece(keep ? wanted : std::min<Index>(wanted, 512), model_.d_in());
+      while (statistics.rows() < wanted) {
+        const Index got = std::min(source.next(piece), wanted - statistics.rows());
+        check_finite(Batch<Scalar>(piece.data(), got, piece.cols()));
+        for (Index b = 0; b < got; ++b) statistics.add(piece.row(b), piece.cols());
+        if (got == 0 || keep) break;
+      }
+      if (statistics.rows() == 0) throw_value("Trainer: the source has no rows");
+      source.restore(start);
+      if (config_.normalisation == Normalisation::mean_square && statistics.mean_squared_norm() > 0)
+        scale_ = 1 / std::sqrt(statistics.mean_squared_norm());
+      if (config_.normalisation == Normalisation::sqrt_d && statistics.mean_norm() > 0)
+        scale_ = std::sqrt(static_cast<double>(model_.d_in())) / statistics.mean_norm();
+      if (config_.center == Center::mean) set_decoder_bias(statistics.mean(), scale_);
+      if (keep) {
+        Tensor<Scalar> seen(statistics.rows(), piece.cols());
+        std::copy_n(piece.data(), seen.size(), seen.data());
+        set_decoder_bias(geometric_median(seen), scale_);
+      }
+    }
+    keep_state(source);
+  }
+  template <class Source>
+  void keep_state(const Source& source) {
+    source_state_ = source.state();
+  }
+  void set_decoder_bias(const std::vector<double>& center, double factor) {
+    for (std::size_t j = 0; j < center.size(); ++j)
+      model_.parameters().b_dec[static_cast<Index>(j)] = static_cast<Scalar>(factor * center[j]);
+  }
+
+  void load(const Batch<Scalar>& rows) {
+    if (rows.cols() != model_.d_in())
+      throw_shape("Trainer: rows have ", rows.cols(), " columns, the model reads ", model_.d_in());
+    check_finite(rows);
+    if (rows_.rows() != rows.rows() || rows_.cols() != rows.cols()) rows_.resize(rows.rows(), rows.cols());
+    const auto factor = static_cast<Scalar>(scale_);
+    for (Index b = 0; b < rows.rows(); ++b)
+      for (Index j = 0; j < rows.cols(); ++j) rows_.row(b)[j] = factor * rows.row(b)[j];
+  }
+  void check_finite(const Batch<Scalar>& rows) const {
+    for (Index b = 0; b < rows.rows(); ++b) {
+      Scalar sum = 0;  // x - x is 0 for a finite x and NaN for NaN and infinity
+      for (Index j = 0; j < rows.cols(); ++j) sum += rows.row(b)[j] - rows.row(b)[j];
+      if (!(sum == Scalar(0)))
+        throw_value("Trainer: row ", tokens_ + b, " of the stream holds a number that is not finite (NaN or infinity)");
+    }
+  }
+  template <class Step>
+  void mark_dead(Step& step, Index& dead) {
+    dead = dead_.mark(config_.dead.window);
+    if (dead > 0) step.dead = dead_.mask();
+  }
+  void zero_activation_gradient() {
+    Parameters::visit_activation([](std::string_view, auto& tensor) { tensor.set_zero(); }, activation_gradient_);
+  }
+
+  /// g -= (g . d^) d^ with d^ = d / (|d| + epsilon).
+  void project(const Scalar* direction, Scalar* gradient) const {
+    const Index width = model_.d_in();
+    const Scalar norm = std::sqrt(kernels::squared_norm(direction, width)) + static_cast<Scalar>(config_.projection_epsilon);
+    if (!(norm > Scalar(0))) return;
+    const Scalar along = kernels::dot(gradient, direction, width) / (norm * norm);
+    kernels::add_scaled(gradient, -along, direction, width);
+  }
+  void normalise(Scalar* direction) const {
+    const Index width = model_.d_in();
+    const Scalar norm = std::sqrt(kernels::squared_norm(direction, width)) + static_cast<Scalar>(config_.unit_norm_epsilon);
+    if (norm > Scalar(0)) kernels::scale(direction, Scalar(1) / norm, width);
+  }
+  /// The slots' tensors that stand beside one parameter tensor, from position `at` on.
+  template <class... Tensors>
+  static std::array<Scalar*, sizeof...(Tensors)> slots_at(Index at, Tensors&... tensors) {
+    return {(tensors.data() + at)...};
+  }
+
+  /// One pass: nothing but two gradient rows of each thread's current latent ever exists.
+  template <class Update>
+  void update_latent_by_latent(const Update& update) {
+    auto& step = workspace_.step;
+    Parameters& p = model_.parameters();
+    Parameters &m = moments_[0], &v = moments_[1];
+    const Index width = p.width(), latents = p.latents();
+    const bool unit = config_.decoder == DecoderNorm::unit, subtracts = model_.subtracts_decoder_bias();
+    const Index blocks = (latents + detail::gradient_block_latents - 1) / detail::gradient_block_latents;
+    if (partial_.rows() != blocks || partial_.cols() != width) partial_.resize(blocks, width);
+    threads_.for_blocks(latents, detail::gradient_block_latents, [&](Index begin, Index end, Index block) {
+      std::fill_n(partial_.row(block), width, Scalar(0));
+      detail::visit_latent_gradients(step, begin, end, [&](Index i, Scalar* g_enc, Scalar g_bias, Scalar* g_dec) {
+        // The gradient of b_dec reads W_enc before it moves.
+        if (subtracts) kernels::add_scaled(partial_.row(block), g_bias, p.W_enc.row(i), width);
+        if (unit) project(p.W_dec.row(i), g_dec);
+        update(p.W_enc.row(i), g_enc, slots_at(i * width, m.W_enc, v.W_enc), width);
+        update(p.W_dec.row(i), g_dec, slots_at(i * width, m.W_dec, v.W_dec), width);
+        update(&p.b_enc[i], &g_bias, slots_at(i, m.b_enc, v.b_enc), 1);
+        if (unit) normalise(p.W_dec.row(i));
+      });
+    });
+    bias_gradient_.resize(1, width);
+    detail::add_column_sums(*step.main.cotangent, bias_gradient_.data(), column_sums_, threads_);
+    if (subtracts)
+      for (Index k = 0; k < blocks; ++k) kernels::add_scaled(bias_gradient_.data(), Scalar(-1), partial_.row(k), width);
+    update(p.b_dec.data(), bias_gradient_.data(), slots_at(0, m.b_dec, v.b_dec), width);
+    Parameters::visit_activation([&](std::string_view, auto& w, auto& g, auto& slot0,
+                                     auto& slot1) { update(w.data(), g.data(), slots_at(0, slot0, slot1), w.size()); },
+                                 p, activation_gradient_, m, v);
+  }
+
+  /// Two passes: all gradients, their norm in a fixed order, then the update.
+  template <class Update>
+  void update_from_all_gradients(const Update& update) {
+    Parameters& p = model_.parameters();
+    if (gradient_.width() != p.width()) gradient_.resize(p.width(), p.latents());
+    detail::materialise_gradient(model_, workspace_.step, gradient_, threads_);
+    Parameters::visit_activation([](std::string_view, auto& to, const auto& from) { to = from; }, gradient_,
+                                 activation_gradient_);
+    const bool unit = config_.decoder == DecoderNorm::unit;
+    if (unit)
+      threads_.for_blocks(p.latents(), 64, [&](Index begin, Index end, Index) {
+        for (Index i = begin; i < end; ++i) project(p.W_dec.row(i), gradient_.W_dec.row(i));
+      });
+    double squares = 0;
+    std::vector<double> row_squares;
+    Parameters::visit(
+        [&](std::string_view, const auto& g) {
+          row_squares.assign(static_cast<std::size_t>(g.rows()), 0.0);
+          threads_.for_blocks(g.rows(), 64, [&](Index begin, Index end, Index) {
+            for (Index i = begin; i < end; ++i)
+              row_squares[static_cast<std::size_t>(i)] = static_cast<double>(kernels::squared_norm(g.row(i), g.cols()));
+          });
+          for (const double s : row_squares) squares += s;
+        },
+        gradient_);
+    report_.gradient_norm = std::sqrt(squares);
+    const auto factor = static_cast<Scalar>(std::min(1.0, config_.clip_norm / (report_.gradient_norm + config_.clip_epsilon)));
+    Parameters::visit(
+        [&](std::string_view, auto& w, auto& g, auto& slot0, auto& slot1) {
+          threads_.for_blocks(w.rows(), 64, [&](Index begin, Index end, Index) {
+            const Index from = begin * w.cols(), n = (end - begin) * w.cols();
+            kernels::scale(g.data() + from, factor, n);
+            update(w.data() + from, g.data() + from, slots_at(from, slot0, slot1), n);
+          });
+        },
+        p, gradient_, moments_[0], moments_[1]);
+    if (unit)
+      threads_.for_blocks(p.latents(), 64, [&](Index begin, Index end, Index) {
+        for (Index i = begin; i < end; ++i) normalise(p.W_dec.row(i));
+      });
+  }
+
+  static Index active_entries(const Codes<Scalar>& codes) {
+    return codes.size() - static_cast<Index>(std::count(codes.values().begin(), codes.values().end(), Scalar(0)));
+  }
+  double batch_variance() const {
+    RowStatistics statistics;
+    for (Index b = 0; b < rows_.rows(); ++b) statistics.add(rows_.row(b), rows_.cols());
+    double squared_mean = 0;
+    for (const double x : statistics.mean()) squared_mean += x * x;
+    return statistics.mean_squared_norm() - squared_mean;
+  }
+  template <class Callback>
+  bool call(Callback& callback) {
+    const auto ask = [&](auto&&... arguments) {
+      if constexpr (std::is_void_v<decltype(callback(arguments...))>) {
+        callback(arguments...);
+        return false;
+      } else {
+        return static_cast<bool>(callback(arguments...));
+      }
+    };
+    if constexpr (std::is_invocable_v<Callback&, Trainer&, const StepReport&>) {
+      return ask(*this, std::as_const(report_));
+    } else {
+      static_assert(std::is_invocable_v<Callback&, const StepReport&>,
+                    "sae: a callback of Trainer::fit takes (const StepReport&) or (Trainer&, const StepReport&)");
+      return ask(std::as_const(report_));
+    }
+  }
+  void fold() {
+    folded_ = true;
+    model_.fold_input_scale(scale_);
+    scale_ = 1;
+  }
+
+  Model& model_;
+  TrainerConfig config_;
+  Terms objective_;
+  Threads& threads_;
+
+  std::array<Parameters, Adam::slots> moments_;
+  DeadLatents dead_;
+  Index step_ = 0, tokens_ = 0;
+  double scale_ = 1;
+  SourceState source_state_;
+  bool restored_ = false, folded_ = false;
+
+  StepReport report_;
+  typename Model::template Workspace<Terms> workspace_;
+  Parameters activation_gradient_;  ///< its activation part alone is used
+  Parameters gradient_;             ///< all gradients; empty while clipping is off
+  Tensor<Scalar> rows_, partial_, column_sums_, bias_gradient_;
+};
+
+template <class Model>
+Trainer(Model&, TrainerConfig) -> Trainer<Model>;
+template <class Model>
+Trainer(Model&, TrainerConfig, Threads&) -> Trainer<Model>;
+template <class Model, class... Terms>
+Trainer(Model&, TrainerConfig, Objective<Terms...>) -> Trainer<Model, Objective<Terms...>>;
+template <class Model, class... Terms>
+Trainer(Model&, TrainerConfig, Objective<Terms...>, Threads&) -> Trainer<Model, Objective<Terms...>>;
+
+}  // namespace sae::inline SAE_ABI
