@@ -14,6 +14,7 @@
 #include <array>
 #include <cmath>
 #include <concepts>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <string_view>
@@ -153,8 +154,6 @@ class Trainer {
   double scale() const { return scale_; }   ///< what rows are multiplied by
   DeadLatents& dead_latents() { return dead_; }
   const DeadLatents& dead_latents() const { return dead_; }
-  /// Where the source stood after the last step; what a checkpoint has to keep of it.
-  const SourceState& source_state() const { return source_state_; }
 
   /// Runs to the end of the schedule, the end of the source, or until a callback returns true; then folds the scale into the
   /// model, which from there on reads raw rows. One run a trainer.
@@ -163,31 +162,32 @@ class Trainer {
   /// at the last one; returning void, or bool: true asks to stop.
   /// \throws ValueError  a row holds a number that is not finite; the source has another width than the model.
   template <class Source, class... Callbacks>
-    requires RowSource<Source, Scalar> FitStatus fit(Source& source, Callbacks&&... callbacks) {
-      if (folded_) throw_value("Trainer: fit was run to its end already; make a new trainer to go on");
-      if (source.width() != model_.d_in())
-        throw_shape("Trainer: the source yields rows of width ", source.width(), ", the model reads ", model_.d_in());
-      if (restored_) {
-        source.restore(source_state_);
-      } else {
-        prepare(source);
-      }
-      FitStatus status = FitStatus::finished;
-      Tensor<Scalar> batch(config_.batch, model_.d_in());
-      const Index steps = config_.total_steps();
-      while (step_ < steps && status == FitStatus::finished) {
-        if (source.next(batch) < config_.batch) {
-          status = FitStatus::exhausted;
-          break;
-        }
-        const bool report = (step_ + 1) % config_.report_every == 0 || step_ + 1 == steps;
-        train_step(batch, report);
-        keep_state(source);
-        if (report && (false | ... | call(callbacks))) status = step_ < steps ? FitStatus::stopped : FitStatus::finished;
-      }
-      fold();
-      return status;
+    requires(RowSource<Source, Scalar>)
+  FitStatus fit(Source& source, Callbacks&&... callbacks) {
+    if (folded_) throw_value("Trainer: fit was run to its end already; make a new trainer to go on");
+    if (source.width() != model_.d_in())
+      throw_shape("Trainer: the source yields rows of width ", source.width(), ", the model reads ", model_.d_in());
+    if (restored_) {
+      source.restore(source_state_);
+    } else {
+      prepare(source);
     }
+    FitStatus status = FitStatus::finished;
+    Tensor<Scalar> batch(config_.batch, model_.d_in());
+    const Index steps = config_.total_steps();
+    while (step_ < steps && status == FitStatus::finished) {
+      if (source.next(batch) < config_.batch) {
+        status = FitStatus::exhausted;
+        break;
+      }
+      const bool report = (step_ + 1) % config_.report_every == 0 || step_ + 1 == steps;
+      train_step(batch, report);
+      keep_state(source);
+      if (report && (false | ... | call(callbacks))) status = step_ < steps ? FitStatus::stopped : FitStatus::finished;
+    }
+    fold();
+    return status;
+  }
 
   /// One step on one batch of raw rows (what `fit` repeats, without preparing or folding).
   const StepReport& train_step(const Batch<Scalar>& rows, bool report = true) {
@@ -249,6 +249,7 @@ class Trainer {
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
     visitor.number("scale", scale_);
+    if (ask_source_) source_state_ = ask_source_();  // inside `fit`; not kept at every step, a shuffle buffer's is large
     visitor.source(source_state_);
     if (counters.size() != 2 || static_cast<Index>(dead_.silent().size()) != model_.latents())
       throw_value("the saved state does not belong to a model of ", model_.latents(), " latents");
@@ -259,6 +260,12 @@ class Trainer {
   void resume() { restored_ = true; }
 
  private:
+  /// The source may be asked where it stands only while `fit` runs.
+  struct Asking {
+    Trainer& trainer;
+    ~Asking() { trainer.ask_source_ = nullptr; }
+  };
+
   template <class Source>
   void prepare(Source& source) {
     const bool wants_center = config_.center == Center::mean || config_.center == Center::geometric_median;
@@ -287,11 +294,6 @@ class Trainer {
         set_decoder_bias(geometric_median(seen), scale_);
       }
     }
-    keep_state(source);
-  }
-  template <class Source>
-  void keep_state(const Source& source) {
-    source_state_ = source.state();
   }
   void set_decoder_bias(const std::vector<double>& center, double factor) {
     for (std::size_t j = 0; j < center.size(); ++j)
@@ -461,6 +463,7 @@ class Trainer {
   Index step_ = 0, tokens_ = 0;
   double scale_ = 1;
   SourceState source_state_;
+  std::function<SourceState()> ask_source_;  ///< while `fit` runs
   bool restored_ = false, folded_ = false;
 
   StepReport report_;
