@@ -110,7 +110,7 @@ TEST_CASE("OutputFile: a symbolic link stays and its file is replaced", "[files]
   CHECK(sae::read_file(folder / "file") == "new");
 }
 
-TEST_CASE("OutputFile: two writers of one name; a leftover of a killed one", "[files][output]") {
+TEST_CASE("OutputFile: two writers of one name, a leftover of a killed one", "[files][output]") {
   const TempFolder folder;
   {
     sae::OutputFile first(folder / "a");

@@ -79,7 +79,7 @@ TEST_CASE("BOS, rows beyond the limit and rows that are no numbers are left out 
   CHECK(seen.origins[3] == RowOrigin{9, 2, 1});
 }
 
-TEST_CASE("BOS is kept on request, whatever its norm; max_norm 0 keeps every finite row", "[host][activation_source]") {
+TEST_CASE("BOS is kept on request, whatever its norm, max_norm 0 keeps every finite row", "[host][activation_source]") {
   NormModel model;
   const Windows windows(std::vector<Token>{10, 11, 12, 110, 111, 0, 9, 8, 10}, 1000, {.context = 4, .tokens = 0});
   CollectReport report;

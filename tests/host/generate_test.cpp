@@ -15,7 +15,7 @@ TEST_CASE("temperature 0 takes the most likely token, the lower one of equals", 
   for (const double u : {0.0, 0.5, 0.999}) CHECK(sample_token(logits, {}, u) == 1);
 }
 
-TEST_CASE("a draw falls into the token's share of [0, 1)", "[host][generate]") {
+TEST_CASE("a draw falls into the token's share between 0 and 1", "[host][generate]") {
   const std::vector<float> logits = {std::log(1.0F), std::log(2.0F), std::log(4.0F), std::log(1.0F)};  // 1/8 2/8 4/8 1/8
   const SampleOptions all{.temperature = 1};
   CHECK(sample_token(logits, all, 0.0) == 0);

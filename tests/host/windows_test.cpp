@@ -17,7 +17,7 @@ std::vector<Token> counting(std::size_t n) {
 std::vector<Token> window(const Windows& windows, Index w) { return {windows[w].begin(), windows[w].end()}; }
 }  // namespace
 
-TEST_CASE("windows are BOS and consecutive text without overlap; the short tail is dropped", "[host][windows]") {
+TEST_CASE("windows are BOS and consecutive text without overlap, the short tail is dropped", "[host][windows]") {
   const Windows windows(counting(11), 1, {.context = 4, .tokens = 0});
   REQUIRE(windows.count() == 3);
   CHECK(window(windows, 0) == std::vector<Token>{1, 100, 101, 102});
