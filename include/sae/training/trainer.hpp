@@ -182,7 +182,6 @@ class Trainer {
       }
       const bool report = (step_ + 1) % config_.report_every == 0 || step_ + 1 == steps;
       train_step(batch, report);
-      keep_state(source);
       if (report && (false | ... | call(callbacks))) status = step_ < steps ? FitStatus::stopped : FitStatus::finished;
     }
     fold();
