@@ -1,0 +1,107 @@
+#pragma once
+#include <sae/host/windows.hpp>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common.hpp"
+
+#ifdef SAE_CLI_WITH_LLAMA
+#include <sae/host/llama_cpp.hpp>
+#endif
+
+namespace sae::cli {
+
+#ifdef SAE_CLI_WITH_LLAMA
+using HostModel = LlamaCpp;
+using HostOptions = LlamaCppOptions;
+#else
+struct HostOptions {
+  Index context = 256;
+  int threads = 0;
+};
+/// Stands where the language model would, so that every verb compiles; cannot be made.
+class HostModel {
+ public:
+  explicit HostModel(const std::string&, const HostOptions& = {}) { refuse(); }
+  ModelShape shape() const { refuse(); }
+  std::string name() const { refuse(); }
+  Token bos() const { refuse(); }
+  std::vector<Site> sites() const { refuse(); }
+  std::vector<Token> tokenize(std::string_view) const { refuse(); }
+  std::string token_text(Token) const { refuse(); }
+  ConstMatrixMap<float> run(std::span<const Token>, std::span<const Tap> = {}, const RunOptions& = {}) { refuse(); }
+  Matrix<float> unembedding() const { refuse(); }
+
+ private:
+  [[noreturn]] static void refuse() {
+    throw_host("this sae was built without llama.cpp and runs no model; build it with -DSAE_WITH_LLAMA=ON");
+  }
+};
+#endif
+
+/// What every verb that runs a model over a text has.
+struct ModelOptions : Common {
+  std::string model;
+  int model_threads = 0;
+  std::string text;
+  std::vector<Index> layers;
+  std::vector<std::string> sites;
+  Index context = 256;
+  Index skip_tokens = 0;
+  Index tokens = 50'000;
+};
+
+inline CLI::Option* add_model(CLI::App& verb, ModelOptions& options) {
+  verb.add_option("--model-threads", options.model_threads, "threads of the language model; 0: all cores")
+      ->capture_default_str()
+      ->check(at_least(0));
+  return verb.add_option("--model", options.model, "language model, a .gguf file");
+}
+inline CLI::Option* add_text(CLI::App& verb, ModelOptions& options) {
+  verb.add_option("--context", options.context, "tokens of a window, BOS included")
+      ->capture_default_str()
+      ->check(within(2, 65536));
+  verb.add_option("--skip-tokens", options.skip_tokens, "text tokens left out at the start")
+      ->capture_default_str()
+      ->check(at_least(0));
+  verb.add_option("--tokens", options.tokens, "text tokens used at most, in whole windows; 0: all")
+      ->capture_default_str()
+      ->check(at_least(0));
+  return verb.add_option("--text", options.text, "text the model reads, UTF-8");
+}
+/// One layer and site, of which the SAE may know.
+inline void add_site(CLI::App& verb, ModelOptions& options) {
+  verb.add_option("--layer", options.layers, "layer of the SAE, from 0; not needed where the SAE knows it")
+      ->check(at_least(0))
+      ->expected(1);
+  verb.add_option("--site", options.sites, "residual, mlp_out or attn_out; default: what the SAE says, or residual")
+      ->check(CLI::IsMember({"residual", "mlp_out", "attn_out"}))
+      ->expected(1);
+}
+
+inline HostModel open_model(const ModelOptions& options) {
+  return HostModel(options.model, {.context = options.context, .threads = options.model_threads});
+}
+
+inline std::string read_text(const ModelOptions& options) {
+  std::string text = read_file(options.text, std::size_t{1} << 31);
+  if (text.empty()) throw_value(options.text, ": the text is empty");
+  return text;
+}
+inline Windows windows_of(const HostModel& model, const ModelOptions& options, std::string_view text) {
+  return cut_windows(model, text, {.context = options.context, .skip_tokens = options.skip_tokens, .tokens = options.tokens});
+}
+
+/// Refuses a site that the model lacks, before any work.
+inline void check_site(const HostModel& model, const Site& site) {
+  const ModelShape shape = model.shape();
+  if (site.layer >= shape.layers) throw_value("--layer ", site.layer, ": the model has the layers 0 to ", shape.layers - 1);
+  const std::vector<Site> known = model.sites();
+  if (std::find(known.begin(), known.end(), site) == known.end())
+    throw_value("--site ", to_string(site.kind), ": llama.cpp shows no such site in layer ", site.layer, " of this model");
+}
+
+}  // namespace sae::cli
