@@ -22,7 +22,8 @@ inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
   return counter;
 }
 
-/// A stream of random numbers, fixed by (seed, stream) on every platform; its whole state is `position()`.
+/// A stream of random numbers, fixed by (seed, stream) on every platform (`normal` up to the rounding of the machine's log and
+/// cos); its whole state is `position()`.
 class Random {
  public:
   explicit Random(std::uint64_t seed, std::uint64_t stream = 0) : seed_(seed), stream_(stream) {}

@@ -8,6 +8,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -20,11 +21,14 @@ namespace sae::inline SAE_ABI {
 /// bytes. A call from inside a block runs serially. One call at a time: concurrent callers wait for one another.
 class Threads {
  public:
-  /// `count` threads including the caller; 0: as many as the machine offers.
+  /// `count` threads including the caller; 0: as many as the machine offers. Where the system refuses some, those it gave do
+  /// the work: results do not depend on it.
   explicit Threads(int count = 0) {
     if (count < 0) throw_value("Threads: count = ", count, " is negative (0 takes all cores)");
     if (count == 0) count = static_cast<int>(std::thread::hardware_concurrency());
-    for (int i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+    try {
+      for (int i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {}
   }
   ~Threads() {
     {
