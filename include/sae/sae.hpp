@@ -11,6 +11,11 @@
 #include <sae/data/indexed_source.hpp>
 #include <sae/data/shuffle_buffer.hpp>
 #include <sae/data/source.hpp>
+#include <sae/metrics/dictionary.hpp>
+#include <sae/metrics/loss_recovered.hpp>
+#include <sae/metrics/reconstruction.hpp>
+#include <sae/metrics/row_filter.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/callbacks.hpp>
+#include <sae/training/evaluate.hpp>
 #include <sae/training/trainer.hpp>
