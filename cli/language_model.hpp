@@ -15,8 +15,16 @@
 namespace sae::cli {
 
 #ifdef SAE_CLI_WITH_LLAMA
-using HostModel = LlamaCpp;
 using HostOptions = LlamaCppOptions;
+/// The language model of the program: between two runs it hears of SIGINT and SIGTERM.
+class HostModel : public LlamaCpp {
+ public:
+  using LlamaCpp::LlamaCpp;
+  ConstMatrixMap<float> run(std::span<const Token> tokens, std::span<const Tap> taps = {}, const RunOptions& options = {}) {
+    check_stop();
+    return LlamaCpp::run(tokens, taps, options);
+  }
+};
 #else
 struct HostOptions {
   Index context = 256;
