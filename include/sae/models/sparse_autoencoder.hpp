@@ -182,17 +182,24 @@ class SparseAutoencoder {
   }
 
   /// Makes every decoder row a unit vector without changing the reconstruction: W_dec[i] /= n, W_enc[i] *= n, b_enc[i] *= n with
-  /// n = |W_dec[i]|. Codes are then measured in units of the direction. Rows of norm 0 stay. Exact for ReLU and for TopK that
-  /// ranks by the decoder norm (its rank is then z itself); plain TopK would select other latents, so it is refused.
+  /// n = |W_dec[i]|. Codes are then measured in units of the direction. Exact for ReLU and for TopK that ranks by the decoder
+  /// norm (its rank is then z itself); plain TopK would select other latents, so it is refused. Rows of norm 0 stay; where the
+  /// rank was z n = 0 they never won, so their encoder rows and biases become 0 and they never win.
   void fold_decoder_norms() {
+    bool ranked_by_norm = false;
     if constexpr (requires(Activation & a) { a.rank_by_decoder_norm; }) {
       if (!activation_.rank_by_decoder_norm)
         throw_value(
             "fold_decoder_norms: a TopK that ranks by z would select other latents; only rank_by_decoder_norm can be folded");
       activation_.rank_by_decoder_norm = false;
+      ranked_by_norm = true;
     }
     for (Index i = 0; i < latents(); ++i) {
       const Scalar norm = std::sqrt(kernels::squared_norm(parameters_.W_dec.row(i), d_in()));
+      if (norm == Scalar(0) && ranked_by_norm) {
+        std::fill_n(parameters_.W_enc.row(i), d_in(), Scalar(0));
+        parameters_.b_enc[i] = Scalar(0);
+      }
       if (!(norm > Scalar(0))) continue;
       kernels::scale(parameters_.W_dec.row(i), Scalar(1) / norm, d_in());
       kernels::scale(parameters_.W_enc.row(i), norm, d_in());

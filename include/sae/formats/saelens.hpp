@@ -1,0 +1,323 @@
+#pragma once
+#include <sae/activations/relu.hpp>
+#include <sae/activations/topk.hpp>
+#include <sae/files/json.hpp>
+#include <sae/files/output_folder.hpp>
+#include <sae/files/safetensors.hpp>
+#include <sae/models/sparse_autoencoder.hpp>
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+// The layout of SAELens 6: a folder with
+//   cfg.json                  d_in, d_sae, dtype, apply_b_dec_to_input, normalize_activations, reshape_activations, metadata,
+//                             architecture, and the architecture's own settings
+//   sae_weights.safetensors   W_enc [D x F] (the transpose of ours), b_enc [F], W_dec [F x D], b_dec [D], and the architecture's own
+// Source: SAELens 6.54, saes/sae.py (SAEConfig.to_dict, save_model), saes/standard_sae.py, saes/topk_sae.py.
+namespace sae::inline SAE_ABI {
+
+/// What a SAE file says about the activations it was trained on (`metadata` of cfg.json). What is unknown stays empty.
+struct SaelensMetadata {
+  std::string model_name = {};
+  std::string hook_name = {};  ///< where in the model, in TransformerLens' words; hook_of_site (formats/hook_name.hpp) makes it
+  Index context_size = 0;      ///< tokens; 0: unknown
+  std::optional<bool> prepend_bos = {};
+  std::string dataset_path = {};
+  nlohmann::json other = nlohmann::json::object();  ///< every other field, as it stands
+};
+
+/// What cfg.json says, checked.
+struct SaelensConfig {
+  std::filesystem::path file;  ///< cfg.json itself
+  std::string architecture;
+  Index d_in = 0, latents = 0;
+  bool subtract_decoder_bias = true;  ///< `apply_b_dec_to_input`
+  SaelensMetadata metadata;
+  nlohmann::json json;                ///< the whole file
+  std::vector<std::string> warnings;  ///< what a user should know and no reader can decide
+};
+
+/// How an activation stands in cfg.json: the name of its architecture, and its settings read and written. An architecture more
+/// is one specialisation more. Its own parameters are tensors [F] under their own names.
+template <class Activation>
+struct SaelensLayout;
+
+template <>
+struct SaelensLayout<ReLU> {
+  static constexpr std::string_view architecture = "standard";
+  static ReLU read(const SaelensConfig&) { return {}; }
+  static void write(const ReLU&, nlohmann::ordered_json&) {}
+};
+
+template <>
+struct SaelensLayout<TopK> {
+  static constexpr std::string_view architecture = "topk";
+  static TopK read(const SaelensConfig& config) {
+    return {.k = json_integer(config.json, "k", config.file, 1, config.latents),
+            .rank_by_decoder_norm = json_bool_or(config.json, "rescale_acts_by_decoder_norm", false, config.file)};
+  }
+  static void write(const TopK& topk, nlohmann::ordered_json& json) {
+    json["k"] = topk.k;
+    json["rescale_acts_by_decoder_norm"] = false;
+  }
+};
+
+namespace detail {
+
+inline constexpr const char* saelens_config_name = "cfg.json";
+inline constexpr const char* saelens_weights_name = "sae_weights.safetensors";
+
+/// The folder of a SAE, from itself or one of its two files.
+inline std::filesystem::path saelens_folder(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) throw_file(path.string(), ": there is no such file or folder");
+  if (std::filesystem::is_directory(status)) return path;
+  if (path.filename() == saelens_config_name || path.filename() == saelens_weights_name)
+    return path.has_parent_path() ? path.parent_path() : ".";
+  throw_file(path.string(), ": is no SAE; one is a folder with ", saelens_config_name, " and ", saelens_weights_name);
+}
+
+inline SaelensMetadata saelens_metadata(const SaelensConfig& config) {
+  SaelensMetadata out;
+  const nlohmann::json* const found = json_find(config.json, "metadata", config.file);
+  if (found == nullptr) return out;
+  if (!found->is_object()) throw_field(config.file, "metadata", *found, "an object");
+  out.model_name = json_string_or(*found, "model_name", "", config.file);
+  out.hook_name = json_string_or(*found, "hook_name", "", config.file);
+  out.context_size = json_integer_or(*found, "context_size", 0, config.file, 0);
+  if (json_find(*found, "prepend_bos", config.file) != nullptr) out.prepend_bos = json_bool(*found, "prepend_bos", config.file);
+  out.dataset_path = json_string_or(*found, "dataset_path", "", config.file);
+  out.other = *found;
+  for (const char* name : {"model_name", "hook_name", "context_size", "prepend_bos", "dataset_path"}) out.other.erase(name);
+  return out;
+}
+
+inline nlohmann::ordered_json saelens_json(const SaelensMetadata& metadata) {
+  nlohmann::ordered_json out = nlohmann::ordered_json::object();
+  if (!metadata.model_name.empty()) out["model_name"] = metadata.model_name;
+  if (!metadata.hook_name.empty()) out["hook_name"] = metadata.hook_name;
+  if (metadata.context_size > 0) out["context_size"] = metadata.context_size;
+  if (metadata.prepend_bos) out["prepend_bos"] = *metadata.prepend_bos;
+  if (!metadata.dataset_path.empty()) out["dataset_path"] = metadata.dataset_path;
+  if (!metadata.other.is_null() && !metadata.other.is_object())
+    throw_value("SaelensMetadata: other is not a JSON object of further fields");
+  for (const auto& field : metadata.other.items()) out[field.key()] = nlohmann::ordered_json(field.value());
+  return out;
+}
+
+/// Refuses NaN and infinities of a tensor [rows x cols] (one row: a vector), naming the first.
+template <class Scalar>
+void require_finite(const Tensor<Scalar>& tensor, std::string_view name, const std::string& file) {
+  const Scalar* const begin = tensor.data();
+  const Scalar* const bad = std::find_if(begin, begin + tensor.size(), [](Scalar x) { return !std::isfinite(x); });
+  if (bad == begin + tensor.size()) return;
+  const Index at = bad - begin;
+  const std::string position =
+      tensor.rows() == 1 ? concat("[", at, "]") : concat("[", at / tensor.cols(), ", ", at % tensor.cols(), "]");
+  throw_file(file, ": tensor ", name, ": the number at ", position, " is ",
+             std::isnan(*bad)   ? "NaN"
+             : *bad > Scalar(0) ? "infinite"
+                                : "minus infinite",
+             "; weights must be finite");
+}
+
+}  // namespace detail
+
+/// Reads and checks cfg.json of a folder (or of one of its files). Unknown fields are tolerated; any architecture passes here.
+/// \throws FileError  a field that is needed is missing or ill-typed, or says what no model here does.
+inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
+  SaelensConfig out;
+  out.file = detail::saelens_folder(path) / detail::saelens_config_name;
+  out.json = read_json(out.file);
+  const auto& file = out.file;
+  if (detail::json_find(out.json, "architecture", file) == nullptr)
+    throw_file(file.string(), ": architecture is missing; the layout of SAELens 6 is read (it is not in earlier ones)");
+  out.architecture = json_string(out.json, "architecture", file);
+  out.d_in = json_integer(out.json, "d_in", file, 1, Index{1} << 30);
+  out.latents = json_integer(out.json, "d_sae", file, 1, Index{1} << 30);
+  out.subtract_decoder_bias = json_bool_or(out.json, "apply_b_dec_to_input", true, file);
+
+  const std::string normalisation = json_string_or(out.json, "normalize_activations", "none", file);
+  if (normalisation == "expected_average_only_in") {
+    out.warnings.push_back(
+        "normalize_activations is expected_average_only_in: trained on rows scaled to a mean norm of sqrt(d_in); unless that "
+        "scale was folded into the weights, the rows must be scaled before they are encoded");
+  } else if (normalisation != "none") {
+    throw_file(file.string(), ": normalize_activations = \"", detail::printable(normalisation),
+               "\" is not supported; \"none\" and \"expected_average_only_in\" are");
+  }
+  const std::string reshape = json_string_or(out.json, "reshape_activations", "none", file);
+  if (reshape == "hook_z") {
+    out.warnings.push_back(
+        detail::concat("reshape_activations is hook_z: the outputs of all attention heads must be joined into rows of ",
+                       out.d_in, " numbers before they are encoded"));
+  } else if (reshape != "none") {
+    throw_file(file.string(), ": reshape_activations = \"", detail::printable(reshape),
+               "\" is not supported; \"none\" and \"hook_z\" are");
+  }
+  out.metadata = detail::saelens_metadata(out);
+  return out;
+}
+
+struct SaelensLoadOptions {
+  bool check_finite = true;                      ///< refuse weights that are NaN or infinite
+  std::vector<std::string>* warnings = nullptr;  ///< where to put warnings; cfg.json's own stand in the config
+};
+
+/// Loads a SAE whose cfg.json was read already. Weights of any floating kind are read as the model's Scalar.
+///
+/// A TopK with `rescale_acts_by_decoder_norm` is folded (`fold_decoder_norms`), so that its codes are those of SAELens,
+/// z |W_dec[i]|, its decoder rows unit vectors and its reconstruction the same.
+/// \throws FileError  the model's type does not fit; a tensor is missing, has another shape than d_in and d_sae say, or is not
+///                    finite.
+template <class Model>
+Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {}) {
+  using Activation = typename Model::Activation;
+  using Scalar = typename Model::Scalar;
+  using Layout = SaelensLayout<Activation>;
+  const std::string file = config.file.string();
+  if (config.architecture != Layout::architecture)
+    throw_file(file, ": architecture = \"", detail::printable(config.architecture),
+               "\" does not fit the model it is loaded into, which is \"", Layout::architecture, "\"");
+  if (Model::fixed_width != Dynamic && Model::fixed_width != config.d_in)
+    throw_file(file, ": d_in = ", config.d_in, " does not fit the model it is loaded into, whose D is ", Model::fixed_width);
+  if (Model::fixed_latents != Dynamic && Model::fixed_latents != config.latents)
+    throw_file(file, ": d_sae = ", config.latents, " does not fit the model it is loaded into, whose F is ",
+               Model::fixed_latents);
+  const Activation activation = Layout::read(config);
+
+  const SafetensorsFile weights(config.file.parent_path() / detail::saelens_weights_name);
+  std::vector<std::string> used;
+  const auto read = [&](std::string_view name, const std::vector<Index>& shape) {
+    Tensor<Scalar> tensor = weights.read<Scalar>(name, shape);
+    if (options.check_finite) detail::require_finite(tensor, name, weights.path());
+    used.emplace_back(name);
+    return tensor;
+  };
+  const Index width = config.d_in, latents = config.latents;
+  auto W_enc = read("W_enc", {width, latents});  // all before the model: its size is then one that the file has
+  auto W_dec = read("W_dec", {latents, width});
+  auto b_enc = read("b_enc", {latents});
+  auto b_dec = read("b_dec", {width});
+
+  Model model(width, latents, activation, {.subtract_decoder_bias = config.subtract_decoder_bias});
+  auto& parameters = model.parameters();
+  parameters.W_enc.map() = W_enc.map().transpose();
+  parameters.W_dec = std::move(W_dec);
+  parameters.b_enc = std::move(b_enc);
+  parameters.b_dec = std::move(b_dec);
+  Model::Parameters::visit_activation([&](std::string_view name, auto& tensor) { tensor = read(name, {tensor.cols()}); },
+                                      parameters);
+
+  if (options.warnings != nullptr) {
+    for (const auto& [name, tensor] : weights.tensors())
+      if (std::find(used.begin(), used.end(), name) == used.end())
+        options.warnings->push_back(detail::concat("tensor ", detail::printable(name), " is not used"));
+    Index zero = 0, first = 0;
+    for (Index i = latents - 1; i >= 0; --i)
+      if (kernels::squared_norm(parameters.W_dec.row(i), width) == Scalar(0)) {
+        ++zero;
+        first = i;
+      }
+    if (zero > 0)
+      options.warnings->push_back(detail::concat("W_dec: ", zero, " of ", latents,
+                                                 " decoder rows are zero, their latents write nothing; the first is latent ",
+                                                 first));
+  }
+  if constexpr (requires { activation.rank_by_decoder_norm; })
+    if (activation.rank_by_decoder_norm) model.fold_decoder_norms();
+  return model;
+}
+
+/// Loads a SAE that SAELens 6 wrote (or `save_saelens`), from its folder or one of its two files:
+///   auto model = sae::load_saelens<sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK>>("my_sae");
+/// Where the architecture is not known beforehand, see formats/any_sae.hpp.
+template <class Model>
+Model load_saelens(const std::filesystem::path& path, SaelensLoadOptions options = {}) {
+  const SaelensConfig config = read_saelens_config(path);
+  if (options.warnings != nullptr)
+    options.warnings->insert(options.warnings->end(), config.warnings.begin(), config.warnings.end());
+  return load_saelens<Model>(config, options);
+}
+
+struct SaelensSaveOptions {
+  bool overwrite = false;           ///< replace a SAE that is there
+  std::optional<Dtype> dtype = {};  ///< float32 or float64; default: the model's Scalar
+};
+
+/// Writes cfg.json and sae_weights.safetensors into a folder that exists, each file whole or not at all: for a program that
+/// prepares the folder itself. `save_saelens` makes the folder too.
+template <class Model>
+void write_saelens(const Model& model, const std::filesystem::path& folder, const SaelensMetadata& metadata = {},
+                   SaelensSaveOptions options = {}) {
+  using Activation = typename Model::Activation;
+  using Scalar = typename Model::Scalar;
+  const Dtype dtype = options.dtype.value_or(dtype_of<Scalar>());
+  if (dtype != Dtype::float32 && dtype != Dtype::float64)
+    throw_value("save_saelens: dtype ", to_string(dtype), " is not written; float32 and float64 are");
+  if constexpr (requires { model.activation().rank_by_decoder_norm; })
+    if (model.activation().rank_by_decoder_norm) {
+      Model folded = model;
+      folded.fold_decoder_norms();
+      return write_saelens(folded, folder, metadata, options);
+    }
+
+  nlohmann::ordered_json config;
+  config["d_in"] = model.d_in();
+  config["d_sae"] = model.latents();
+  config["dtype"] = to_string(dtype);
+  config["device"] = "cpu";
+  config["apply_b_dec_to_input"] = model.subtracts_decoder_bias();
+  config["normalize_activations"] = "none";
+  config["reshape_activations"] = "none";
+  config["metadata"] = detail::saelens_json(metadata);
+  SaelensLayout<Activation>::write(model.activation(), config);
+  config["architecture"] = SaelensLayout<Activation>::architecture;
+  save_json(folder / detail::saelens_config_name, config, {.overwrite = options.overwrite});
+
+  const auto& parameters = model.parameters();
+  const auto write = [&](auto number) {
+    using Stored = decltype(number);
+    const auto stored = [](const auto& matrix) {
+      Tensor<Stored> out(matrix.rows(), matrix.cols());
+      out.map() = matrix.template cast<Stored>();
+      return out;
+    };
+    const Index width = model.d_in(), latents = model.latents();
+    std::map<std::string, std::pair<std::vector<Index>, Tensor<Stored>>> tensors;  // by name, as SAELens' writer orders them
+    tensors["W_dec"] = {{latents, width}, stored(parameters.W_dec.map())};
+    tensors["W_enc"] = {{width, latents}, stored(parameters.W_enc.map().transpose())};
+    tensors["b_dec"] = {{width}, stored(parameters.b_dec.map())};
+    tensors["b_enc"] = {{latents}, stored(parameters.b_enc.map())};
+    Model::Parameters::visit_activation(
+        [&](std::string_view name, const auto& tensor) {
+          tensors[std::string(name)] = {{tensor.size()}, stored(tensor.map())};
+        },
+        parameters);
+    SafetensorsWriter out;
+    for (const auto& [name, tensor] : tensors) out.add(name, tensor.first, tensor.second);
+    out.save(folder / detail::saelens_weights_name, {.overwrite = options.overwrite});
+  };
+  if (dtype == Dtype::float64) {
+    write(double{});
+  } else {
+    write(float{});
+  }
+}
+
+/// Saves a SAE as SAELens 6 does, so that Python reads it as it is: a folder that appears whole or not at all. ReLU is its
+/// "standard", TopK its "topk"; a TopK that ranks by the decoder norm is folded first (`fold_decoder_norms`, on a copy).
+/// \throws FileError  the folder exists and `overwrite` is off (or it holds no cfg.json); it cannot be written.
+template <class Model>
+void save_saelens(const Model& model, const std::filesystem::path& folder, const SaelensMetadata& metadata = {},
+                  SaelensSaveOptions options = {}) {
+  OutputFolder out(folder, {.overwrite = options.overwrite, .marker = detail::saelens_config_name});
+  write_saelens(model, out.partial(), metadata, options);
+  out.commit();
+}
+
+}  // namespace sae::inline SAE_ABI
