@@ -68,13 +68,13 @@ TEST_CASE("MappedFile: where a file system cannot map, the file is read", "[file
   const std::string text(10001, 'x');
   sae::atomic_write_text(folder / "a", text);
   {
-    const FailingFiles disk({.call = FailingFiles::map, .error = ENODEV, .short_writes = true, .interrupted = true});
+    const FailingFiles disk({.call = FailingFiles::Call::map, .error = ENODEV, .short_writes = true, .interrupted = true});
     const sae::MappedFile file(folder / "a");
     CHECK_FALSE(file.mapped());
     CHECK(text_of(file) == text);
     file.advise(sae::Access::dont_need);
     CHECK(text_of(file) == text);
   }
-  const FailingFiles disk({.call = FailingFiles::map, .error = ENOMEM});
+  const FailingFiles disk({.call = FailingFiles::Call::map, .error = ENOMEM});
   CHECK_THROWS_WITH(sae::MappedFile(folder / "a"), ContainsSubstring("cannot map 10001 bytes: Cannot allocate memory"));
 }

@@ -304,12 +304,15 @@ TEST_CASE("NpyFolder: files in the order of their names are one data set", "[fil
     if (pointer != nullptr) CHECK(pointer[1] == x(i, 1));
   }
   for (sae::Index first = 0; first <= 12; ++first)
-    for (sae::Index count = 0; first + count <= 12; ++count) {
+    for (sae::Index count = 1; first + count <= 12; ++count) {
       sae::Matrix<float> some = sae::Matrix<float>::Constant(count, 4, -1);
       data.read_rows(first, count, some.data(), 4);
       CHECK(some.leftCols(3) == x.middleRows(first, count));
       CHECK((some.col(3).array() == -1.0f).all());
     }
+  row.setConstant(-1);
+  for (sae::Index first = 0; first <= 12; ++first) data.read_rows(first, 0, row.data(), 3);
+  CHECK((row.array() == -1.0f).all());
   CHECK_THROWS_AS(data.read_rows(10, 3, row.data(), 3), sae::ValueError);
   CHECK_THROWS_AS(data.read_row(-1, row.data()), sae::ValueError);
   data.advise(sae::Access::random);
@@ -381,7 +384,7 @@ TEST_CASE("NpyRowWriter: whatever call fails, there is no file", "[files][npy]")
   const sae::Matrix<float> x = numbered(4000, 40);  // 640 KB: several writes
   int failures = 0;
   for (int nth = 1;; ++nth, ++failures) {
-    const FailingFiles disk({.call = FailingFiles::any_change, .nth = nth, .error = ENOSPC});
+    const FailingFiles disk({.call = FailingFiles::Call::any_change, .nth = nth, .error = ENOSPC});
     try {
       sae::NpyRowWriter out(folder / "x.npy", 40);
       out.append(x);

@@ -112,7 +112,7 @@ TEST_CASE("OutputFolder: two writers of one name", "[files][output_folder]") {
 
 TEST_CASE("OutputFolder: whatever call fails, the old folder or none is there, never a torn one", "[files][output_folder]") {
   const TempFolder folder;
-  const auto call = GENERATE(FailingFiles::sync, FailingFiles::rename, FailingFiles::any_change);
+  const auto call = GENERATE(FailingFiles::Call::sync, FailingFiles::Call::rename, FailingFiles::Call::any_change);
   for (const bool replace : {false, true}) {
     int failures = 0;
     for (int nth = 1;; ++nth, ++failures) {

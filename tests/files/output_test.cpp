@@ -147,16 +147,16 @@ TEST_CASE("OutputFile: whatever call fails, there is no file and no leftover", "
     out.commit();
   };
   const auto [call, error, words] = GENERATE(table<FailingFiles::Call, int, std::string>({
-      {FailingFiles::open, EACCES, "Permission denied"},
-      {FailingFiles::write, ENOSPC, "No space left on device"},
-      {FailingFiles::write_at, EIO, "Input/output error"},
-      {FailingFiles::sync, EIO, "Input/output error"},
-      {FailingFiles::rename, EACCES, "Permission denied"},
+      {FailingFiles::Call::open, EACCES, "Permission denied"},
+      {FailingFiles::Call::write, ENOSPC, "No space left on device"},
+      {FailingFiles::Call::write_at, EIO, "Input/output error"},
+      {FailingFiles::Call::sync, EIO, "Input/output error"},
+      {FailingFiles::Call::rename, EACCES, "Permission denied"},
   }));
   int failures = 0;
   for (int nth = 1;; ++nth, ++failures) {
     const FailingFiles disk({.call = call, .nth = nth, .error = error});
-    if (call == FailingFiles::open && nth == 2) break;  // opening the folder to sync it: not needed for wholeness
+    if (call == FailingFiles::Call::open && nth == 2) break;  // opening the folder to sync it: not needed for wholeness
     try {
       write_all({});
     } catch (const sae::FileError& e) {
@@ -168,7 +168,7 @@ TEST_CASE("OutputFile: whatever call fails, there is no file and no leftover", "
     CHECK_FALSE(disk.happened());
     break;
   }
-  CHECK(failures >= (call == FailingFiles::write || call == FailingFiles::sync ? 2 : 1));
+  CHECK(failures >= (call == FailingFiles::Call::write || call == FailingFiles::Call::sync ? 2 : 1));
   std::filesystem::remove(folder / "a");
 
   // The same over an older file: that one stays, whole, unless the new one is whole in its place.
@@ -177,7 +177,7 @@ TEST_CASE("OutputFile: whatever call fails, there is no file and no leftover", "
     const FailingFiles disk({.call = call, .nth = nth, .error = error});
     CHECK_THROWS_AS(write_all({.overwrite = true}), sae::FileError);
     CHECK(folder.names() == Names{"a"});
-    const bool renamed = call == FailingFiles::sync && nth == 2;
+    const bool renamed = call == FailingFiles::Call::sync && nth == 2;
     CHECK(sae::read_file(folder / "a").size() == (renamed ? text.size() : 3));
   }
 }
@@ -196,14 +196,15 @@ TEST_CASE("OutputFile: short writes and interrupted calls lose nothing", "[files
   CHECK(sae::read_file(folder / "a") == text.substr(0, 100) + "0123456789" + text.substr(110));
 
   // A disk that fills up after a short write.
-  const FailingFiles disk({.call = FailingFiles::write, .nth = 4, .error = ENOSPC, .onwards = true, .short_writes = true});
+  const FailingFiles disk(
+      {.call = FailingFiles::Call::write, .nth = 4, .error = ENOSPC, .onwards = true, .short_writes = true});
   CHECK_THROWS_WITH(sae::atomic_write_text(folder / "b", text), ContainsSubstring("cannot write at byte 21: No space left"));
   CHECK(folder.names() == Names{"a"});
 }
 
 TEST_CASE("OutputFile: after a failed write it cannot be completed", "[files][output]") {
   const TempFolder folder;
-  const FailingFiles disk({.call = FailingFiles::write, .nth = 1, .error = ENOSPC});
+  const FailingFiles disk({.call = FailingFiles::Call::write, .nth = 1, .error = ENOSPC});
   sae::OutputFile out(folder / "a");
   CHECK_THROWS_AS(out.write(pattern(300000)), sae::FileError);
   CHECK_THROWS_AS(out.write("x"), sae::FileError);
@@ -223,6 +224,6 @@ TEST_CASE("read_file: whole files, a cap, and what cannot be read", "[files][out
   CHECK_THROWS_WITH(sae::read_file("/dev/zero", 100000), ContainsSubstring("more than the 100000 bytes"));
   CHECK_THROWS_WITH(sae::read_file(folder / "none"), ContainsSubstring("/none: cannot open: No such file"));
   CHECK_THROWS_WITH(sae::read_file(folder.path()), ContainsSubstring("Is a directory"));
-  const FailingFiles disk({.call = FailingFiles::read, .nth = 2});
+  const FailingFiles disk({.call = FailingFiles::Call::read, .nth = 2});
   CHECK_THROWS_WITH(sae::read_file(folder / "a"), ContainsSubstring("cannot read: Input/output error"));
 }

@@ -263,7 +263,7 @@ TEST_CASE("safetensors: a failing disk leaves the older file or none", "[files][
   out.add("b", {300000}, values);
   int failures = 0;
   for (int nth = 1;; ++nth, ++failures) {
-    const FailingFiles disk({.call = FailingFiles::any_change, .nth = nth, .error = ENOSPC});
+    const FailingFiles disk({.call = FailingFiles::Call::any_change, .nth = nth, .error = ENOSPC});
     try {
       out.save(folder / "x");
     } catch (const sae::FileError& e) {

@@ -6,11 +6,11 @@
 /// While it lives, one call of the file layer fails: the n-th (from 1) of a kind, with the given errno, or from the n-th on.
 /// For one test at a time, in one thread.
 ///
-///   FailingFiles disk({.call = FailingFiles::write, .nth = 3, .error = ENOSPC});
+///   FailingFiles disk({.call = FailingFiles::Call::write, .nth = 3, .error = ENOSPC});
 ///   ... CHECK(disk.happened());
 class FailingFiles {
  public:
-  enum Call {
+  enum class Call {
     none,
     open,
     write,
@@ -23,7 +23,7 @@ class FailingFiles {
     any_change
   };  // any_change: write .. make_folder
   struct Plan {
-    Call call = none;
+    Call call = Call::none;
     int nth = 1;
     int error = EIO;
     bool onwards = false;       ///< every call from the n-th on fails
@@ -34,21 +34,23 @@ class FailingFiles {
   explicit FailingFiles(Plan plan) : before_(sae::detail::file_system()) {
     state() = State{plan, 0, false, false, before_};
     auto& calls = sae::detail::file_system();
-    calls.open = [](const char* path, int flags, unsigned mode) { return fails(open) ? -1 : real().open(path, flags, mode); };
+    calls.open = [](const char* path, int flags, unsigned mode) {
+      return fails(Call::open) ? -1 : real().open(path, flags, mode);
+    };
     calls.read = [](int d, void* to, std::size_t n) -> std::ptrdiff_t {
-      return fails(read) ? -1 : real().read(d, to, piece(n));
+      return fails(Call::read) ? -1 : real().read(d, to, piece(n));
     };
     calls.write = [](int d, const void* from, std::size_t n) -> std::ptrdiff_t {
-      return fails(write) ? -1 : real().write(d, from, piece(n));
+      return fails(Call::write) ? -1 : real().write(d, from, piece(n));
     };
     calls.write_at = [](int d, const void* from, std::size_t n, std::int64_t offset) -> std::ptrdiff_t {
-      return fails(write_at) ? -1 : real().write_at(d, from, piece(n), offset);
+      return fails(Call::write_at) ? -1 : real().write_at(d, from, piece(n), offset);
     };
-    calls.map = [](int d, std::size_t n) { return fails(map) ? nullptr : real().map(d, n); };
-    calls.sync = [](int d) { return fails(sync) ? -1 : real().sync(d); };
-    calls.rename = [](const char* from, const char* to) { return fails(rename) ? -1 : real().rename(from, to); };
+    calls.map = [](int d, std::size_t n) { return fails(Call::map) ? nullptr : real().map(d, n); };
+    calls.sync = [](int d) { return fails(Call::sync) ? -1 : real().sync(d); };
+    calls.rename = [](const char* from, const char* to) { return fails(Call::rename) ? -1 : real().rename(from, to); };
     calls.make_folder = [](const char* path, unsigned mode) {
-      return fails(make_folder) ? -1 : real().make_folder(path, mode);
+      return fails(Call::make_folder) ? -1 : real().make_folder(path, mode);
     };
   }
   ~FailingFiles() { sae::detail::file_system() = before_; }
@@ -73,14 +75,15 @@ class FailingFiles {
   static std::size_t piece(std::size_t n) { return state().plan.short_writes && n > 7 ? 7 : n; }
   static bool fails(Call call) {
     State& s = state();
-    if (s.plan.interrupted && call != rename && call != make_folder && call != map) {
+    if (s.plan.interrupted && call != Call::rename && call != Call::make_folder && call != Call::map) {
       s.interrupt_next = !s.interrupt_next;
       if (s.interrupt_next) {
         errno = EINTR;
         return true;
       }
     }
-    const bool meant = call == s.plan.call || (s.plan.call == any_change && call >= write && call <= make_folder);
+    const bool meant =
+        call == s.plan.call || (s.plan.call == Call::any_change && call >= Call::write && call <= Call::make_folder);
     if (!meant) return false;
     ++s.count;
     if (s.count < s.plan.nth || (s.count > s.plan.nth && !s.plan.onwards)) return false;
