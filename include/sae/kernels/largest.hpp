@@ -19,7 +19,8 @@ struct Candidate {
 ///
 /// A row keeps up to 2k + 64 candidates above its bound; when they are full, the k best stay and the bound rises to the k-th
 /// key. Ties go to the lower latent: a later entry equal to the bound is refused, and a compaction ranks by (key, lower latent).
-/// NaN is never above a bound and never kept. Cost: one comparison an entry, plus O(log) compactions a row.
+/// NaN is never above a bound and never kept. Cost: one comparison an entry, plus compactions of 2k + 64 candidates: about log(n / k)
+/// of them in random order, n / (k + 64) at worst.
 template <class Scalar>
 class LargestPerRow {
  public:
