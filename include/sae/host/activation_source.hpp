@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/data/source.hpp>
 #include <sae/host/windows.hpp>
+#include <sae/metrics/row_filter.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -138,11 +139,8 @@ class Collector {
       offsets.push_back(rows_[s].size());
       taps.push_back({sites_[s], [&rows = rows_[s], &norm = norms[s]](MatrixMap<float> x, Index first) {
                         rows.insert(rows.end(), x.data(), x.data() + x.size());
-                        for (Index t = 0; t < x.rows(); ++t) {
-                          double sum = 0;
-                          for (Index j = 0; j < x.cols(); ++j) sum += static_cast<double>(x(t, j)) * x(t, j);
-                          norm[static_cast<std::size_t>(first + t)] = std::sqrt(sum);
-                        }
+                        for (Index t = 0; t < x.rows(); ++t)
+                          norm[static_cast<std::size_t>(first + t)] = row_norm(x.row(t).data(), x.cols());
                       }});
     }
     model_->run(tokens, std::span<const Tap>(taps), {.stop_after_last_tap = true});
@@ -180,13 +178,7 @@ class Collector {
       std::vector<double> sample;
       for (std::size_t i = 0; i < norms.size() && sample.size() < median_rows; ++i)
         if (!is_bos(i)) sample.push_back(norms[i]);
-      double median = 0;
-      if (!sample.empty()) {
-        const auto middle = sample.begin() + static_cast<std::ptrdiff_t>((sample.size() - 1) / 2);
-        std::nth_element(sample.begin(), middle, sample.end());
-        median = *middle;
-      }
-      limits_.push_back(median > 0 ? options_.max_norm * median : std::numeric_limits<double>::infinity());
+      limits_.push_back(norm_limit(std::move(sample), options_.max_norm));
     }
   }
 
