@@ -102,3 +102,10 @@ TEST_CASE("of several complaints of llama.cpp the first is kept, in one line", "
   CHECK(detail::LlamaLog::because() == ": error loading model: bad magic");
   line.clear();
 }
+
+TEST_CASE("an abort of llama.cpp becomes a sentence where no worker threads can be left behind", "[host][llama_cpp_hook]") {
+  CHECK_THROWS_WITH(
+      detail::guard_llama_abort("m.gguf", []() -> int { return detail::LlamaAbort::on_abort("ggml.c:1: broken"), 0; }),
+      "m.gguf: ggml.c:1: broken");
+  CHECK(detail::guard_llama_abort("m.gguf", [] { return 7; }) == 7);
+}

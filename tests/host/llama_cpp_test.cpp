@@ -359,8 +359,11 @@ TEST_CASE("what is no model is refused in one sentence", "[host][llama_cpp]") {
 
 TEST_CASE("what the model cannot read or run is refused in one sentence", "[host][llama_cpp]") {
   Pair pair;
-  CHECK_THROWS_AS(pair.llama.tokenize("The \xF0\x9F\x90\xB1"), HostError);
-  CHECK_THROWS_WITH(pair.llama.tokenize("A"), ContainsSubstring("the vocabulary cannot spell the text"));
+  CHECK_THROWS_WITH(pair.llama.tokenize("the cat \xF0\x9F\x90\xB1 and"),
+                    ContainsSubstring("it has no token for the bytes F0 9F 90 B1 at offset 8"));
+  CHECK_THROWS_WITH(pair.llama.tokenize("a A"),
+                    ContainsSubstring("the vocabulary cannot spell the text: it has no token for the bytes 41 at offset 2"));
+  CHECK_THROWS_AS(pair.llama.tokenize("\xF0\x9F"), HostError);
   CHECK(pair.llama.tokenize("").empty());
   CHECK_THROWS_WITH(cut_windows(pair.llama, "", {.context = 8}), "windows: the text is empty");
   CHECK_THROWS_WITH(cut_windows(pair.llama, "the", {.context = 8}), ContainsSubstring("one window of 8 needs 7"));

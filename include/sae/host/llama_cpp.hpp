@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -70,14 +71,21 @@ class LlamaCpp {
     const auto size = static_cast<std::int32_t>(text.size());
     std::vector<Token> tokens(text.size() + 8);
     const auto into_tokens = [&] {
-      return llama_tokenize(vocabulary(), text.data(), size, tokens.data(), static_cast<std::int32_t>(tokens.size()), false,
-                            false);
+      return detail::guard_llama_abort("the text", [&] {
+        return llama_tokenize(vocabulary(), text.data(), size, tokens.data(), static_cast<std::int32_t>(tokens.size()), false,
+                              false);
+      });
     };
-    const std::string what = detail::concat(path_, ": the vocabulary cannot spell the text (a byte of it has no token)");
-    std::int32_t count = detail::guard_llama(what, into_tokens);
-    if (count < 0 && count != (std::numeric_limits<std::int32_t>::min)()) {
-      tokens.resize(static_cast<std::size_t>(-count));
-      count = detail::guard_llama(what, into_tokens);
+    std::int32_t count = 0;
+    try {
+      count = into_tokens();
+      if (count < 0 && count != (std::numeric_limits<std::int32_t>::min)()) {
+        tokens.resize(static_cast<std::size_t>(-count));
+        count = into_tokens();
+      }
+    } catch (const HostError&) {
+      explain_unspellable(text);
+      throw_host(path_, ": the vocabulary cannot spell the text");
     }
     if (count < 0)
       throw_host(path_, ": llama.cpp could not tokenize a text of ", text.size(), " bytes", detail::LlamaLog::because());
@@ -93,10 +101,10 @@ class LlamaCpp {
       return llama_token_to_piece(vocabulary(), token, text.data(), static_cast<std::int32_t>(text.size()), 0, true);
     };
     const std::string what = detail::concat(path_, ": token ", token, " has no text");
-    std::int32_t length = detail::guard_llama(what, piece);
+    std::int32_t length = detail::guard_llama_abort(what, piece);
     if (length < 0) {
       text.resize(static_cast<std::size_t>(-length));
-      length = detail::guard_llama(what, piece);
+      length = detail::guard_llama_abort(what, piece);
     }
     if (length < 0) throw_host(what);
     text.resize(static_cast<std::size_t>(length));
@@ -133,10 +141,10 @@ class LlamaCpp {
   Matrix<float> unembedding() const {
     ggml_context* tensors = nullptr;
     const std::unique_ptr<gguf_context, void (*)(gguf_context*)> file(
-        detail::guard_llama(path_,
-                            [&] {
-                              return gguf_init_from_file(path_.c_str(), {true, &tensors});
-                            }),
+        detail::guard_llama_abort(path_,
+                                  [&] {
+                                    return gguf_init_from_file(path_.c_str(), {true, &tensors});
+                                  }),
         gguf_free);
     const std::unique_ptr<ggml_context, void (*)(ggml_context*)> owner(tensors, ggml_free);
     if (!file) throw_host(path_, ": cannot be read again for its unembedding", detail::LlamaLog::because());
@@ -183,6 +191,30 @@ class LlamaCpp {
   const llama_vocab* vocabulary() const { return llama_model_get_vocab(model_.get()); }
   bool in_vocabulary(Token token) const { return token >= 0 && token < shape_.vocabulary; }
 
+  /// Throws with the first character of the text that the vocabulary cannot spell alone, if there is one.
+  void explain_unspellable(std::string_view text) const {
+    std::set<std::string_view> seen;
+    for (std::size_t at = 0, length = 0; at < text.size(); at += length) {
+      const auto lead = static_cast<unsigned char>(text[at]);
+      length = lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+      const std::string_view character = text.substr(at, length);
+      if (!seen.insert(character).second) continue;
+      Token some[16];
+      try {
+        const detail::LlamaAbort armed;
+        llama_tokenize(vocabulary(), character.data(), static_cast<std::int32_t>(character.size()), some, 16, false, false);
+      } catch (const std::exception&) {
+        std::string bytes;
+        char digits[8];
+        for (const char c : character) {
+          std::snprintf(digits, sizeof digits, " %02X", static_cast<unsigned>(static_cast<unsigned char>(c)));
+          bytes += digits;
+        }
+        throw_host(path_, ": the vocabulary cannot spell the text: it has no token for the bytes", bytes, " at offset ", at);
+      }
+    }
+  }
+
   /// Before llama.cpp sees the path: it aborts on some, and its sentence for the others is long.
   void check_file(const LlamaCppOptions& options) const {
     if (path_.empty()) throw_host("llama.cpp: the model's path is empty; name a .gguf file");
@@ -203,6 +235,7 @@ class LlamaCpp {
   static void start_backend(bool quiet) {
     static const bool once = [] {
       llama_backend_init();
+      ggml_set_abort_callback(detail::LlamaAbort::on_abort);
       if (ggml_backend_dev_count() == 0) ggml_backend_load_all();  // where even the CPU is a plug-in
       return true;
     }();
@@ -214,7 +247,7 @@ class LlamaCpp {
     llama_model_params model = llama_model_default_params();
     model.n_gpu_layers = options.gpu_layers;
     model.use_extra_bufts = false;  // repacked weights: other sums, and a crash on some CPUs
-    model_.reset(detail::guard_llama(path_, [&] { return llama_model_load_from_file(path_.c_str(), model); }));
+    model_.reset(detail::guard_llama_abort(path_, [&] { return llama_model_load_from_file(path_.c_str(), model); }));
     if (!model_) throw_host(path_, ": llama.cpp cannot load the model", detail::LlamaLog::because());
     if (llama_model_has_encoder(model_.get()) || !llama_model_has_decoder(model_.get()))
       throw_host(path_, ": is not a plain decoder that predicts the next token");
@@ -237,7 +270,7 @@ class LlamaCpp {
     context.no_perf = true;
     context.cb_eval = detail::LlamaHook::on_node;
     context.cb_eval_user_data = hook_.get();
-    context_.reset(detail::guard_llama(path_, [&] { return llama_init_from_model(model_.get(), context); }));
+    context_.reset(detail::guard_llama_abort(path_, [&] { return llama_init_from_model(model_.get(), context); }));
     if (!context_) throw_host(path_, ": llama.cpp cannot set up a context of ", options.context, detail::LlamaLog::because());
   }
 

@@ -6,6 +6,7 @@
 #include <llama.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -35,7 +36,28 @@ struct LlamaLog {
   static std::string because() { return first_error().empty() ? std::string() : ": " + first_error(); }
 };
 
-/// Runs a call of llama.cpp: an exception of it becomes one sentence.
+/// ggml ends the process where a file breaks what it takes for granted. During a call that uses no worker threads (loading,
+/// tokenizing) its last word becomes an exception instead; elsewhere it is printed, as ggml would.
+class LlamaAbort {
+ public:
+  LlamaAbort() { armed() = true; }
+  ~LlamaAbort() { armed() = false; }
+  LlamaAbort(const LlamaAbort&) = delete;
+  LlamaAbort& operator=(const LlamaAbort&) = delete;
+
+  static void on_abort(const char* message) {
+    if (armed()) throw HostError(message);
+    std::fprintf(stderr, "%s\n", message);
+  }
+
+ private:
+  static bool& armed() {
+    thread_local bool flag = false;
+    return flag;
+  }
+};
+
+/// Runs a call of llama.cpp: an exception of it becomes one sentence that begins with `what`.
 template <class Call>
 auto guard_llama(std::string_view what, Call&& call) {
   LlamaLog::first_error().clear();
@@ -44,6 +66,12 @@ auto guard_llama(std::string_view what, Call&& call) {
   } catch (const std::exception& error) {
     throw_host(what, ": ", error.what());
   }
+}
+/// The same for a call without worker threads: an abort becomes a sentence, too.
+template <class Call>
+auto guard_llama_abort(std::string_view what, Call&& call) {
+  const LlamaAbort armed;
+  return guard_llama(what, call);
 }
 
 /// What llama.cpp's evaluation callback looks for during a run. ggml asks at each node of the graph whether it is wanted,
