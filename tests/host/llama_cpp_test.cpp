@@ -350,6 +350,10 @@ TEST_CASE("what is no model is refused in one sentence", "[host][llama_cpp]") {
     CHECK_THAT(message, ContainsSubstring("llama.cpp cannot load the model: "));
     CHECK(message.find('\n') == std::string::npos);
   }
+  TinyLlama twice = sae_test::make_tiny_llama();
+  twice.vocabulary[10] = twice.vocabulary[11];  // an assertion of llama.cpp that would end the process
+  const TemporaryFile doubled("doubled.gguf", sae_test::tiny_gguf_bytes(twice));
+  CHECK_THAT(refused(doubled.path()), ContainsSubstring("llama.cpp cannot load the model: "));
   const TemporaryFile good("good.gguf", bytes);
   CHECK_THAT(refused(good.path(), {.context = 1}), ContainsSubstring("context = 1 is not in [2, 65536]"));
   CHECK_THAT(refused(good.path(), {.context = 1 << 20}), ContainsSubstring("context = 1048576"));
