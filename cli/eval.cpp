@@ -1,0 +1,117 @@
+#include <sae/training/evaluate.hpp>
+
+#include "sae_argument.hpp"
+
+namespace sae::cli {
+
+namespace {
+
+struct EvalVerb : RowOptions {
+  std::string sae;
+  std::string max_norm = "none";
+};
+
+/// The source of the rows that notices a request to stop.
+struct StoppableSource : NpySource<float> {
+  using NpySource<float>::NpySource;
+  Index next(Tensor<float>& batch) {
+    check_stop();
+    return NpySource<float>::next(batch);
+  }
+};
+
+Json figures_json(const ReconstructionFigures& figures) {
+  return {{"rows", figures.rows},
+          {"l0", figures.l0},
+          {"l1", figures.l1},
+          {"mse", figures.mse},
+          {"explained_variance", figures.explained_variance},
+          {"cosine", figures.cosine},
+          {"l2_ratio", figures.l2_ratio},
+          {"dead_latents", figures.dead_latents},
+          {"dense_latents", figures.dense_latents}};
+}
+
+Json report_json(const EvaluationReport& report) {
+  Json out{{"rows", report.rows}, {"rows_dropped", report.rows_dropped}};
+  const Json figures = figures_json(report);
+  for (const auto& field : figures.items()) out[field.key()] = field.value();
+  out["median_encoder_decoder_cosine"] = report.median_encoder_decoder_cosine;
+  if (report.all_rows) out["all_rows"] = figures_json(*report.all_rows);
+  return out;
+}
+
+void print_report(const EvaluationReport& report, Index latents) {
+  std::vector<std::pair<std::string, std::string>> table;
+  const auto line = [&](const std::string& name, auto value, const char* meaning) {
+    const auto text = [&](const ReconstructionFigures& figures) {
+      const auto number = value(figures);
+      if constexpr (std::is_integral_v<decltype(number)>)
+        return std::to_string(number);
+      else
+        return rounded(number);
+    };
+    std::string shown = text(report);
+    if (report.all_rows) shown += "   (all rows: " + text(*report.all_rows) + ")";
+    table.emplace_back(name, shown + "   " + meaning);
+  };
+  using Figures = ReconstructionFigures;
+  const std::string of_latents = sae::detail::concat("of ", latents, " latents");
+  line(
+      "rows", [](const Figures& f) { return f.rows; }, report.all_rows ? "with a norm within the limit" : "");
+  line(
+      "L0", [](const Figures& f) { return f.l0; }, "active latents per row");
+  line(
+      "L1", [](const Figures& f) { return f.l1; }, "sum of the activations per row");
+  line(
+      "MSE", [](const Figures& f) { return f.mse; }, "squared error per row, summed over its numbers");
+  line(
+      "explained variance", [](const Figures& f) { return f.explained_variance; }, "1: perfect, 0: the mean row");
+  line(
+      "cosine", [](const Figures& f) { return f.cosine; }, "of row and reconstruction");
+  line(
+      "norm ratio", [](const Figures& f) { return f.l2_ratio; }, "of reconstruction and row; below 1: it shrinks");
+  line(
+      "dead latents", [](const Figures& f) { return f.dead_latents; }, (of_latents + ", never active on these rows").c_str());
+  line(
+      "dense latents", [](const Figures& f) { return f.dense_latents; }, "active on more than 10 % of the rows");
+  table.emplace_back("encoder-decoder",
+                     rounded(report.median_encoder_decoder_cosine) + "   median cosine of a latent's two directions");
+  if (report.all_rows)
+    table.emplace_back("left out",
+                       sae::detail::concat(report.rows_dropped, " rows with a norm above ", rounded(report.norm_limit)));
+  print_table(table);
+}
+
+void run_eval(const EvalVerb& options) {
+  const double max_norm = parse_max_norm(options.max_norm);
+  Threads threads(options.threads);
+  const AnySae sae = open_sae(options, options.sae);
+  NpyFolder rows = open_rows(options);
+  check_width(sae, options.sae, rows.width(), options.data);
+  const RowRange range = chosen_rows(options, rows.rows());
+  StoppableSource source(std::move(rows), {.shuffle = false, .first = range.first, .count = range.count, .epochs = 1});
+  const EvaluationReport report =
+      sae.visit([&](const auto& model) { return evaluate(model, source, {.max_norm = max_norm}, threads); });
+  if (options.json) {
+    print_json(report_json(report));
+  } else {
+    print_report(report, sae.latents());
+  }
+}
+
+}  // namespace
+
+void add_eval(CLI::App& program) {
+  const auto options = std::make_shared<EvalVerb>();
+  CLI::App& verb = add_verb(program, "eval", "How well and how sparsely a SAE rewrites rows.", options, run_eval);
+  add_sae(verb, options->sae)->required();
+  add_rows(verb, *options)->required();
+  verb.add_option("--max-norm", options->max_norm,
+                  "leave out rows with a norm above so many medians of the norm (10x), or none; the figures of all rows are "
+                  "shown beside them")
+      ->capture_default_str();
+  add_json(verb, *options);
+}
+
+}  // namespace sae::cli

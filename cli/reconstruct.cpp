@@ -1,0 +1,36 @@
+#include "sae_argument.hpp"
+
+namespace sae::cli {
+
+namespace {
+
+struct ReconstructVerb : RowOptions {
+  std::string sae;
+};
+
+void run_reconstruct(const ReconstructVerb& options) {
+  check_output(options);
+  Threads threads(options.threads);
+  const AnySae sae = open_sae(options, options.sae);
+  const FiniteNpyRows rows(open_rows(options));
+  check_width(sae, options.sae, rows.width(), options.data);
+  const RowRange range = chosen_rows(options, rows.rows());
+  NpyRowWriter out(options.out, rows.width(), Dtype::float32, {.overwrite = options.force});
+  for_each_block(options, "rows", rows, range,
+                 [&](const Batch<float>& batch, Index) { out.append(sae.reconstruct(batch, threads)); });
+  out.finish();
+  note(options, options.out, ": ", range.count, " rows of width ", rows.width());
+}
+
+}  // namespace
+
+void add_reconstruct(CLI::App& program) {
+  const auto options = std::make_shared<ReconstructVerb>();
+  CLI::App& verb =
+      add_verb(program, "reconstruct", "Rows to rows: what is left of them after the SAE.", options, run_reconstruct);
+  add_sae(verb, options->sae)->required();
+  add_rows(verb, *options)->required();
+  add_out(verb, *options, "file to write, .npy float32 [N, D]")->required();
+}
+
+}  // namespace sae::cli

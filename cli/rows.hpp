@@ -1,0 +1,46 @@
+#pragma once
+#include <sae/data/npy_source.hpp>
+#include <sae/host/collected_folder.hpp>
+
+#include <optional>
+#include <string>
+
+#include "common.hpp"
+
+namespace sae::cli {
+
+/// Rows in files: what --data, --skip-rows and --rows mean.
+struct RowOptions : Common {
+  std::string data;
+  Index skip_rows = 0;
+  Index rows = 0;  ///< 0: all
+};
+
+inline CLI::Option* add_rows(CLI::App& verb, RowOptions& options) {
+  verb.add_option("--skip-rows,--first-row", options.skip_rows, "rows left out at the start")
+      ->capture_default_str()
+      ->check(at_least(0));
+  verb.add_option("--rows", options.rows, "rows used from there on; 0: all")->capture_default_str()->check(at_least(0));
+  return verb.add_option(
+      "--data", options.data,
+      "rows [N, D]: one .npy file, a folder of them (in the order of their names), or what collect made with "
+      "one site; float32, float16, float64, or uint16, which is taken for the bits of bfloat16");
+}
+
+/// The rows of --data, mapped.
+inline NpyFolder open_rows(const RowOptions& options) { return NpyFolder(rows_path(options.data), {.bfloat16 = true}); }
+/// Rows [first, first + count) that --skip-rows and --rows choose. Errors: ValueError where the data has fewer.
+struct RowRange {
+  Index first = 0, count = 0;
+};
+inline RowRange chosen_rows(const RowOptions& options, Index all) {
+  if (options.skip_rows >= all)
+    throw_value(options.data, ": has ", all, " rows", all == 0 ? "" : ", --skip-rows leaves none of them");
+  const Index left = all - options.skip_rows;
+  if (options.rows > left)
+    throw_value(options.data, ": has ", all, " rows, --rows ", options.rows, " after --skip-rows ", options.skip_rows,
+                " are more");
+  return {options.skip_rows, options.rows > 0 ? options.rows : left};
+}
+
+}  // namespace sae::cli

@@ -1,0 +1,40 @@
+#pragma once
+#include <sae/formats/any_sae.hpp>
+
+#include <string>
+
+#include "rows.hpp"
+
+namespace sae::cli {
+
+inline CLI::Option* add_sae(CLI::App& verb, std::string& path) {
+  return verb.add_option("--sae", path, "trained SAE: a folder or a file in any layout that `sae inspect` knows");
+}
+/// Loads the SAE and says what its files warn of.
+inline AnySae open_sae(const Common& options, const std::string& path) {
+  AnySae sae = load_sae(path);
+  for (const std::string& warning : sae.warnings) note(options, "sae: warning: ", path, ": ", warning);
+  return sae;
+}
+inline void check_width(const AnySae& sae, const std::string& path, Index width, const std::string& data) {
+  if (width != sae.d_in())
+    throw_shape(data, ": rows are ", width, " wide, the SAE ", path, " reads rows of ", sae.d_in(), " numbers");
+}
+
+/// Calls use(Batch, first) for block after block of the chosen rows: each is read, checked for NaN, and forgotten.
+template <class Use>
+void for_each_block(const Common& options, const char* what, const FiniteNpyRows& rows, const RowRange& range, const Use& use) {
+  constexpr Index block = 1024;
+  Tensor<float> batch((std::min)(block, range.count), rows.width());
+  Progress progress(options, what, range.count);
+  for (Index done = 0; done < range.count;) {
+    check_stop();
+    const Index n = (std::min)(block, range.count - done);
+    rows.read_rows(range.first + done, n, batch.data());
+    use(Batch<float>(batch.data(), n, rows.width()), done);
+    progress.at(done += n);
+  }
+  check_stop();
+}
+
+}  // namespace sae::cli
