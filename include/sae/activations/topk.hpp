@@ -26,6 +26,11 @@ struct TopK {
 
   static constexpr std::string_view name = "topk";
 
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    visitor("k", k);
+    visitor("rank_by_decoder_norm", rank_by_decoder_norm);
+  }
   void check(Index latents) const {
     if (k < 1 || k > latents) throw_value("TopK: k = ", k, " is not in [1, ", latents, "] (the number of latents)");
   }

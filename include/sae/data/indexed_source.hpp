@@ -52,7 +52,8 @@ class IndexedSource {
   }
   SourceState state() const { return {{static_cast<std::uint64_t>(epoch_), static_cast<std::uint64_t>(position_)}, {}, {}}; }
   void restore(const SourceState& state) {
-    if (state.counters.size() != 2 || state.counters[1] > static_cast<std::uint64_t>(options_.count))
+    if (state.counters.size() != 2 || state.counters[0] >> 62 != 0 ||
+        state.counters[1] > static_cast<std::uint64_t>(options_.count))
       throw_value("the saved position does not belong to a source of ", options_.count, " rows");
     epoch_ = static_cast<Index>(state.counters[0]);
     position_ = static_cast<Index>(state.counters[1]);

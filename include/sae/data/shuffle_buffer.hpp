@@ -3,6 +3,8 @@
 #include <sae/data/source.hpp>
 
 #include <algorithm>
+#include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace sae::inline SAE_ABI {
@@ -41,25 +43,26 @@ class ShuffleBuffer {
 
   SourceState state() const {
     SourceState out{{random_.position(), exhausted_ ? std::uint64_t{1} : std::uint64_t{0}}, {}, {source_.state()}};
-    out.rows.resize(waiting_, width());
-    std::transform(rows_.data(), rows_.data() + waiting_ * width(), out.rows.data(),
-                   [](Scalar x) { return static_cast<float>(x); });
+    out.rows.resize(waiting_, width() * floats_each);
+    if (waiting_ > 0) std::memcpy(out.rows.data(), rows_.data(), static_cast<std::size_t>(out.rows.size()) * sizeof(float));
     return out;
   }
   void restore(const SourceState& state) {
     if (state.counters.size() != 2 || state.inner.size() != 1 || state.rows.rows() > options_.capacity ||
-        (state.rows.rows() > 0 && state.rows.cols() != width()))
+        (state.rows.rows() > 0 && state.rows.cols() != width() * floats_each))
       throw_value("the saved position does not belong to a shuffle buffer of ", options_.capacity, " rows of width ", width());
     source_.restore(state.inner.front());
     random_.seek(state.counters[0]);
     exhausted_ = state.counters[1] != 0;
     waiting_ = state.rows.rows();
     reserve();
-    std::transform(state.rows.data(), state.rows.data() + waiting_ * width(), rows_.data(),
-                   [](float x) { return static_cast<Scalar>(x); });
+    if (waiting_ > 0) std::memcpy(rows_.data(), state.rows.data(), static_cast<std::size_t>(state.rows.size()) * sizeof(float));
   }
 
  private:
+  static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>, "sae: Scalar is float or double");
+  static constexpr Index floats_each = sizeof(Scalar) / sizeof(float);  ///< a state holds the bits of the rows, whatever Scalar
+
   Index keep_rows() const { return static_cast<Index>(options_.keep * static_cast<double>(options_.capacity)); }
   void reserve() {
     if (rows_.rows() != options_.capacity) rows_.resize(options_.capacity, width());

@@ -20,6 +20,12 @@ struct Adam {
 
   static constexpr int slots = 2;  ///< tensors of state beside each parameter: m, v
 
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    visitor("beta1", beta1);
+    visitor("beta2", beta2);
+    visitor("epsilon", epsilon);
+  }
   void check() const {
     if (!(beta1 >= 0 && beta1 < 1)) throw_value("Adam: beta1 = ", beta1, " is not in [0, 1)");
     if (!(beta2 >= 0 && beta2 < 1)) throw_value("Adam: beta2 = ", beta2, " is not in [0, 1)");

@@ -33,6 +33,15 @@ struct AuxK {
   bool rank_by_decoder_norm = false;  ///< rank by z |d_i|, as TopK::rank_by_decoder_norm
 
   static constexpr std::string_view name = "aux_k";
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    visitor("coefficient", coefficient);
+    visitor("k", k);
+    visitor("raw_values", raw_values);
+    visitor("scale_by_dead", scale_by_dead);
+    visitor("normaliser", std::string_view(normaliser == AuxKNormaliser::none ? "none" : "residual_variance"));
+    visitor("rank_by_decoder_norm", rank_by_decoder_norm);
+  }
   void check(Index, Index latents) const {
     if (!(coefficient >= 0)) throw_value("AuxK: coefficient = ", coefficient, " is negative");
     if (k < 0 || k > latents)

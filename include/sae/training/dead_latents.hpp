@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace sae::inline SAE_ABI {
@@ -15,6 +16,13 @@ struct DeadLatentOptions {
   DeadUnit unit = DeadUnit::tokens;
   /// Count this batch before asking who is dead (dictionary_learning), or ask before the forward (SAELens, the default).
   bool after_counting = false;
+
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    visitor("window", window);
+    visitor("unit", std::string_view(unit == DeadUnit::steps ? "steps" : "tokens"));
+    visitor("after_counting", after_counting);
+  }
 };
 
 /// Counts for how long each latent has been silent.

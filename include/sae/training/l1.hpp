@@ -17,6 +17,11 @@ struct L1 {
   bool weighted_by_decoder_norm = true;
 
   static constexpr std::string_view name = "l1";
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    visitor("coefficient", coefficient);
+    visitor("weighted_by_decoder_norm", weighted_by_decoder_norm);
+  }
   void check(Index, Index) const {
     if (!(coefficient >= 0)) throw_value("L1: coefficient = ", coefficient, " is negative");
   }

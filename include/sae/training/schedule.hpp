@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <string_view>
 
 namespace sae::inline SAE_ABI {
 
@@ -22,6 +23,14 @@ struct Schedule {
   double final_fraction = 0.1;  ///< where the cosine ends, in [0, 1]
   Index decay = 0;              ///< Dc steps
 
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    visitor("warmup", warmup);
+    visitor("warmup_from_zero", warmup_from_zero);
+    visitor("shape", std::string_view(shape == ScheduleShape::cosine ? "cosine" : "constant"));
+    visitor("final_fraction", final_fraction);
+    visitor("decay", decay);
+  }
   void check(Index steps) const {
     if (warmup < 0 || decay < 0 || warmup + decay > steps)
       throw_value("Schedule: warmup = ", warmup, " and decay = ", decay, " steps do not fit into ", steps, " steps");

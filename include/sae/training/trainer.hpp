@@ -45,6 +45,7 @@ enum class DecoderNorm {
 };
 
 /// Every setting of a training run. Steps, tokens and rows: one token is one row.
+/// A field more is a line more in `visit_settings`, unless the result does not depend on it.
 struct TrainerConfig {
   Index tokens = 0;  ///< length of the run: either tokens >= batch
   Index steps = 0;   ///< or steps >= 1
@@ -65,6 +66,30 @@ struct TrainerConfig {
   Index report_every = 1;  ///< steps between reports to callbacks
 
   Index total_steps() const { return steps > 0 ? steps : tokens / batch; }
+  /// Calls visitor(name, value) for every setting that the result depends on: numbers, bools, texts, and structs with settings of
+  /// their own. A resumed training must have the same ones.
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    constexpr std::string_view decoders[] = {"unit", "free"};
+    constexpr std::string_view centers[] = {"none", "mean", "geometric_median", "first_batch_geometric_median"};
+    constexpr std::string_view normalisations[] = {"none", "mean_square", "sqrt_d"};
+    visitor("tokens", tokens);
+    visitor("steps", steps);
+    visitor("batch", batch);
+    visitor("learning_rate", learning_rate);
+    visitor("schedule", schedule);
+    visitor("sparsity_warmup", sparsity_warmup);
+    visitor("adam", adam);
+    visitor("clip_norm", clip_norm);
+    visitor("clip_epsilon", clip_epsilon);
+    visitor("decoder", decoders[static_cast<int>(decoder)]);
+    visitor("projection_epsilon", projection_epsilon);
+    visitor("unit_norm_epsilon", unit_norm_epsilon);
+    visitor("center", centers[static_cast<int>(center)]);
+    visitor("normalisation", normalisations[static_cast<int>(normalisation)]);
+    visitor("statistics_rows", statistics_rows);
+    visitor("dead", dead);
+  }
   void check() const {
     if (batch < 1) throw_value("Trainer: batch = ", batch, " is below 1 row");
     if ((tokens > 0) == (steps > 0)) throw_value("Trainer: give either tokens (", tokens, ") or steps (", steps, ")");
@@ -169,9 +194,12 @@ class Trainer {
       throw_shape("Trainer: the source yields rows of width ", source.width(), ", the model reads ", model_.d_in());
     if (restored_) {
       source.restore(source_state_);
+      source_state_ = {};
     } else {
       prepare(source);
     }
+    ask_source_ = [&source] { return source.state(); };
+    const Asking asking{*this};
     FitStatus status = FitStatus::finished;
     Tensor<Scalar> batch(config_.batch, model_.d_in());
     const Index steps = config_.total_steps();
@@ -236,9 +264,11 @@ class Trainer {
   }
 
   /// Everything that a resumed training needs, by name: visitor.tensor(name, Tensor&), visitor.integers(name, std::vector<int64>&),
-  /// visitor.number(name, double&), visitor.source(SourceState&). Reading and writing walk the same list.
+  /// visitor.number(name, double&), visitor.source(SourceState&). Reading and writing walk the same list. Integers are counts,
+  /// 0 or more; numbers are positive. A trainer that ran to its end has no such state: its scale was folded into the model.
   template <class Visitor>
   void visit_state(Visitor&& visitor) {
+    if (folded_) throw_value("Trainer: the run has ended and its scale was folded into the model; there is nothing to resume");
     std::vector<std::int64_t> counters{step_, tokens_};
     Parameters::visit([&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); }, model_.parameters());
     for (std::size_t s = 0; s < moments_.size(); ++s)
