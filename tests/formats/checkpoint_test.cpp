@@ -1,0 +1,624 @@
+// A training that was stopped, failed or was killed, and went on, ends with the bytes of one that never stopped.
+#include <sae/data/indexed_source.hpp>
+#include <sae/data/shuffle_buffer.hpp>
+#include <sae/formats/checkpoint.hpp>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "catch_compat.hpp"
+#include "failing_files.hpp"
+#include "temp_folder.hpp"
+
+using Catch::Matchers::ContainsSubstring;
+namespace fs = std::filesystem;
+
+namespace {
+
+using sae::Dynamic;
+using sae::Index;
+template <class Activation, class Scalar>
+using Sae = sae::SparseAutoencoder<Dynamic, Dynamic, Activation, Scalar>;
+
+constexpr Index width = 12, latents = 40;
+
+template <class Scalar>
+sae::Matrix<Scalar> some_rows(Index rows) {
+  sae::Random random(3);
+  sae::Matrix<Scalar> x(rows, width);
+  for (Index i = 0; i < rows; ++i) {
+    const double common = random.normal();
+    for (Index j = 0; j < width; ++j) x(i, j) = static_cast<Scalar>(1.5 + common * (j % 3 == 0 ? 2.0 : 0.1) + random.normal());
+  }
+  return x;
+}
+
+// One training, made afresh as another process would make it.
+template <class Activation, class Scalar, class Terms, class Source_>
+struct Run {
+  using Source = Source_;
+  Run(int thread_count, Activation activation, Terms terms, const sae::TrainerConfig& config, Source rows, Index F = latents)
+      : threads(thread_count), model(width, F, activation), trainer(model, config, terms, threads), source(std::move(rows)) {}
+  sae::Threads threads;
+  Sae<Activation, Scalar> model;
+  sae::Trainer<Sae<Activation, Scalar>, Terms> trainer;
+  Source source;
+};
+
+struct Killed {};
+
+template <class Model>
+std::string bytes_of(const Model& model) {
+  std::string out;
+  model.parameters().visit(
+      [&](std::string_view, const auto& tensor) {
+        out.append(reinterpret_cast<const char*>(tensor.data()),
+                   static_cast<std::size_t>(tensor.size()) * sizeof(*tensor.data()));
+      },
+      model.parameters());
+  return out;
+}
+
+// make(threads) gives a fresh Run; it is trained at once, and in pieces with a checkpoint between each two.
+template <class Make>
+void require_same_bytes(const Make& make, std::vector<Index> stops) {
+  const TempFolder folder;
+  const auto path = folder / "checkpoint.safetensors", late = folder / "late.safetensors";
+  const auto straight = make(1);
+  const Index steps = straight->trainer.config().total_steps();
+  const auto keep_late = [&](auto& trainer, const sae::StepReport& report) {
+    if (report.step == steps - 1) sae::save_checkpoint(trainer, late);
+  };
+  Index dead = 0;
+  const auto count_dead = [&](const sae::StepReport& report) { dead += report.dead; };
+  REQUIRE(straight->trainer.fit(straight->source, keep_late, count_dead) == sae::FitStatus::finished);
+  const std::string want = bytes_of(straight->model), want_late = sae::read_file(late);
+  if constexpr (std::is_same_v<std::decay_t<decltype(straight->trainer.objective())>, sae::Objective<sae::AuxK>>)
+    REQUIRE(dead > 0);
+
+  for (const int threads : {1, 3}) {
+    fs::remove(path);
+    fs::remove(late);
+    Index done = 0;
+    for (const Index stop : stops) {
+      const auto run = make(threads);
+      if (done > 0) sae::load_checkpoint(run->trainer, path);
+      REQUIRE(run->trainer.step() == done);
+      const auto kill = [&](auto& trainer, const sae::StepReport& report) {
+        if (report.step != stop) return;
+        sae::save_checkpoint(trainer, path);
+        throw Killed();
+      };
+      REQUIRE_THROWS_AS(run->trainer.fit(run->source, kill), Killed);
+      done = stop;
+    }
+    const auto run = make(threads);
+    sae::load_checkpoint(run->trainer, path);
+    REQUIRE(run->trainer.fit(run->source, keep_late) == sae::FitStatus::finished);
+    REQUIRE(run->trainer.step() == steps);
+    CAPTURE(threads);
+    REQUIRE(bytes_of(run->model) == want);
+    if (stops.back() < steps - 1) REQUIRE(sae::read_file(late) == want_late);
+  }
+}
+
+template <class Scalar, class Activation, class Terms>
+void require_resumes(Activation activation, Terms terms, sae::TrainerConfig config) {
+  config.steps = 24;
+  config.batch = 32;
+  const std::vector<Index> stops{1, 2, 9, 17, 22};
+  {
+    using R = Run<Activation, Scalar, Terms, sae::MatrixSource<Scalar>>;
+    const auto make = [&](int threads) {
+      typename R::Source source(some_rows<Scalar>(150), {.seed = 5});  // five epochs
+      return std::make_unique<R>(threads, activation, terms, config, std::move(source));
+    };
+    require_same_bytes(make, stops);
+  }
+  {
+    using R = Run<Activation, Scalar, Terms, sae::ShuffleBuffer<sae::MatrixSource<Scalar>, Scalar>>;
+    const auto make = [&](int threads) {
+      sae::MatrixSource<Scalar> rows(some_rows<Scalar>(150), {.shuffle = false});
+      typename R::Source source(std::move(rows), {.capacity = 100, .seed = 9});
+      return std::make_unique<R>(threads, activation, terms, config, std::move(source));
+    };
+    require_same_bytes(make, stops);
+  }
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("checkpoint: TopK with AuxK resumes to the last bit", "[formats][checkpoint]", float, double) {
+  sae::TrainerConfig config{.learning_rate = 3e-3};
+  config.dead.window = 64;
+  require_resumes<TestType>(sae::TopK{.k = 2}, sae::Objective{sae::AuxK{}}, config);
+}
+TEMPLATE_TEST_CASE("checkpoint: dead latents counted in steps after the forward resume to the last bit",
+                   "[formats][checkpoint]", float, double) {
+  sae::TrainerConfig config{.learning_rate = 3e-3, .center = sae::Center::first_batch_geometric_median};
+  config.dead = {.window = 2, .unit = sae::DeadUnit::steps, .after_counting = true};
+  require_resumes<TestType>(sae::TopK{.k = 2}, sae::Objective{sae::AuxK{.normaliser = sae::AuxKNormaliser::residual_variance}},
+                            config);
+}
+TEMPLATE_TEST_CASE("checkpoint: ReLU with clipping, warm-up and decay resumes to the last bit", "[formats][checkpoint]", float,
+                   double) {
+  sae::TrainerConfig config{.learning_rate = 1e-2,
+                            .schedule = {.warmup = 4, .shape = sae::ScheduleShape::cosine, .decay = 5},
+                            .sparsity_warmup = 12,
+                            .clip_norm = 0.5,
+                            .decoder = sae::DecoderNorm::free,
+                            .center = sae::Center::geometric_median,
+                            .normalisation = sae::Normalisation::sqrt_d};
+  require_resumes<TestType>(sae::ReLU{}, sae::Objective{sae::L1{.coefficient = 0.1}}, config);
+}
+
+namespace {
+
+using Small = Run<sae::TopK, float, sae::Objective<sae::AuxK>, sae::ShuffleBuffer<sae::MatrixSource<float>>>;
+std::unique_ptr<Small> make_small(Index steps, sae::TopK topk = {.k = 2}, sae::TrainerConfig config = {}, Index F = latents,
+                                  sae::AuxK aux = {}) {
+  config.steps = steps;
+  config.batch = 32;
+  config.dead.window = 64;
+  Small::Source source(sae::MatrixSource<float>(some_rows<float>(150)), {.capacity = 64});
+  return std::make_unique<Small>(1, topk, sae::Objective{aux}, config, std::move(source), F);
+}
+// A checkpoint after `stop` of `steps` steps.
+void stop_small(const fs::path& path, Index steps, Index stop, const sae::Settings& own = {}) {
+  const auto run = make_small(steps);
+  const auto kill = [&](auto& trainer, const sae::StepReport& report) {
+    if (report.step != stop) return;
+    sae::save_checkpoint(trainer, path, own);
+    throw Killed();
+  };
+  REQUIRE_THROWS_AS(run->trainer.fit(run->source, kill), Killed);
+}
+template <class R>
+std::string load_error(R& run, const fs::path& path, const sae::Settings& own = {}) {
+  try {
+    sae::load_checkpoint(run.trainer, path, own);
+  } catch (const sae::FileError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("checkpoint: a run that has ended is not saved, a stopped one goes on", "[formats][checkpoint]") {
+  const TempFolder folder;
+  const auto run = make_small(6);
+  run->trainer.fit(run->source);
+  CHECK_THROWS_AS(sae::save_checkpoint(run->trainer, folder / "c"), sae::ValueError);
+  CHECK(folder.names().empty());
+
+  const auto stopped = make_small(6);
+  const auto stop = [&](auto& trainer, const sae::StepReport& report) {
+    if (report.step == 3) sae::save_checkpoint(trainer, folder / "c");
+    return report.step == 3;
+  };
+  CHECK(stopped->trainer.fit(stopped->source, stop) == sae::FitStatus::stopped);
+  const auto resumed = make_small(6);
+  sae::load_checkpoint(resumed->trainer, folder / "c");
+  CHECK(resumed->trainer.step() == 3);
+  CHECK(resumed->trainer.tokens() == 96);
+  CHECK(resumed->trainer.fit(resumed->source) == sae::FitStatus::finished);
+  CHECK(bytes_of(resumed->model) == bytes_of(run->model));
+}
+
+TEST_CASE("checkpoint: a checkpoint of the last step resumes to the end", "[formats][checkpoint]") {
+  const TempFolder folder;
+  const auto run = make_small(6), resumed = make_small(6);
+  run->trainer.fit(run->source, sae::checkpoint_every(folder / "c", 6));
+  sae::load_checkpoint(resumed->trainer, folder / "c");
+  CHECK(resumed->trainer.fit(resumed->source) == sae::FitStatus::finished);
+  CHECK(bytes_of(resumed->model) == bytes_of(run->model));
+}
+
+TEST_CASE("checkpoint_every: at each multiple, or at the first report after it", "[formats][checkpoint]") {
+  const auto saves = [](Index every, Index report_every) {
+    const TempFolder folder;
+    std::vector<Index> at;
+    const auto run = make_small(20, {.k = 2}, {.report_every = report_every});
+    sae::CheckpointEvery save(folder / "c", every);
+    const auto watch = [&](const sae::StepReport& report) {
+      if (save.saved() > static_cast<Index>(at.size())) at.push_back(report.step);
+    };
+    run->trainer.fit(run->source, [&](auto& trainer, const sae::StepReport& report) {
+      save(trainer, report);
+      watch(report);
+    });
+    CHECK((at.empty() || folder.names() == std::vector<std::string>{"c"}));
+    return at;
+  };
+  CHECK(saves(5, 1) == std::vector<Index>{5, 10, 15, 20});
+  CHECK(saves(7, 1) == std::vector<Index>{7, 14});
+  CHECK(saves(1, 1).size() == 20);
+  CHECK(saves(5, 3) == std::vector<Index>{6, 12, 15, 20});
+  CHECK(saves(3, 8) == std::vector<Index>{8, 16, 20});
+  CHECK(saves(21, 1).empty());
+  CHECK_THROWS_AS(sae::checkpoint_every("c", 0), sae::ValueError);
+
+  // After a resume the count goes on from the step, not from the start of the process.
+  const TempFolder folder;
+  stop_small(folder / "c", 20, 7);
+  const auto run = make_small(20);
+  sae::load_checkpoint(run->trainer, folder / "c");
+  sae::CheckpointEvery save(folder / "c", 10);
+  run->trainer.fit(run->source, [&](auto& trainer, const sae::StepReport& report) {
+    const Index before = save.saved();
+    save(trainer, report);
+    CHECK((save.saved() > before) == (report.step == 10 || report.step == 20));
+  });
+  CHECK(save.saved() == 2);
+}
+
+namespace {
+
+// Fields of an aggregate, counted by how many things it can be made from.
+struct Anything {
+  template <class T>
+  operator T() const;
+};
+template <class T, class... Fields>
+constexpr std::size_t count_fields() {
+  if constexpr (requires { T{Fields{}..., Anything{}}; }) {
+    return count_fields<T, Fields..., Anything>();
+  } else {
+    return sizeof...(Fields);
+  }
+}
+template <class T>
+std::size_t count_settings() {
+  std::size_t count = 0;
+  T().visit_settings([&](std::string_view, const auto&) { ++count; });
+  return count;
+}
+
+}  // namespace
+
+TEST_CASE("checkpoint: no field of a config is forgotten among the settings", "[formats][checkpoint]") {
+  CHECK(count_settings<sae::TrainerConfig>() == count_fields<sae::TrainerConfig>() - 1);  // report_every changes no result
+  CHECK(count_settings<sae::Schedule>() == count_fields<sae::Schedule>());
+  CHECK(count_settings<sae::Adam>() == count_fields<sae::Adam>());
+  CHECK(count_settings<sae::DeadLatentOptions>() == count_fields<sae::DeadLatentOptions>());
+  CHECK(count_settings<sae::L1>() == count_fields<sae::L1>());
+  CHECK(count_settings<sae::AuxK>() == count_fields<sae::AuxK>());
+  CHECK(count_settings<sae::TopK>() == count_fields<sae::TopK>());
+}
+
+TEST_CASE("checkpoint: settings that differ are refused by name with both values", "[formats][checkpoint]") {
+  const TempFolder folder;
+  const auto path = folder / "c";
+  const sae::Settings own{{"data", "rows.npy"}, {"seed", "4"}};
+  stop_small(path, 12, 3, own);
+  {
+    const auto same = make_small(12);
+    CHECK(load_error(*same, path, own).empty());
+    CHECK(load_error(*same, path, {{"data", "other.npy"}, {"seed", "4"}}) ==
+          path.string() + ": was made with data = rows.npy, which is other.npy now");
+    CHECK_THAT(load_error(*same, path), ContainsSubstring("was made with data = rows.npy, which is no setting now"));
+    CHECK_THAT(load_error(*same, path, {{"data", "rows.npy"}, {"seed", "4"}, {"new", "1"}}),
+               ContainsSubstring("was made without the setting new, which is 1 now"));
+  }
+  const auto refused = [&](const std::unique_ptr<Small>& run, const std::string& says) {
+    const std::string before = bytes_of(run->model);
+    CHECK(load_error(*run, path, own) == path.string() + ": " + says);
+    CHECK(bytes_of(run->model) == before);
+    CHECK(run->trainer.step() == 0);
+    run->trainer.fit(run->source);  // as if nothing had been
+    CHECK(run->trainer.step() == run->trainer.config().total_steps());
+  };
+  refused(make_small(13), "was made with trainer.steps = 12, which is 13 now");
+  refused(make_small(12, {.k = 3}), "was made with activation.k = 2, which is 3 now");
+  refused(make_small(12, {.k = 2}, {.learning_rate = 0.1}), "was made with trainer.learning_rate = 0.001, which is 0.1 now");
+  refused(make_small(12, {.k = 2}, {.schedule = {.decay = 1}}), "was made with trainer.schedule.decay = 0, which is 1 now");
+  refused(make_small(12, {.k = 2}, {.adam = {.beta2 = 0.5}}), "was made with trainer.adam.beta2 = 0.999, which is 0.5 now");
+  refused(make_small(12, {.k = 2}, {.decoder = sae::DecoderNorm::free}),
+          "was made with trainer.decoder = unit, which is free now");
+  refused(make_small(12, {.k = 2}, {.center = sae::Center::none}), "was made with trainer.center = mean, which is none now");
+  refused(make_small(12, {.k = 2}, {}, latents + 1), "was made with model.latents = 40, which is 41 now");
+  refused(make_small(12, {.k = 2}, {}, latents, {.k = 7}), "was made with term1.k = 0, which is 7 now");
+  {
+    const auto reports = make_small(12, {.k = 2}, {.report_every = 4});
+    CHECK(load_error(*reports, path, own).empty());
+  }
+  sae::Threads one(1);
+  Sae<sae::TopK, double> wide(width, latents, {.k = 2});
+  sae::Trainer trainer(wide, {.steps = 12, .batch = 32}, one);
+  CHECK_THROWS_WITH(sae::load_checkpoint(trainer, path, own),
+                    ContainsSubstring("was made with model.scalar = float32, which is float64 now"));
+  Sae<sae::ReLU, float> relu(width, latents);
+  sae::Trainer relu_trainer(relu, {.steps = 12, .batch = 32}, one);
+  CHECK_THROWS_WITH(sae::load_checkpoint(relu_trainer, path, own),
+                    ContainsSubstring("was made with activation = topk, which is relu now"));
+}
+
+TEST_CASE("checkpoint: torn and hostile files are refused in one sentence, and nothing changes", "[formats][checkpoint]") {
+  const TempFolder folder;
+  const auto path = folder / "c";
+  stop_small(path, 12, 3);
+  const std::string good = sae::read_file(path);
+  const auto run = make_small(12);
+  const std::string before = bytes_of(run->model);
+  const auto refuses = [&](const std::string& bytes) {
+    sae::atomic_write_text(path, bytes, {.overwrite = true});
+    const std::string error = load_error(*run, path);
+    CHECK(error.starts_with(path.string() + ": "));
+    CHECK(error.find('\n') == std::string::npos);
+    REQUIRE(bytes_of(run->model) == before);
+    REQUIRE(run->trainer.step() == 0);
+    return error;
+  };
+  for (std::size_t length = 0; length < good.size(); length += 97) refuses(good.substr(0, length));
+  refuses(good + "x");
+  CHECK_THAT(refuses("not a checkpoint at all"), ContainsSubstring("is not a safetensors file"));
+
+  // The same file with one thing changed. Numbers stay where they are, so that only what is meant is wrong.
+  const auto swapped = [&](const std::string& from, const std::string& to) {
+    std::string bytes = good;
+    const auto at = bytes.find(from);
+    REQUIRE(at != std::string::npos);
+    REQUIRE(from.size() == to.size());
+    return bytes.replace(at, from.size(), to);
+  };
+  CHECK_THAT(refuses(swapped("sae checkpoint", "sae checkpoinT")), ContainsSubstring("is not a checkpoint"));
+  CHECK_THAT(refuses(swapped("\"version\":\"1\"", "\"version\":\"2\"")),
+             ContainsSubstring("is a checkpoint of version 2, version 1 is read"));
+  CHECK_THAT(refuses(swapped("\"moment1.b_enc\"", "\"moment7.b_enc\"")), ContainsSubstring("has no tensor moment1.b_enc"));
+  CHECK_THAT(refuses(swapped("\"shape\":[40,12]", "\"shape\":[12,40]")),
+             ContainsSubstring("tensor W_enc has shape [12, 40], this trainer's is [40, 12]"));
+  CHECK_THAT(refuses(swapped("\"source.0.counters\":{\"dtype\":\"U64\"", "\"source.0.counters\":{\"dtype\":\"I64\"")),
+             ContainsSubstring("tensor source.0.counters holds int64, this trainer's holds uint64"));
+  CHECK_THAT(refuses(swapped("\"W_enc\":{\"dtype\":\"F32\"", "\"W_enc\":{\"dtype\":\"I32\"")),
+             ContainsSubstring("tensor W_enc holds int32, this trainer's holds float32"));
+  CHECK_THAT(refuses(swapped("\"source.0.rows\"", "\"source.9.rows\"")), ContainsSubstring("has no tensor source.0.rows"));
+  CHECK_THAT(refuses(swapped("\"source.0.counters\"", "\"source.9.counters\"")),
+             ContainsSubstring("is none of this trainer's"));
+
+  // Numbers of the right kind that no training can have.
+  const auto with = [&](const std::string& name, std::size_t at, const auto& value) {
+    std::string bytes = good;
+    const auto header = sae::parse_safetensors(std::as_bytes(std::span(good)), "c");
+    const auto& tensor = header.tensors.at(name);
+    std::memcpy(bytes.data() + header.offset + static_cast<std::size_t>(tensor.begin) + at * sizeof value, &value,
+                sizeof value);
+    return bytes;
+  };
+  CHECK_THAT(refuses(with("counters", 0, std::int64_t{13})),
+             ContainsSubstring("its step 13 is beyond the 12 steps of the run"));
+  CHECK_THAT(refuses(with("counters", 0, std::int64_t{-1})), ContainsSubstring("counters holds -1"));
+  CHECK_THAT(refuses(with("counters", 1, std::int64_t{1} << 62 | 1)), ContainsSubstring("is no count"));
+  CHECK_THAT(refuses(with("silent", 39, std::int64_t{-5})), ContainsSubstring("silent holds -5"));
+  for (const double scale : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()})
+    CHECK_THAT(refuses(with("scale", 0, scale)), ContainsSubstring("scale = "));
+
+  // A place that the source does not have is the source's to refuse.
+  for (const std::size_t counter : {0u, 1u}) {
+    sae::atomic_write_text(path, with("source.0.counters", counter, ~std::uint64_t{0}), {.overwrite = true});
+    const auto lost = make_small(12);
+    sae::load_checkpoint(lost->trainer, path);
+    CHECK_THROWS_AS(lost->trainer.fit(lost->source), sae::ValueError);
+  }
+  {  // sources in sources without end
+    sae::SafetensorsWriter deep;
+    const sae::SafetensorsFile file(path);
+    std::map<std::string, sae::Buffer<float>> floats;
+    const std::vector<std::uint64_t> two(2);
+    const std::vector<std::int64_t> counters(2), silent(40);
+    const std::vector<double> scale{1.0};
+    for (const auto& [key, value] : file.metadata()) deep.metadata[key] = value;
+    for (const auto& [name, info] : file.tensors())
+      if (info.dtype == sae::Dtype::float32 && !name.starts_with("source"))
+        deep.add(name, info.shape, std::span<const float>(floats[name] = file.values<float>(name)));
+    deep.add("silent", {40}, silent);
+    deep.add("counters", {2}, counters);
+    deep.add("scale", {1}, scale);
+    std::string name = "source";
+    for (int i = 0; i < 2000; ++i) {
+      deep.add(name + ".counters", {2}, two);
+      deep.add(name + ".rows", {0, 0}, std::span<const float>());
+      name += ".0";
+    }
+    deep.save(folder / "deep");
+    CHECK_THAT(refuses(sae::read_file(folder / "deep")), ContainsSubstring("nested deeper than 16 levels"));
+  }
+  fs::remove(path);
+  CHECK_THAT(load_error(*run, path), ContainsSubstring(path.string()));
+  fs::create_directory(path);
+  CHECK_THAT(load_error(*run, path), ContainsSubstring(path.string()));
+  fs::remove(path);
+
+  sae::atomic_write_text(path, good, {.overwrite = true});  // the trainer that saw all this is as good as new
+  CHECK(load_error(*run, path).empty());
+  CHECK(run->trainer.step() == 3);
+}
+
+TEST_CASE("checkpoint: any failing system call leaves the old checkpoint or the new one, whole", "[formats][checkpoint]") {
+  const TempFolder clean;
+  stop_small(clean / "old", 12, 3);
+  stop_small(clean / "new", 12, 5);
+  const std::string old_bytes = sae::read_file(clean / "old"), new_bytes = sae::read_file(clean / "new");
+  REQUIRE(old_bytes != new_bytes);
+  int reached = 0;
+  for (const auto call :
+       {FailingFiles::Call::open, FailingFiles::Call::write, FailingFiles::Call::sync, FailingFiles::Call::rename})
+    for (int nth = 1;; ++nth) {
+      const TempFolder folder;
+      const auto path = folder / "c";
+      stop_small(path, 12, 3);
+      const auto run = make_small(12);
+      sae::load_checkpoint(run->trainer, path);
+      bool happened = false, failed = false;
+      {
+        FailingFiles disk({.call = call, .nth = nth, .error = ENOSPC, .short_writes = nth % 2 == 0});
+        try {
+          run->trainer.fit(run->source, [&](auto& trainer, const sae::StepReport& report) {
+            if (report.step == 5) sae::save_checkpoint(trainer, path);
+            if (report.step == 6) throw Killed();
+          });
+        } catch (const sae::FileError&) {
+          failed = true;
+        } catch (const Killed&) {}
+        happened = disk.happened();
+      }
+      CAPTURE(static_cast<int>(call), nth);
+      REQUIRE(folder.names() == std::vector<std::string>{"c"});
+      const std::string there = sae::read_file(path);
+      if (!happened) {
+        REQUIRE_FALSE(failed);
+        REQUIRE(there == new_bytes);
+        break;
+      }
+      ++reached;
+      REQUIRE((failed || there == new_bytes));  // a folder that cannot be opened for its sync may count as done
+      REQUIRE((there == old_bytes || there == new_bytes));
+      if (call == FailingFiles::Call::write || call == FailingFiles::Call::rename) REQUIRE(there == old_bytes);
+      if (nth > 40) break;  // short writes are thousands
+    }
+  CHECK(reached > 6);
+}
+
+TEST_CASE("checkpoint: a failing first one leaves nothing", "[formats][checkpoint]") {
+  for (const auto call : {FailingFiles::Call::write, FailingFiles::Call::sync, FailingFiles::Call::rename}) {
+    const TempFolder folder;
+    const auto run = make_small(4);
+    FailingFiles disk({.call = call, .error = ENOSPC});
+    CHECK_THROWS_AS(run->trainer.fit(run->source, sae::checkpoint_every(folder / "c", 2)), sae::FileError);
+    CHECK(disk.happened());
+    CHECK(folder.names().empty());
+  }
+}
+
+namespace {
+
+// A process that is killed inside the n-th write, sync or rename: half of a write is on the disk, a rename is done or not.
+struct SelfKill {
+  static inline int left = 0;
+  static inline sae::detail::FileSystem real{};
+  static bool now() { return left > 0 && --left == 0; }
+  static void arm(int nth) {
+    left = nth;
+    real = sae::detail::file_system();
+    auto& calls = sae::detail::file_system();
+    calls.write = [](int d, const void* from, std::size_t n) -> std::ptrdiff_t {
+      if (!now()) return real.write(d, from, n);
+      (void)real.write(d, from, n / 2);
+      ::raise(SIGKILL);
+      return -1;
+    };
+    calls.sync = [](int d) {
+      if (now()) ::raise(SIGKILL);
+      return real.sync(d);
+    };
+    calls.rename = [](const char* from, const char* to) {
+      if (now()) ::raise(SIGKILL);
+      return real.rename(from, to);
+    };
+  }
+};
+
+constexpr Index kill_steps = 60;
+
+std::string environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+}  // namespace
+
+// Not a test of its own: the process that the next test starts, kills and starts again.
+TEST_CASE("checkpoint: process to be killed", "[.][checkpoint-victim]") {
+  const fs::path folder = environment("SAE_TEST_VICTIM_FOLDER");
+  if (folder.empty()) {
+    SUCCEED("nobody asked");
+    return;
+  }
+  if (const std::string nth = environment("SAE_TEST_VICTIM_CALL"); !nth.empty()) SelfKill::arm(std::stoi(nth));
+  const auto run = make_small(kill_steps);
+  if (fs::exists(folder / "c")) sae::load_checkpoint(run->trainer, folder / "c");
+  const auto slowly = [](const sae::StepReport&) { std::this_thread::sleep_for(std::chrono::milliseconds(2)); };
+  run->trainer.fit(run->source, sae::checkpoint_every(folder / "c", 2), slowly);
+  sae::atomic_write_text(folder / "result", bytes_of(run->model), {.overwrite = true});
+  SUCCEED("done");
+}
+
+TEST_CASE("checkpoint: killed at ten moments, some inside a write, a training ends with the same bytes",
+          "[formats][checkpoint]") {
+  std::error_code error;
+  const fs::path self = fs::read_symlink("/proc/self/exe", error);
+  if (error) SAE_SKIP_TEST("needs /proc/self/exe");
+  const TempFolder folder;
+  const auto whole = make_small(kill_steps);
+  sae::CheckpointEvery counted(folder / "count", 2);
+  whole->trainer.fit(whole->source, [&](auto& trainer, const sae::StepReport& report) { counted(trainer, report); });
+  REQUIRE(counted.saved() >= 20);
+  fs::remove(folder / "count");
+  const std::string want = bytes_of(whole->model);
+
+  // Starts the victim; waits for `milliseconds` after its first checkpoint was seen, then kills it (0: it does so itself).
+  const auto start = [&](int call, int milliseconds) {
+    ::setenv("SAE_TEST_VICTIM_FOLDER", folder.path().c_str(), 1);
+    ::setenv("SAE_TEST_VICTIM_CALL", call > 0 ? std::to_string(call).c_str() : "", 1);
+    std::string program = self.string(), filter = "[checkpoint-victim]";
+    char* arguments[] = {program.data(), filter.data(), nullptr};
+    posix_spawn_file_actions_t quiet;
+    ::posix_spawn_file_actions_init(&quiet);
+    ::posix_spawn_file_actions_addopen(&quiet, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    pid_t victim = 0;
+    REQUIRE(::posix_spawn(&victim, program.c_str(), &quiet, nullptr, arguments, environ) == 0);
+    ::posix_spawn_file_actions_destroy(&quiet);
+    if (milliseconds > 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+      ::kill(victim, SIGKILL);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(victim, &status, 0) == victim);
+    ::unsetenv("SAE_TEST_VICTIM_FOLDER");
+    ::unsetenv("SAE_TEST_VICTIM_CALL");
+    return status;
+  };
+
+  sae::Random random(11);
+  Index furthest = 0;
+  int killed = 0, inside = 0;
+  for (int round = 0; round < 10; ++round) {
+    const bool by_itself = round % 2 == 0;
+    // Four calls a checkpoint: write, sync, rename, sync of the folder. The first round dies in the middle of a write.
+    const int call = by_itself ? (round == 0 ? 5 : 1 + static_cast<int>(random.below(24))) : 0;
+    const int status = start(call, by_itself ? 0 : 20 + static_cast<int>(random.below(120)));
+    CAPTURE(round, call);
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) {
+      ++killed;
+      inside += by_itself ? 1 : 0;
+    } else {
+      REQUIRE(WIFEXITED(status));
+      REQUIRE(WEXITSTATUS(status) == 0);  // it was faster than the kill: the end was reached
+    }
+    for (const std::string& name : folder.names()) REQUIRE((name == "c" || name == "c.partial" || name == "result"));
+    if (fs::exists(folder / "c")) {  // whole, and never older than before
+      const auto reader = make_small(kill_steps);
+      REQUIRE_NOTHROW(sae::load_checkpoint(reader->trainer, folder / "c"));
+      REQUIRE(reader->trainer.step() >= furthest);
+      REQUIRE(reader->trainer.step() % 2 == 0);
+      furthest = reader->trainer.step();
+    }
+  }
+  CHECK(killed >= 5);
+  CHECK(inside >= 3);
+  CHECK(furthest > 0);
+  const int status = start(0, 0);
+  REQUIRE(WIFEXITED(status));
+  REQUIRE(WEXITSTATUS(status) == 0);
+  CHECK(folder.names() == std::vector<std::string>{"c", "result"});
+  CHECK(sae::read_file(folder / "result") == want);
+}
