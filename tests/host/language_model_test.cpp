@@ -45,7 +45,7 @@ TEST_CASE("what no host can run is refused with its numbers", "[host][language_m
 namespace {
 /// A host of somebody's own: the residual of its one layer is a table of rows, the logits are its product with the same table.
 struct TableModel {
-  static constexpr bool continues = false;
+  [[maybe_unused]] static constexpr bool continues = false;
   Matrix<float> table = Matrix<float>::Random(5, 4), logits;
 
   ModelShape shape() const { return {4, 1, 5, 100}; }
