@@ -22,6 +22,11 @@ void run_step(const Model& model, const Batch<Scalar, D>& x, const Objective& ob
   const auto& activation = model.activation();
   const Index rows = x.rows(), width = parameters.width(), latents = parameters.latents();
   if (rows == 0) throw_value("a batch without rows has no loss");
+  const auto check_dead = [&] {
+    if (!step.dead.empty() && static_cast<Index>(step.dead.size()) != latents)
+      throw_shape("the dead latents are told for ", step.dead.size(), " latents, the model has ", latents);
+  };
+  check_dead();
   step.encoder = &parameters.W_enc;
   step.encoder_bias = &parameters.b_enc;
   step.decoder = &parameters.W_dec;
@@ -50,6 +55,7 @@ void run_step(const Model& model, const Batch<Scalar, D>& x, const Objective& ob
     select(activation, parameters, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
   }
   between(step);
+  check_dead();
 
   auto& main = step.main;
   auto& band = step.band;

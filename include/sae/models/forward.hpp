@@ -64,7 +64,7 @@ void add_decoded(const Codes<Scalar>& codes, const Tensor<Scalar>& w, Tensor<Sca
       }
       return;
     }
-    auto loan = scratch.borrow(rows * tile_latents + rows);
+    auto loan = scratch.borrow(rows * tile_latents);
     Scalar* const tile = loan.data();
     std::vector<Index> next(static_cast<std::size_t>(rows));
     for (Index r = 0; r < rows; ++r) next[static_cast<std::size_t>(r)] = codes.begin(begin + r);

@@ -55,10 +55,12 @@ class SparseAutoencoder {
       throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not positive");
     if ((D != Dynamic && d_in != D) || (F != Dynamic && latents != F))
       throw_shape("SparseAutoencoder: sizes [", d_in, " -> ", latents, "] differ from the fixed ones [", D, " -> ", F, "]");
-    if (latents > (Index{1} << 30)) throw_value("SparseAutoencoder: latents = ", latents, " is above 2^30");
+    if (d_in > (Index{1} << 30) || latents > (Index{1} << 30))
+      throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not both at most 2^30");
     activation_.check(latents);
     parameters_.resize(d_in, latents);
     options.initialization(parameters_);
+    parameters_.activation.initialize(activation_);
   }
 
   Index d_in() const { return parameters_.width(); }
@@ -174,7 +176,8 @@ class SparseAutoencoder {
   /// theirs: b_enc, b_dec, thresholds and codes are divided by `scale`, weights stay (exact for positively homogeneous
   /// activations, f(c z) = c f(z)).
   void fold_input_scale(double scale) {
-    if (!(scale > 0)) throw_value("fold_input_scale: scale = ", scale, " is not positive");
+    if (!(scale > 0 && std::isfinite(scale)))
+      throw_value("fold_input_scale: scale = ", scale, " is not a positive finite number");
     const auto factor = static_cast<Scalar>(1 / scale);
     kernels::scale(parameters_.b_enc.data(), factor, latents());
     kernels::scale(parameters_.b_dec.data(), factor, d_in());
@@ -204,12 +207,14 @@ class SparseAutoencoder {
       kernels::scale(parameters_.W_dec.row(i), Scalar(1) / norm, d_in());
       kernels::scale(parameters_.W_enc.row(i), norm, d_in());
       parameters_.b_enc[i] *= norm;
+      parameters_.activation.rescale_latent(i, norm);
     }
   }
 
  private:
   template <class Terms>
   LossValues evaluate(const Rows& x, const Terms& objective, Workspace<Terms>& workspace, Threads& threads) const {
+    objective.check(d_in(), latents());
     workspace.step.wants_gradient = false;
     detail::run_step(*this, x, objective, workspace, threads, [](auto&) {});
     return workspace.step.loss;

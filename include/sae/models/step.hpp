@@ -119,7 +119,7 @@ struct Step {
 
   // Backward: filled by the reconstruction loss and the terms.
   Tensor<Scalar> cotangent;                          ///< dL/dx' [B x D]
-  Buffer<Scalar> dgate;                              ///< dL/dH [B], or empty
+  Buffer<Scalar> dgate;                              ///< dL/dH [B], or empty, see Backward
   Buffer<Scalar> decoder_norm_gradient;              ///< dL/d|W_dec[i]| [F], or empty
   std::vector<std::unique_ptr<Path<Scalar>>> extra;  ///< paths of terms; the first `extra_used` count
   std::size_t extra_used = 0;
@@ -139,6 +139,11 @@ struct Step {
     Path<Scalar>& path = *extra[extra_used++];
     path.cotangent = nullptr;
     return path;
+  }
+  /// dL/dH [B], zero before the first term writes it.
+  std::span<Scalar> gate_gradient() {
+    if (dgate.empty()) dgate.assign(static_cast<std::size_t>(rows()), Scalar(0));
+    return dgate;
   }
   /// dL/d|W_dec[i]| [F], zero before the first term writes it.
   std::span<Scalar> norm_gradient() {
