@@ -11,6 +11,7 @@
 #include <sae/data/indexed_source.hpp>
 #include <sae/data/shuffle_buffer.hpp>
 #include <sae/data/source.hpp>
+#include <sae/data/synthetic.hpp>
 #include <sae/metrics/dictionary.hpp>
 #include <sae/metrics/loss_recovered.hpp>
 #include <sae/metrics/reconstruction.hpp>
