@@ -1,7 +1,9 @@
 #include <sae/files/output.hpp>
 
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <string>
 #include <vector>
@@ -135,6 +137,34 @@ TEST_CASE("OutputFile: two writers of one name, a leftover of a killed one", "[f
   CHECK(folder.names() == Names{"a", "b"});
 }
 
+TEST_CASE("OutputFile: killed at any moment, the file is an earlier or a later one, never a torn one", "[files][output]") {
+  const TempFolder folder;
+  const std::string texts[] = {std::string(300000, 'a'), std::string(700000, 'b')};
+  sae::atomic_write_text(folder / "f", texts[0]);
+  for (int round = 0; round < 12; ++round) {
+    int started[2];
+    REQUIRE(::pipe(started) == 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+      for (std::size_t i = 0;; ++i) {
+        sae::atomic_write_text(folder / "f", texts[i % 2], {.overwrite = true});
+        if (i == 0 && ::write(started[1], "x", 1) != 1) ::_exit(1);
+      }
+    }
+    char x = 0;
+    CHECK(::read(started[0], &x, 1) == 1);
+    ::usleep(static_cast<unsigned>(731 * round));
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    ::close(started[0]);
+    ::close(started[1]);
+    const std::string found = sae::read_file(folder / "f");
+    CHECK((found == texts[0] || found == texts[1]));
+  }
+  sae::atomic_write_text(folder / "f", "after", {.overwrite = true});
+  CHECK(folder.names() == Names{"f"});
+}
+
 TEST_CASE("OutputFile: whatever call fails, there is no file and no leftover", "[files][output]") {
   const TempFolder folder;
   const std::string text = pattern(700001);
@@ -154,7 +184,7 @@ TEST_CASE("OutputFile: whatever call fails, there is no file and no leftover", "
       {FailingFiles::Call::rename, EACCES, "Permission denied"},
   }));
   int failures = 0;
-  for (int nth = 1;; ++nth, ++failures) {
+  for (int nth = 1; nth < 60; ++nth, ++failures) {
     const FailingFiles disk({.call = call, .nth = nth, .error = error});
     if (call == FailingFiles::Call::open && nth == 2) break;  // opening the folder to sync it: not needed for wholeness
     try {
@@ -168,6 +198,7 @@ TEST_CASE("OutputFile: whatever call fails, there is no file and no leftover", "
     CHECK_FALSE(disk.happened());
     break;
   }
+  REQUIRE(failures < 59);
   CHECK(failures >= (call == FailingFiles::Call::write || call == FailingFiles::Call::sync ? 2 : 1));
   std::filesystem::remove(folder / "a");
 
