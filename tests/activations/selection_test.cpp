@@ -182,6 +182,22 @@ TEST_CASE("a rank over the whole batch: selection and gradients", "[activations]
     }
 }
 
+TEST_CASE("a rank over the whole batch: ranked by the decoder norm it can be folded, ranked by z it is refused",
+          "[activations][seam]") {
+  Model<TestBatchTopK> by_norm(width, latents, {.k = 5, .rank_by_decoder_norm = true}), plain(width, latents, {.k = 5});
+  randomise(by_norm, 8);
+  plain.parameters() = by_norm.parameters();
+  by_norm.W_dec().row(4).setZero();
+  by_norm.parameters().b_enc[4] = 9;
+  const Dense x = random_rows(90, width, 2), reconstruction = by_norm.reconstruct(x);
+  const Mask active = mask_of(by_norm.encode(x));
+  CHECK(active != mask_of(plain.encode(x)));
+  by_norm.fold_decoder_norms();
+  CHECK(mask_of(by_norm.encode(x)) == active);
+  CHECK(largest_difference(by_norm.reconstruct(x), reconstruction) <= 1e-13);
+  CHECK_THROWS_AS(plain.fold_decoder_norms(), sae::ValueError);
+}
+
 TEST_CASE("a rank over the whole batch: ties by row, then latent", "[activations][seam]") {
   Model<TestBatchTopK> model(2, 5, {.k = 2});
   model.parameters().W_enc.set_zero();
