@@ -77,18 +77,18 @@ void run_step(const Model& model, const Batch<Scalar, D>& x, const Objective& ob
     for (Index b = 0; b < rows; ++b) std::copy_n(parameters.b_dec.data(), width, step.residual.row(b));
     add_decoded(main.entries.codes, parameters.W_dec, step.residual, step.scratch, threads);
     const Scalar factor = Scalar(2) / static_cast<Scalar>(rows);
-    Buffer<double> row_loss(static_cast<std::size_t>(rows));
+    step.row_loss.resize(static_cast<std::size_t>(rows));
     threads.for_blocks(rows, 64, [&](Index begin, Index end, Index) {
       for (Index b = begin; b < end; ++b) {
         Scalar* const residual = step.residual.row(b);
         const Scalar* const target = x.row(b);
         for (Index j = 0; j < width; ++j) residual[j] -= target[j];
         for (Index j = 0; j < width; ++j) step.cotangent.row(b)[j] = factor * residual[j];
-        row_loss[static_cast<std::size_t>(b)] = static_cast<double>(kernels::squared_norm(residual, width));
+        step.row_loss[static_cast<std::size_t>(b)] = static_cast<double>(kernels::squared_norm(residual, width));
       }
     });
     double sum = 0;
-    for (const double loss : row_loss) sum += loss;
+    for (const double loss : step.row_loss) sum += loss;
     step.loss.total = step.loss.reconstruction = sum / static_cast<double>(rows);
     for_each_term(objective, workspace.selections, [&](const auto& term, auto& selection) {
       const double value = term.apply(step, selection, threads);

@@ -108,7 +108,8 @@ class SparseAutoencoder {
   /// Scratch of `encode_into`, reused from call to call.
   template <class Terms = Objective<>>
   using Workspace = sae::Workspace<Activation, Scalar, Terms>;
-  /// Codes f without allocating once the workspace has grown; the reference is valid until its next use.
+  /// Codes f, in memory of the workspace: nothing is allocated once it has grown, but for what Eigen packs inside a large product.
+  /// The reference is valid until its next use.
   const Codes<Scalar>& encode_into(const Rows& x, Workspace<>& workspace, Threads& threads = Threads::shared()) const {
     auto& step = workspace.step;
     detail::load_input(parameters_, subtract_decoder_bias_, x, step, threads);

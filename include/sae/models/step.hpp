@@ -95,7 +95,7 @@ struct LossValues {
 };
 
 /// Everything that one batch leaves behind on its way through a model: what the terms of the loss read and write, and what the
-/// gradient of each latent is made of. Reused from step to step, so that nothing is allocated after the first ones.
+/// gradient of each latent is made of. Reused from step to step, so that its arrays are allocated in the first ones only.
 /// Nothing here has the size B x F.
 template <class Activation, class Scalar_>
 struct Step {
@@ -115,6 +115,7 @@ struct Step {
   Path<Scalar> main;             ///< the codes
   Path<Scalar> band;             ///< the band, see Backward
   Tensor<Scalar> residual;       ///< x' - target [B x D]
+  Buffer<double> row_loss;       ///< |x'_b - target_b|^2 [B]
   LossValues loss;
 
   // Backward: filled by the reconstruction loss and the terms.

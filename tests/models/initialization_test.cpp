@@ -1,0 +1,36 @@
+#include <sae/activations/relu.hpp>
+#include <sae/models/sparse_autoencoder.hpp>
+
+#include <cmath>
+
+#include "catch_compat.hpp"
+
+using sae::Index;
+
+TEST_CASE("the tied start: random directions of one norm, encoder = decoder, no biases", "[models][initialization]") {
+  using Model = sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::ReLU, double>;
+  const Model model(24, 500, {}, {.initialization = {.decoder_norm = 0.1, .seed = 3}});
+  CHECK(model.W_enc() == model.W_dec());
+  CHECK(model.b_enc().isZero(0));
+  CHECK(model.b_dec().isZero(0));
+  for (Index i = 0; i < 500; ++i) REQUIRE(std::abs(model.W_dec().row(i).norm() - 0.1) <= 1e-15);
+  // The directions are spread over the sphere: mean near 0, covariance near 0.01 / D on the diagonal.
+  const sae::RowVector<double> mean = model.W_dec().colwise().mean();
+  CHECK(mean.cwiseAbs().maxCoeff() < 5 * 0.1 / std::sqrt(24.0 * 500));
+  const sae::Matrix<double> covariance = model.W_dec().transpose() * model.W_dec() / 500.0;
+  for (Index i = 0; i < 24; ++i)
+    for (Index j = 0; j < 24; ++j)
+      REQUIRE(std::abs(covariance(i, j) - (i == j ? 0.01 / 24 : 0.0)) < 6 * 0.01 / 24 / std::sqrt(500.0));
+}
+
+TEST_CASE("the start is fixed by its seed, and is the same in float and double", "[models][initialization]") {
+  const sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::ReLU> model(8, 30), same(8, 30),
+      other(8, 30, {}, {.initialization = {.seed = 1}});
+  CHECK(model.W_dec() == same.W_dec());
+  CHECK_FALSE(model.W_dec() == other.W_dec());
+  const sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::ReLU, double> precise(8, 30);
+  CHECK((precise.W_dec() - model.W_dec().cast<double>()).cwiseAbs().maxCoeff() < 1e-6);
+  // A row does not depend on how many follow.
+  const sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::ReLU> longer(8, 60);
+  CHECK(longer.W_dec().topRows(30) == model.W_dec());
+}
