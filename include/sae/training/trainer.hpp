@@ -99,6 +99,9 @@ struct TrainerConfig {
     adam.check();
     if (sparsity_warmup < 0) throw_value("Trainer: sparsity_warmup = ", sparsity_warmup, " is negative");
     if (!(clip_norm >= 0)) throw_value("Trainer: clip_norm = ", clip_norm, " is negative");
+    if (!(clip_epsilon >= 0)) throw_value("Trainer: clip_epsilon = ", clip_epsilon, " is negative");
+    if (!(projection_epsilon >= 0)) throw_value("Trainer: projection_epsilon = ", projection_epsilon, " is negative");
+    if (!(unit_norm_epsilon >= 0)) throw_value("Trainer: unit_norm_epsilon = ", unit_norm_epsilon, " is negative");
     if (statistics_rows < 1) throw_value("Trainer: statistics_rows = ", statistics_rows, " is below 1");
     if (dead.window < 0) throw_value("Trainer: dead.window = ", dead.window, " is negative");
     if (report_every < 1) throw_value("Trainer: report_every = ", report_every, " is below 1");
@@ -186,6 +189,8 @@ class Trainer {
   /// A callback is any callable taking `(const StepReport&)` or `(Trainer&, const StepReport&)`, every `report_every` steps and
   /// at the last one; returning void, or bool: true asks to stop.
   /// \throws ValueError  a row holds a number that is not finite; the source has another width than the model.
+  /// After an exception (this one, the source's, a callback's) the model still reads rows multiplied by `scale()`; the steps done
+  /// stand, and `fit` may be called again to go on with the rows that the source then gives.
   template <class Source, class... Callbacks>
     requires(RowSource<Source, Scalar>)
   FitStatus fit(Source& source, Callbacks&&... callbacks) {
@@ -195,9 +200,11 @@ class Trainer {
     if (restored_) {
       source.restore(source_state_);
       source_state_ = {};
-    } else {
+    } else if (!prepared_) {
       prepare(source);
     }
+    restored_ = false;
+    prepared_ = true;
     ask_source_ = [&source] { return source.state(); };
     const Asking asking{*this};
     FitStatus status = FitStatus::finished;
@@ -306,7 +313,7 @@ class Trainer {
       Tensor<Scalar> piece(keep ? wanted : std::min<Index>(wanted, 512), model_.d_in());
       while (statistics.rows() < wanted) {
         const Index got = std::min(source.next(piece), wanted - statistics.rows());
-        check_finite(Batch<Scalar>(piece.data(), got, piece.cols()));
+        check_finite(Batch<Scalar>(piece.data(), got, piece.cols()), statistics.rows());
         for (Index b = 0; b < got; ++b) statistics.add(piece.row(b), piece.cols());
         if (got == 0 || keep) break;
       }
@@ -332,18 +339,19 @@ class Trainer {
   void load(const Batch<Scalar>& rows) {
     if (rows.cols() != model_.d_in())
       throw_shape("Trainer: rows have ", rows.cols(), " columns, the model reads ", model_.d_in());
-    check_finite(rows);
+    check_finite(rows, tokens_);
     if (rows_.rows() != rows.rows() || rows_.cols() != rows.cols()) rows_.resize(rows.rows(), rows.cols());
     const auto factor = static_cast<Scalar>(scale_);
     for (Index b = 0; b < rows.rows(); ++b)
       for (Index j = 0; j < rows.cols(); ++j) rows_.row(b)[j] = factor * rows.row(b)[j];
   }
-  void check_finite(const Batch<Scalar>& rows) const {
+  /// \param first  number of the first row, to name one.
+  static void check_finite(const Batch<Scalar>& rows, Index first) {
     for (Index b = 0; b < rows.rows(); ++b) {
       Scalar sum = 0;  // x - x is 0 for a finite x and NaN for NaN and infinity
       for (Index j = 0; j < rows.cols(); ++j) sum += rows.row(b)[j] - rows.row(b)[j];
       if (!(sum == Scalar(0)))
-        throw_value("Trainer: row ", tokens_ + b, " of the stream holds a number that is not finite (NaN or infinity)");
+        throw_value("Trainer: row ", first + b, " of the stream holds a number that is not finite (NaN or infinity)");
     }
   }
   template <class Step>
@@ -493,7 +501,7 @@ class Trainer {
   double scale_ = 1;
   SourceState source_state_;
   std::function<SourceState()> ask_source_;  ///< while `fit` runs
-  bool restored_ = false, folded_ = false;
+  bool restored_ = false, prepared_ = false, folded_ = false;
 
   StepReport report_;
   typename Model::template Workspace<Terms> workspace_;
