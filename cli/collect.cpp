@@ -9,7 +9,7 @@ namespace sae::cli {
 
 namespace {
 
-struct CollectVerb : ModelOptions {
+struct CollectVerb : ModelVerb {
   bool keep_bos = false;
   std::string max_norm = "10x";
   std::string dtype = "f32";

@@ -51,7 +51,7 @@ class HostModel {
 #endif
 
 /// What every verb that runs a model over a text has.
-struct ModelOptions : Common {
+struct ModelVerb : Common {
   std::string model;
   int model_threads = 0;
   std::string text;
@@ -62,13 +62,13 @@ struct ModelOptions : Common {
   Index tokens = 50'000;
 };
 
-inline CLI::Option* add_model(CLI::App& verb, ModelOptions& options) {
+inline CLI::Option* add_model(CLI::App& verb, ModelVerb& options) {
   verb.add_option("--model-threads", options.model_threads, "threads of the language model; 0: all cores")
       ->capture_default_str()
       ->check(at_least(0));
   return verb.add_option("--model", options.model, "language model, a .gguf file");
 }
-inline CLI::Option* add_text(CLI::App& verb, ModelOptions& options) {
+inline CLI::Option* add_text(CLI::App& verb, ModelVerb& options) {
   verb.add_option("--context", options.context, "tokens of a window, BOS included")
       ->capture_default_str()
       ->check(within(2, 65536));
@@ -81,7 +81,7 @@ inline CLI::Option* add_text(CLI::App& verb, ModelOptions& options) {
   return verb.add_option("--text", options.text, "text the model reads, UTF-8");
 }
 /// One layer and site, of which the SAE may know.
-inline void add_site(CLI::App& verb, ModelOptions& options) {
+inline void add_site(CLI::App& verb, ModelVerb& options) {
   verb.add_option("--layer", options.layers, "layer of the SAE, from 0; not needed where the SAE knows it")
       ->check(at_least(0))
       ->expected(1);
@@ -90,17 +90,31 @@ inline void add_site(CLI::App& verb, ModelOptions& options) {
       ->expected(1);
 }
 
-inline HostModel open_model(const ModelOptions& options) {
+inline HostModel open_model(const ModelVerb& options) {
   return HostModel(options.model, {.context = options.context, .threads = options.model_threads});
 }
 
-inline std::string read_text(const ModelOptions& options) {
+inline std::string read_text(const ModelVerb& options) {
   std::string text = read_file(options.text, std::size_t{1} << 31);
   if (text.empty()) throw_value(options.text, ": the text is empty");
   return text;
 }
-inline Windows windows_of(const HostModel& model, const ModelOptions& options, std::string_view text) {
+inline Windows windows_of(const HostModel& model, const ModelVerb& options, std::string_view text) {
   return cut_windows(model, text, {.context = options.context, .skip_tokens = options.skip_tokens, .tokens = options.tokens});
+}
+
+/// The site that --layer and --site name, or that a SAE (or a collected folder) says it is of. `known` is empty where it does not
+/// say; `who` names it in messages. A contradiction is refused.
+inline Site chosen_site(const ModelVerb& options, const std::optional<Site>& known, const std::string& who) {
+  if (options.layers.empty() && !known) usage_error("--layer is required: ", who, " does not say which layer it is of");
+  const std::optional<SiteKind> kind =
+      options.sites.empty() ? std::optional<SiteKind>() : std::optional(parse_site_kind(options.sites[0]));
+  const Site site{options.layers.empty() ? known->layer : options.layers[0], kind    ? *kind
+                                                                             : known ? known->kind
+                                                                                     : SiteKind::residual};
+  if (known && site != *known)
+    throw_value(who, ": is of ", to_string(*known), ", but --layer and --site say ", to_string(site));
+  return site;
 }
 
 /// Refuses a site that the model lacks, before any work.

@@ -31,6 +31,11 @@ TEST_CASE("nothing that a terminal obeys or cannot read stays in a text", "[inte
   CHECK(visible_text("\xf4\x90\x80\x80") == "\\xf4\\x90\\x80\\x80");
 }
 
+TEST_CASE("JSON gets UTF-8", "[interpret]") {
+  CHECK(utf8_text("a\n\\caf\xc3\xa9") == "a\n\\caf\xc3\xa9");
+  CHECK(utf8_text("x\xf0\x9fy\xc3") == "x\xef\xbf\xbd\xef\xbf\xbdy\xef\xbf\xbd");
+}
+
 TEST_CASE("a character that two tokens share is whole where neither is marked", "[interpret]") {
   const std::vector<std::string> pieces = {"caf\xc3", "\xa9", "!"};
   CHECK(context_text(pieces, 2) == "caf\xc3\xa9[[!]]");

@@ -77,6 +77,17 @@ inline std::string visible_text(std::string_view text) {
   return out;
 }
 
+/// The text with every byte that is no UTF-8 replaced by U+FFFD: what JSON can hold.
+inline std::string utf8_text(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const std::size_t length = detail::utf8_length(text);
+    out += length == 0 ? std::string_view("\xEF\xBF\xBD") : text.substr(0, length);
+    text.remove_prefix(length == 0 ? 1 : length);
+  }
+  return out;
+}
+
 /// How a context is shown.
 struct ContextStyle {
   std::string_view open = "[[", close = "]]";  ///< around the token in question
