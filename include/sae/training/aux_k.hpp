@@ -18,7 +18,7 @@ enum class AuxKNormaliser {
 /// AuxK: the k_aux dead latents that would fire most reconstruct what the live ones left over, so that they come back to life.
 ///
 ///   r = x - x'  (held constant),   D_b = the k_aux dead latents with the largest z[b,i],   r' = sum_{i in D_b} v[b,i] d_i
-///   AuxK = coefficient min(#dead / (D/2), 1) mean_b |r' - r|^2 / normaliser         v = relu(z), or z with `raw_values`
+///   AuxK = coefficient min(#dead / k, 1) mean_b |r' - r|^2 / normaliser         v = relu(z), or z with `raw_values`
 ///
 /// k_aux = min(k, #dead), k = D/2 unless given. No bias in r'. The gradient reaches encoder and decoder rows of the dead latents.
 /// Which latents are dead is the trainer's to say (`DeadLatents`). The selection runs over the same tiles as the codes' own.
@@ -28,7 +28,7 @@ struct AuxK {
   double coefficient = 1.0 / 32;  ///< >= 0
   Index k = 0;                    ///< latents per row; 0: D / 2
   bool raw_values = false;        ///< v = z, which may be negative (SAELens), instead of relu(z)
-  bool scale_by_dead = true;      ///< the factor min(#dead / (D/2), 1); dictionary_learning has none
+  bool scale_by_dead = true;      ///< the factor min(#dead / k, 1); dictionary_learning has none
   AuxKNormaliser normaliser = AuxKNormaliser::none;
   bool rank_by_decoder_norm = false;  ///< rank by z |d_i|, as TopK::rank_by_decoder_norm
 

@@ -24,10 +24,16 @@ class Pace {
 };
 
 /// Callback of `Trainer::fit`: a line that is drawn again and again (`redraw`, for a terminal), or a plain line every tenth of
-/// the run; at most ten redraws a second. The last step always ends with a line.
+/// the run; at most ten redraws a second. The last step always ends with a line; a run that ended before leaves the cursor on a new
+/// one, too.
 class ProgressBar {
  public:
   ProgressBar(std::ostream& out, bool redraw) : out_(out), redraw_(redraw) {}
+  ~ProgressBar() {
+    if (open_line_) out_ << std::endl;
+  }
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
 
   void operator()(const StepReport& report) {
     if (first_ < 0) {
@@ -45,6 +51,7 @@ class ProgressBar {
          << report.dead;
     if (report.tokens > first_) out_ << "  " << static_cast<Index>(pace_.tokens_per_second(report.tokens)) << " tokens/s";
     out_ << (redraw_ ? "   " : "") << (!redraw_ || last ? "\n" : "") << std::flush;
+    open_line_ = redraw_ && !last;
   }
 
  private:
@@ -54,7 +61,7 @@ class ProgressBar {
     return std::round(x * unit) / unit;
   }
   std::ostream& out_;
-  bool redraw_;
+  bool redraw_, open_line_ = false;
   Index first_ = -1, tenth_ = -1;
   Pace pace_;
   std::chrono::steady_clock::time_point drawn_{};
@@ -103,15 +110,16 @@ class JsonLinesLog {
 };
 inline JsonLinesLog json_lines_log(std::ostream& out) { return JsonLinesLog(out); }
 
-/// Callback that stops a run when the loss has not fallen by `relative` of its best value for `patience` reports.
+/// Callback that stops a run when the loss has not fallen by `relative` of its best value for `patience` reports. A loss that is
+/// not a number has not fallen.
 class EarlyStop {
  public:
   explicit EarlyStop(Index patience, double relative = 1e-3) : patience_(patience), relative_(relative) {
     if (patience < 1) throw_value("EarlyStop: patience = ", patience, " is below 1 report");
-    if (!(relative >= 0)) throw_value("EarlyStop: relative = ", relative, " is negative");
+    if (!(relative >= 0 && relative < 1)) throw_value("EarlyStop: relative = ", relative, " is not in [0, 1)");
   }
   bool operator()(const StepReport& report) {
-    if (report.loss < best_ * (1 - relative_) || !std::isfinite(best_)) {
+    if (report.loss < best_ * (1 - relative_)) {
       best_ = report.loss;
       waited_ = 0;
       return false;

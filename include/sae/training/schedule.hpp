@@ -15,7 +15,7 @@ enum class ScheduleShape { constant, cosine };
 ///   warm-up  t < W           (t + 1) / W, or t / W with `warmup_from_zero` (dictionary_learning: its first step moves nothing)
 ///   main     constant 1, or cosine from 1 to `final_fraction`
 ///   decay    the last Dc steps, linear: (Dc - j) / Dc times the main part's end, j = 0 .. Dc-1; never 0
-/// Source: SAELens training/optim.py; dictionary_learning trainers/trainer.py.
+/// A step after the last has the last one's factor. Source: SAELens training/optim.py; dictionary_learning trainers/trainer.py.
 struct Schedule {
   Index warmup = 0;  ///< W steps
   bool warmup_from_zero = false;
@@ -38,6 +38,7 @@ struct Schedule {
       throw_value("Schedule: final_fraction = ", final_fraction, " is not in [0, 1]");
   }
   double factor(Index t, Index steps) const {
+    t = std::min(t, steps - 1);
     if (t < warmup) return static_cast<double>(warmup_from_zero ? t : t + 1) / static_cast<double>(warmup);
     const Index main = steps - warmup - decay;
     double level = 1;

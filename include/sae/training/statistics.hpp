@@ -2,7 +2,6 @@
 #include <sae/core/types.hpp>
 
 #include <cmath>
-#include <limits>
 #include <vector>
 
 namespace sae::inline SAE_ABI {
@@ -39,9 +38,10 @@ class RowStatistics {
 };
 
 /// Geometric median of the rows of x [N x D]: the point with the least sum of distances, by Weiszfeld's iteration from the mean,
-/// until a move is below `tolerance` or after `rounds`. A row at distance 0 from the estimate counts with the smallest positive
-/// distance instead of a division by 0. float64 inside. Cost: rounds x N x D.
-/// Source: dictionary_learning trainers/top_k.py (tolerance 1e-5, 100 rounds, no guard).
+/// until a move is below `tolerance` or after `rounds`. Rows at the estimate itself, m of them, hold it back: with R the length of
+/// the sum of the unit vectors to all other rows, it goes the share max(0, 1 - m / R) of the way. float64 inside.
+/// Cost: rounds x N x D. Source: Vardi and Zhang 2000, "The multivariate L1-median and associated data depth"; tolerance and rounds
+/// of dictionary_learning trainers/top_k.py, which divides by 0 there.
 template <class Scalar>
 std::vector<double> geometric_median(const Tensor<Scalar>& x, double tolerance = 1e-5, int rounds = 100) {
   const auto width = static_cast<std::size_t>(x.cols());
@@ -50,24 +50,35 @@ std::vector<double> geometric_median(const Tensor<Scalar>& x, double tolerance =
   std::vector<double> guess = start.mean(), next(width);
   for (int round = 0; round < rounds; ++round) {
     std::fill(next.begin(), next.end(), 0.0);
-    double weights = 0;
+    double weights = 0, here = 0;
     for (Index b = 0; b < x.rows(); ++b) {
       double squares = 0;
       for (std::size_t j = 0; j < width; ++j) {
         const double d = static_cast<double>(x.row(b)[j]) - guess[j];
         squares += d * d;
       }
-      const double weight = 1 / std::fmax(std::sqrt(squares), (std::numeric_limits<double>::min)());
+      if (squares == 0) {
+        ++here;
+        continue;
+      }
+      const double weight = 1 / std::sqrt(squares);
       weights += weight;
       for (std::size_t j = 0; j < width; ++j) next[j] += weight * static_cast<double>(x.row(b)[j]);
     }
+    if (weights == 0) break;  // every row is at the estimate
     double move = 0;
     for (std::size_t j = 0; j < width; ++j) {
       next[j] /= weights;
       move += (next[j] - guess[j]) * (next[j] - guess[j]);
     }
+    move = std::sqrt(move);
+    if (here > 0) {
+      const double way = std::fmax(0.0, 1 - here / (weights * move));
+      for (std::size_t j = 0; j < width; ++j) next[j] = guess[j] + way * (next[j] - guess[j]);
+      move *= way;
+    }
     guess = next;
-    if (std::sqrt(move) < tolerance) break;
+    if (move < tolerance) break;
   }
   return guess;
 }
