@@ -62,6 +62,8 @@ struct TrainerConfig {
   Center center = Center::mean;
   Normalisation normalisation = Normalisation::mean_square;
   Index statistics_rows = 8192;  ///< rows read ahead for `center` and `normalisation`
+  /// The model was trained before and reads rows as they are: its biases are brought to the scale of the normalised rows first.
+  bool reads_raw_rows = false;
   DeadLatentOptions dead{};
   Index report_every = 1;  ///< steps between reports to callbacks
 
@@ -88,6 +90,7 @@ struct TrainerConfig {
     visitor("center", centers[static_cast<int>(center)]);
     visitor("normalisation", normalisations[static_cast<int>(normalisation)]);
     visitor("statistics_rows", statistics_rows);
+    visitor("reads_raw_rows", reads_raw_rows);
     visitor("dead", dead);
   }
   void check() const {
@@ -217,7 +220,7 @@ class Trainer {
       }
       const bool report = (step_ + 1) % config_.report_every == 0 || step_ + 1 == steps;
       train_step(batch, report);
-      if (report && (false | ... | call(callbacks))) status = step_ < steps ? FitStatus::stopped : FitStatus::finished;
+      if (report && (0 | ... | static_cast<int>(call(callbacks))) != 0) status = step_ < steps ? FitStatus::stopped : FitStatus::finished;
     }
     fold();
     return status;
@@ -323,6 +326,7 @@ class Trainer {
         scale_ = 1 / std::sqrt(statistics.mean_squared_norm());
       if (config_.normalisation == Normalisation::sqrt_d && statistics.mean_norm() > 0)
         scale_ = std::sqrt(static_cast<double>(model_.d_in())) / statistics.mean_norm();
+      if (config_.reads_raw_rows) model_.fold_input_scale(1 / scale_);
       if (config_.center == Center::mean) set_decoder_bias(statistics.mean(), scale_);
       if (keep) {
         Tensor<Scalar> seen(statistics.rows(), piece.cols());
