@@ -1,0 +1,386 @@
+#include <sae/formats/any_sae.hpp>
+#include <sae/formats/checkpoint.hpp>
+#include <sae/training/callbacks.hpp>
+#include <sae/training/recipe.hpp>
+
+#include <fstream>
+#include <iostream>
+#include <limits>
+#include <optional>
+#include <type_traits>
+
+#include "train_source.hpp"
+
+namespace sae::cli {
+
+namespace {
+
+constexpr const char* checkpoint_name = "checkpoint.safetensors";
+constexpr const char* log_name = "log.jsonl";
+constexpr const char* sae_name = "cfg.json";  // what tells the folder of a SAE from others
+
+struct TrainVerb : TrainSourceOptions {
+  Index latents = 0;
+  std::string activation;  ///< empty: topk, or that of --init
+  std::optional<Index> k, train_tokens, steps, warmup, decay, aux_k, dead_window, report_every, checkpoint_every;
+  std::optional<double> l1, rate, aux_coefficient;
+  Index batch = 1024;
+  double clip = 0;
+  std::string normalise = "mean-square", center, decoder = "unit", init, log;
+  bool resume = false;
+};
+
+void check_usage(const TrainVerb& options) {
+  const bool from_model = !options.model.empty();
+  if (from_model == !options.data.data.empty())
+    usage_error("either --data or --model, --text and --layer say where rows come from");
+  if (from_model && (options.text.empty() || options.layers.empty())) usage_error("--model needs --text and --layer");
+  if (options.latents == 0 && options.init.empty()) usage_error("--latents is required (or --init)");
+  if (options.train_tokens && options.steps) usage_error("--tokens and --steps both say how long to train; give one of them");
+  if (from_model && !options.train_tokens && !options.steps) usage_error("--model needs --tokens or --steps");
+}
+
+std::string chosen_activation(const TrainVerb& options, const std::optional<AnySae>& init) {
+  const std::string known = init ? (init->architecture() == "standard" ? "relu" : std::string(init->architecture())) : "";
+  const std::string chosen = !options.activation.empty() ? options.activation : known.empty() ? "topk" : known;
+  if (!known.empty() && chosen != known)
+    throw_value("--activation ", chosen, ": the SAE ", options.init, " that training starts from is ", known);
+  if (chosen != "topk" && (options.k || options.aux_k || options.aux_coefficient))
+    usage_error("--k, --aux-k and --aux-coefficient belong to --activation topk");
+  if (chosen != "relu" && options.l1) usage_error("--l1 belongs to --activation relu");
+  return chosen;
+}
+
+TrainerConfig config_of(const TrainVerb& options, Index d_in, Index latents, Index rows) {
+  const Index tokens = options.steps          ? *options.steps * options.batch
+                       : options.train_tokens ? *options.train_tokens
+                                              : recommended_tokens(rows, options.batch);
+  if (tokens < options.batch)
+    throw_value("--tokens ", tokens, " are fewer than one batch of ", options.batch, " rows (--batch)");
+  TrainerConfig config = recommended(d_in, latents, tokens, options.batch);
+  if (options.rate) config.learning_rate = *options.rate;
+  if (options.warmup) config.schedule.warmup = *options.warmup;
+  if (options.decay) config.schedule.decay = *options.decay;
+  config.clip_norm = options.clip;
+  config.decoder = options.decoder == "unit" ? DecoderNorm::unit : DecoderNorm::free;
+  config.normalisation = options.normalise == "none"     ? Normalisation::none
+                         : options.normalise == "sqrt-d" ? Normalisation::sqrt_d
+                                                         : Normalisation::mean_square;
+  if (!options.init.empty()) config.center = Center::none;
+  if (options.center == "none") config.center = Center::none;
+  if (options.center == "mean") config.center = Center::mean;
+  if (options.center == "median") config.center = Center::geometric_median;
+  if (options.dead_window) config.dead.window = *options.dead_window;
+  return config;
+}
+
+ReLU activation_of(const TrainVerb&, const ReLU*) { return {}; }
+TopK activation_of(const TrainVerb& options, const TopK* init) {
+  TopK topk = init != nullptr ? *init : TopK{};
+  if (options.k) topk.k = *options.k;
+  topk.rank_by_decoder_norm = options.decoder == "free";
+  return topk;
+}
+auto objective_of(const TrainVerb& options, const ReLU&) {
+  return Objective{
+      L1{.coefficient = options.l1.value_or(recommended_l1), .weighted_by_decoder_norm = options.decoder == "free"}};
+}
+auto objective_of(const TrainVerb& options, const TopK& topk) {
+  AuxK aux{.rank_by_decoder_norm = topk.rank_by_decoder_norm};
+  if (options.aux_k) aux.k = *options.aux_k;
+  if (options.aux_coefficient) aux.coefficient = *options.aux_coefficient;
+  return Objective{aux};
+}
+
+/// The log of a training: JSON lines, brought back to the step of a checkpoint when it goes on.
+class Log {
+ public:
+  /// Lines of later steps than `step`, and one that a kill cut, are dropped.
+  Log(std::filesystem::path path, Index step) : path_(std::move(path)) {
+    std::string kept;
+    std::error_code error;
+    if (step > 0 && std::filesystem::exists(path_, error)) {
+      const std::string text = read_file(path_, (std::numeric_limits<std::size_t>::max)());
+      for (std::size_t at = 0, end = 0; (end = text.find('\n', at)) != std::string::npos; at = end + 1) {
+        const auto line = nlohmann::json::parse(text.begin() + static_cast<std::ptrdiff_t>(at),
+                                                text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+        if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer() ||
+            line["step"].get<Index>() > step)
+          break;
+        kept.append(text, at, end + 1 - at);
+      }
+    }
+    atomic_write_text(path_, kept, {.overwrite = true});
+    out_.open(path_, std::ios::app);
+    check();
+  }
+  void operator()(const StepReport& report) {
+    lines_(report);
+    check();
+  }
+
+ private:
+  void check() const {
+    if (!out_) throw_file(path_.string(), ": cannot be written");
+  }
+  std::filesystem::path path_;
+  std::ofstream out_;
+  JsonLinesLog lines_{out_};
+};
+
+/// Whether --log lies in the folder that the training makes.
+std::optional<std::filesystem::path> log_inside(const TrainVerb& options) {
+  const auto full = [](const std::filesystem::path& path) {
+    std::error_code error;
+    const auto out = std::filesystem::weakly_canonical(path, error);
+    return error ? path : out;
+  };
+  const std::filesystem::path inside = full(options.log).lexically_relative(full(options.out));
+  if (inside.empty() || *inside.begin() == ".." || inside == ".") return std::nullopt;
+  if (inside.has_parent_path())
+    throw_value("--log ", options.log, ": lies in a folder of the output; choose a place in or outside it");
+  return inside;
+}
+
+void check_places(const TrainVerb& options) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  check_output(options);
+  const auto holds = [&](const fs::path& folder, const char* file) {
+    return !fs::is_directory(folder, error) || fs::is_empty(folder, error) || fs::exists(folder / file, error);
+  };
+  if (!holds(options.out, sae_name))
+    throw_file(options.out, ": holds other things than a SAE and is not replaced; choose another name");
+  if (options.log.empty() || log_inside(options)) return;
+  const fs::path log(options.log);
+  if (!options.force && !options.resume && fs::exists(log, error)) throw_file(options.log, ": exists; --force replaces it");
+  if (log.has_parent_path() && !fs::is_directory(log.parent_path(), error))
+    throw_file(options.log, ": its folder ", log.parent_path().string(), " does not exist");
+  if (fs::is_directory(log, error)) throw_file(options.log, ": is a folder, the log is a file");
+}
+
+std::filesystem::path partial_of(const TrainVerb& options) {
+  std::filesystem::path out(options.out);
+  if (!out.has_filename()) out = out.parent_path();
+  return out += ".partial";
+}
+
+template <class Activation>
+void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSource& source) {
+  namespace fs = std::filesystem;
+  using Model = SparseAutoencoder<Dynamic, Dynamic, Activation>;
+  const Model* start = init ? std::get_if<Model>(&init->model()) : nullptr;
+  const Index latents = start != nullptr ? start->latents() : options.latents;
+  if (start != nullptr && options.latents > 0 && options.latents != latents)
+    throw_value("--latents ", options.latents, ": the SAE ", options.init, " that training starts from has ", latents);
+  const Activation activation = activation_of(options, start != nullptr ? &start->activation() : nullptr);
+  Model model(source.width(), latents, activation, {.initialization = {.seed = options.seed}});
+  TrainerConfig config = config_of(options, source.width(), latents, source.rows);
+  if (start != nullptr) {
+    model.parameters() = start->parameters();
+    config.reads_raw_rows = true;
+  }
+  const Index steps = config.total_steps();
+  const Index report_every = options.report_every.value_or(std::max<Index>(1, steps / 1000));
+  const Index checkpoint_every = options.checkpoint_every.value_or(std::clamp<Index>(steps / 10, 100, 5000));
+  Settings settings = source.settings;
+  settings.emplace_back("seed", std::to_string(options.seed));
+  if (start != nullptr) settings.emplace_back("init", fs::weakly_canonical(options.init).string());
+
+  Threads threads(options.threads);
+  Trainer trainer(model, config, objective_of(options, activation), threads);
+  const fs::path partial = partial_of(options);
+  if (fs::is_directory(partial) && !fs::is_empty(partial) && !fs::exists(partial / checkpoint_name) &&
+      !fs::exists(partial / log_name) && !fs::exists(partial / sae_name) &&
+      !fs::exists(partial / (std::string(checkpoint_name) + ".partial")))
+    throw_file(partial.string(), ": is in the way and holds other things than a training; move it away");
+  if (fs::exists(partial) && !options.resume && !options.force)
+    throw_file(options.out, ": an interrupted training left ", partial.string(),
+               "; --resume goes on with it, --force starts afresh");
+  OutputFolder folder(options.out, {.overwrite = options.force, .resume = options.resume, .keep = false});
+  const fs::path checkpoint = folder / checkpoint_name;
+  bool saved = folder.resumed() && fs::exists(checkpoint);
+  if (saved) {
+    folder.keep();
+    load_checkpoint(trainer, checkpoint, settings);
+    note(options, "going on from step ", trainer.step(), " of ", steps);
+  }
+  std::optional<Log> log;
+  if (!options.log.empty()) log.emplace(folder / log_name, trainer.step());
+
+  auto progress = progress_bar(std::cerr, stderr_is_terminal());
+  StepReport last;
+  const auto how_to_go_on = [&] {
+    return sae::detail::concat("the checkpoint is in ", folder.partial().string(),
+                               "; the same command with --resume goes on from there");
+  };
+  const auto save = [&](auto& self) {
+    save_checkpoint(self, checkpoint, settings);
+    saved = true;
+    folder.keep();
+  };
+  try {
+    const FitStatus status = trainer.fit(source, [&](auto& self, const StepReport& report) {
+      *source.interruptible = false;
+      last = report;
+      if (log && (report.step % report_every == 0 || report.step == steps)) (*log)(report);
+      if (!options.quiet) progress(report);
+      const bool stop = stop_asked() && report.step < steps;
+      if (stop || (report.step % checkpoint_every == 0 && report.step < steps)) save(self);
+      return stop;
+    });
+    if (status == FitStatus::stopped)
+      throw Stopped{stop_signal().load(),
+                    sae::detail::concat("stopped at step ", last.step, " of ", steps, "; ", how_to_go_on())};
+    if (status == FitStatus::exhausted) throw_value("the rows ended at step ", trainer.step(), " of ", steps);
+  } catch (const NonFiniteRow&) {
+    folder.keep(false);  // the rows are wrong: there is nothing to go on with
+    throw;
+  } catch (Stopped& stopped) {
+    if (saved && last.step == 0) stopped.message = "stopped; " + how_to_go_on();
+    throw;
+  }
+
+  write_saelens(model, folder.partial(), source.metadata, {.overwrite = true});
+  if (log) {
+    log.reset();
+    const fs::path written = folder / log_name;
+    if (const auto inside = log_inside(options)) {
+      if (*inside != log_name) fs::rename(written, folder / *inside);
+    } else {
+      atomic_write_text(options.log, read_file(written, (std::numeric_limits<std::size_t>::max)()),
+                        {.overwrite = options.force || options.resume});
+      fs::remove(written);
+    }
+  } else {
+    fs::remove(folder / log_name);  // of an interrupted run that had one
+  }
+  fs::remove(checkpoint);
+  folder.commit();
+
+  const auto known = [&](double x) { return last.step > 0 ? Json(x) : Json(nullptr); };
+  if (options.json)
+    return print_json({{"out", options.out},
+                       {"architecture", SaelensLayout<Activation>::architecture},
+                       {"d_in", model.d_in()},
+                       {"latents", latents},
+                       {"steps", trainer.step()},
+                       {"tokens", trainer.tokens()},
+                       {"learning_rate", config.learning_rate},
+                       {"loss", known(last.loss)},
+                       {"l0", known(last.l0)},
+                       {"explained_variance", known(last.explained_variance)},
+                       {"dead_latents", last.step > 0 ? Json(last.dead) : Json(nullptr)}});
+  std::vector<std::pair<std::string, std::string>> table{
+      {"SAE", sae::detail::concat(model.d_in(), " -> ", latents, " latents, ", Activation::name)},
+      {"trained",
+       sae::detail::concat(trainer.step(), " steps, ", trainer.tokens(), " rows, peak rate ", config.learning_rate)}};
+  if (last.step > 0) {
+    table.emplace_back("last batch", "L0 " + rounded(last.l0) + ", explained variance " + rounded(last.explained_variance));
+    table.emplace_back("dead latents",
+                       sae::detail::concat(last.dead, " (not active for ", trainer.config().dead.window, " rows)"));
+  }
+  table.emplace_back("folder", options.out);
+  print_table(table);
+}
+
+void run_train(const TrainVerb& options) {
+  check_usage(options);
+  check_places(options);
+  std::optional<AnySae> init;
+  if (!options.init.empty()) {
+    init = load_sae(options.init);
+    for (const std::string& warning : init->warnings) note(options, "sae: warning: ", options.init, ": ", warning);
+  }
+  const std::string activation = chosen_activation(options, init);
+  const std::unique_ptr<TrainSource> source = open_train_source(options);
+  if (init && init->d_in() != source->width())
+    throw_shape("--init ", options.init, ": reads rows of ", init->d_in(), " numbers, the data has ", source->width());
+  if (activation == "relu") return train<ReLU>(options, init, *source);
+  train<TopK>(options, init, *source);
+}
+
+}  // namespace
+
+void add_train(CLI::App& program) {
+  const auto options = std::make_shared<TrainVerb>();
+  CLI::App& verb = add_verb(program, "train", "Train a SAE on rows, or straight from a language model.", options, run_train);
+  verb.option_defaults()->group("Rows");
+  options->data.seed = 0;
+  add_rows(verb, options->data);
+  verb.add_option("--order", options->order, "shuffled, or sequential as they stand")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"shuffled", "sequential"}));
+  verb.option_defaults()->group("Rows straight from a language model");
+  add_model(verb, *options);
+  verb.add_option("--text", options->text, "text the model reads, UTF-8, again and again");
+  verb.add_option("--layer", options->layers, "layer, from 0")->check(at_least(0))->expected(1);
+  verb.add_option("--site", options->sites, "residual (default), mlp_out or attn_out")
+      ->check(CLI::IsMember({"residual", "mlp_out", "attn_out"}))
+      ->expected(1);
+  verb.add_option("--context", options->context, "tokens of a window, BOS included")
+      ->capture_default_str()
+      ->check(within(2, 65536));
+  verb.add_option("--skip-tokens", options->skip_tokens, "text tokens left out at the start")
+      ->capture_default_str()
+      ->check(at_least(0));
+  verb.add_flag("--keep-bos", options->keep_bos, "keep the rows of BOS");
+  verb.add_option("--max-norm", options->max_norm,
+                  "leave out rows with a norm above so many medians of the norm (10x), or none")
+      ->capture_default_str();
+  verb.add_option("--buffer", options->buffer, "rows that are held to be mixed")->capture_default_str()->check(at_least(2));
+
+  verb.option_defaults()->group("SAE");
+  verb.add_option("--latents", options->latents, "number of latents F")->check(within(1, 1 << 30));
+  verb.add_option("--activation", options->activation, "topk (default) or relu")->check(CLI::IsMember({"topk", "relu"}));
+  verb.add_option("--k", options->k, "topk: latents per row (default 32)")->check(at_least(1));
+  verb.add_option("--l1", options->l1,
+                  sae::detail::concat("relu: weight of the L1 term (default ", recommended_l1, "), for rows as normalised"))
+      ->check(at_least(0));
+  verb.add_option("--decoder", options->decoder, "unit: decoder rows of norm 1; free")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"unit", "free"}));
+  verb.add_option("--init", options->init, "start from this SAE instead of random weights");
+
+  verb.option_defaults()->group("Training");
+  verb.add_option("--tokens", options->train_tokens, "rows seen in all (default: some passes over the data)")
+      ->check(at_least(1));
+  verb.add_option("--steps", options->steps, "batches, instead of --tokens")->check(at_least(1));
+  verb.add_option("--batch", options->batch, "rows of a batch")->capture_default_str()->check(within(1, 1 << 24));
+  verb.add_option("--lr", options->rate, "peak learning rate (default: by the number of latents)")->check(at_least(0, false));
+  verb.add_option("--warmup", options->warmup, "steps in which the rate rises (default: 5 % of the run)")->check(at_least(0));
+  verb.add_option("--decay", options->decay, "last steps, in which the rate falls (default: 20 % of the run)")
+      ->check(at_least(0));
+  verb.add_option(
+          "--normalise,--normalize", options->normalise,
+          "what rows are scaled by while training (folded into the SAE at the end): none, mean-square (mean squared norm "
+          "1), sqrt-d (mean norm sqrt(D))")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"none", "mean-square", "sqrt-d"}));
+  verb.add_option("--center", options->center,
+                  "where b_dec starts: mean of the rows (default), median (geometric), none (default with --init)")
+      ->check(CLI::IsMember({"none", "mean", "median"}));
+  verb.add_option("--clip", options->clip, "largest gradient norm; 0: no clipping")->capture_default_str()->check(at_least(0));
+  verb.add_option("--aux-k", options->aux_k, "topk: dead latents per row that learn from what is left over (default: D / 2)")
+      ->check(at_least(0));
+  verb.add_option("--aux-coefficient", options->aux_coefficient, "topk: weight of that term (default 1/32; 0: off)")
+      ->check(at_least(0));
+  verb.add_option("--dead-window", options->dead_window,
+                  "rows without activity after which a latent counts as dead (default: a tenth of the run, at most 10 million)")
+      ->check(at_least(1));
+  add_seed(verb, *options);
+
+  verb.option_defaults()->group("Output");
+  add_out(verb, *options, "folder of the SAE, as SAELens lays it out; while training everything is in OUT.partial")->required();
+  verb.add_option("--checkpoint-every", options->checkpoint_every,
+                  "steps between checkpoints (default: a tenth of the run, 100 to 5000)")
+      ->check(at_least(1));
+  verb.add_flag("--resume", options->resume, "go on from OUT.partial; starts afresh where there is none");
+  verb.add_option("--log", options->log,
+                  "JSON lines of loss, L0, explained variance, dead latents; in OUT.partial while training");
+  verb.add_option("--report-every", options->report_every, "steps between lines of the log (default: about 1000 lines)")
+      ->check(at_least(1));
+  add_json(verb, *options);
+}
+
+}  // namespace sae::cli

@@ -1,0 +1,44 @@
+#pragma once
+#include <sae/data/source.hpp>
+#include <sae/formats/checkpoint.hpp>
+#include <sae/formats/saelens.hpp>
+
+#include <memory>
+#include <string>
+
+#include "language_model.hpp"
+#include "rows.hpp"
+
+namespace sae::cli {
+
+/// Where `train` takes its rows from: files, or a language model at work.
+struct TrainSourceOptions : ModelVerb {
+  RowOptions data;
+  std::string order = "shuffled";
+  bool keep_bos = false;
+  std::string max_norm = "10x";
+  Index buffer = 16384;
+};
+
+/// A source whose kind is known at run time only.
+class TrainSource {
+ public:
+  TrainSource() = default;
+  TrainSource(const TrainSource&) = delete;
+  TrainSource& operator=(const TrainSource&) = delete;
+  virtual ~TrainSource() = default;
+  virtual Index width() const = 0;
+  virtual Index next(Tensor<float>& batch) = 0;
+  virtual SourceState state() const = 0;
+  virtual void restore(const SourceState& state) = 0;
+
+  Index rows = 0;            ///< of one pass; 0: unknown
+  SaelensMetadata metadata;  ///< what is known about where the rows come from
+  Settings settings;         ///< what fixes them: a resumed training must have the same ones
+  /// While it is true a source that takes long may end by `check_stop`; later the batch is finished, for the checkpoint's sake.
+  std::shared_ptr<bool> interruptible = std::make_shared<bool>(true);
+};
+
+std::unique_ptr<TrainSource> open_train_source(const TrainSourceOptions& options);
+
+}  // namespace sae::cli
