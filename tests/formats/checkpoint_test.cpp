@@ -106,8 +106,8 @@ void require_same_bytes(const Make& make, std::vector<Index> stops) {
     REQUIRE(run->trainer.fit(run->source, keep_late) == sae::FitStatus::finished);
     REQUIRE(run->trainer.step() == steps);
     CAPTURE(threads);
-    REQUIRE(bytes_of(run->model) == want);
-    if (stops.back() < steps - 1) REQUIRE(sae::read_file(late) == want_late);
+    REQUIRE((bytes_of(run->model) == want));
+    if (stops.back() < steps - 1) REQUIRE((sae::read_file(late) == want_late));
   }
 }
 
@@ -212,7 +212,7 @@ TEST_CASE("checkpoint: a run that has ended is not saved, a stopped one goes on"
   CHECK(resumed->trainer.step() == 3);
   CHECK(resumed->trainer.tokens() == 96);
   CHECK(resumed->trainer.fit(resumed->source) == sae::FitStatus::finished);
-  CHECK(bytes_of(resumed->model) == bytes_of(run->model));
+  CHECK((bytes_of(resumed->model) == bytes_of(run->model)));
 }
 
 TEST_CASE("checkpoint: a checkpoint of the last step resumes to the end", "[formats][checkpoint]") {
@@ -221,7 +221,7 @@ TEST_CASE("checkpoint: a checkpoint of the last step resumes to the end", "[form
   run->trainer.fit(run->source, sae::checkpoint_every(folder / "c", 6));
   sae::load_checkpoint(resumed->trainer, folder / "c");
   CHECK(resumed->trainer.fit(resumed->source) == sae::FitStatus::finished);
-  CHECK(bytes_of(resumed->model) == bytes_of(run->model));
+  CHECK((bytes_of(resumed->model) == bytes_of(run->model)));
 }
 
 TEST_CASE("checkpoint_every: at each multiple, or at the first report after it", "[formats][checkpoint]") {
@@ -313,7 +313,7 @@ TEST_CASE("checkpoint: settings that differ are refused by name with both values
   const auto refused = [&](const std::unique_ptr<Small>& run, const std::string& says) {
     const std::string before = bytes_of(run->model);
     CHECK(load_error(*run, path, own) == path.string() + ": " + says);
-    CHECK(bytes_of(run->model) == before);
+    CHECK((bytes_of(run->model) == before));
     CHECK(run->trainer.step() == 0);
     run->trainer.fit(run->source);  // as if nothing had been
     CHECK(run->trainer.step() == run->trainer.config().total_steps());
@@ -355,7 +355,7 @@ TEST_CASE("checkpoint: torn and hostile files are refused in one sentence, and n
     const std::string error = load_error(*run, path);
     CHECK(error.starts_with(path.string() + ": "));
     CHECK(error.find('\n') == std::string::npos);
-    REQUIRE(bytes_of(run->model) == before);
+    REQUIRE((bytes_of(run->model) == before));
     REQUIRE(run->trainer.step() == 0);
     return error;
   };
@@ -476,13 +476,13 @@ TEST_CASE("checkpoint: any failing system call leaves the old checkpoint or the 
       const std::string there = sae::read_file(path);
       if (!happened) {
         REQUIRE_FALSE(failed);
-        REQUIRE(there == new_bytes);
+        REQUIRE((there == new_bytes));
         break;
       }
       ++reached;
       REQUIRE((failed || there == new_bytes));  // a folder that cannot be opened for its sync may count as done
       REQUIRE((there == old_bytes || there == new_bytes));
-      if (call == FailingFiles::Call::write || call == FailingFiles::Call::rename) REQUIRE(there == old_bytes);
+      if (call == FailingFiles::Call::write || call == FailingFiles::Call::rename) REQUIRE((there == old_bytes));
       if (nth > 40) break;  // short writes are thousands
     }
   CHECK(reached > 6);
@@ -619,7 +619,7 @@ TEST_CASE("checkpoint: killed at ten moments, some inside a write, a training en
       REQUIRE(WEXITSTATUS(status) == 0);
     }
     // It came to its end before the kill: the end is right, and it begins again from nothing.
-    REQUIRE(sae::read_file(folder / "result") == want);
+    REQUIRE((sae::read_file(folder / "result") == want));
     for (const std::string& name : folder.names()) fs::remove(folder / name);
     furthest = 0;
   }
@@ -628,5 +628,5 @@ TEST_CASE("checkpoint: killed at ten moments, some inside a write, a training en
   REQUIRE(WIFEXITED(status));
   REQUIRE(WEXITSTATUS(status) == 0);
   CHECK(folder.names() == std::vector<std::string>{"c", "result"});
-  CHECK(sae::read_file(folder / "result") == want);
+  CHECK((sae::read_file(folder / "result") == want));
 }

@@ -158,7 +158,7 @@ TEST_CASE("SAELens: a written SAE has the bytes of the peer's weights and comes 
     ours["rescale_acts_by_decoder_norm"] = true;
     CHECK(loaded.W_dec().rowwise().norm().isOnes(1e-6f));
   } else {
-    CHECK(sae::read_file(folder / "sae" / weights) == sae::read_file(peers / name / weights));
+    CHECK((sae::read_file(folder / "sae" / weights) == sae::read_file(peers / name / weights)));
   }
   CHECK(ours == theirs);
 
@@ -166,7 +166,7 @@ TEST_CASE("SAELens: a written SAE has the bytes of the peer's weights and comes 
   const sae::AnySae again = sae::load_sae(folder / "sae");
   sae::save_saelens(again, folder / "again");
   for (const char* file : {"cfg.json", "sae_weights.safetensors"})
-    CHECK(sae::read_file(folder / "sae" / file) == sae::read_file(folder / "again" / file));
+    CHECK((sae::read_file(folder / "sae" / file) == sae::read_file(folder / "again" / file)));
 
   CHECK_THROWS_WITH(sae::save_saelens(again, folder / "sae"), ContainsSubstring("exists"));
   sae::save_saelens(again, folder / "sae", {.overwrite = true});

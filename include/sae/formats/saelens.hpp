@@ -6,7 +6,9 @@
 #include <sae/files/safetensors.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
