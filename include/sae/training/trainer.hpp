@@ -220,7 +220,9 @@ class Trainer {
       }
       const bool report = (step_ + 1) % config_.report_every == 0 || step_ + 1 == steps;
       train_step(batch, report);
-      if (report && (0 | ... | static_cast<int>(call(callbacks))) != 0) status = step_ < steps ? FitStatus::stopped : FitStatus::finished;
+      bool stop = false;
+      if (report) ((stop = call(callbacks) || stop), ...);  // all of them, in order
+      if (stop && step_ < steps) status = FitStatus::stopped;
     }
     fold();
     return status;
