@@ -53,10 +53,10 @@ void run_collect(const CollectVerb& options) {
   info.options = filter;
   info.dtype = options.dtype == "f16" ? Dtype::float16 : Dtype::float32;
 
+  CollectedWriter writer(options.out, info, {.overwrite = options.force});
   note(options, info.model_name, ": ", windows.count(), " windows of ", windows.context(), " tokens",
        windows.has_bos() ? " (BOS and " : " (", windows.text_per_window(), " of the text), ", sites.size(),
        sites.size() == 1 ? " site" : " sites", " in one pass");
-  CollectedWriter writer(options.out, info, {.overwrite = options.force});
   CollectReport report;
   {
     Progress progress(options, "windows", windows.count());

@@ -107,11 +107,9 @@ inline Windows windows_of(const HostModel& model, const ModelVerb& options, std:
 /// say; `who` names it in messages. A contradiction is refused.
 inline Site chosen_site(const ModelVerb& options, const std::optional<Site>& known, const std::string& who) {
   if (options.layers.empty() && !known) usage_error("--layer is required: ", who, " does not say which layer it is of");
-  const std::optional<SiteKind> kind =
-      options.sites.empty() ? std::optional<SiteKind>() : std::optional(parse_site_kind(options.sites[0]));
-  const Site site{options.layers.empty() ? known->layer : options.layers[0], kind    ? *kind
-                                                                             : known ? known->kind
-                                                                                     : SiteKind::residual};
+  Site site = known.value_or(Site{});
+  if (!options.layers.empty()) site.layer = options.layers[0];
+  if (!options.sites.empty()) site.kind = parse_site_kind(options.sites[0]);
   if (known && site != *known)
     throw_value(who, ": is of ", to_string(*known), ", but --layer and --site say ", to_string(site));
   return site;

@@ -24,7 +24,8 @@ class Contexts {
  public:
   virtual ~Contexts() = default;
   virtual RowOrigin origin(Index row) const = 0;
-  /// Token at a position of the window of a row; `no_token` where it is not known (its row was left out).
+  /// Token at a position of the window of a row; `no_token` for a BOS that stands before the text, and where it is not known (its
+  /// row was left out).
   virtual Token token(Index row, std::int32_t position) const = 0;
   virtual std::int32_t context() const = 0;
 };
@@ -57,6 +58,7 @@ class WindowContexts : public Contexts {
   void append(std::span<const RowOrigin> origins) { origins_.insert(origins_.end(), origins.begin(), origins.end()); }
   RowOrigin origin(Index row) const override { return origins_[static_cast<std::size_t>(row)]; }
   Token token(Index row, std::int32_t position) const override {
+    if (windows_.has_bos() && position == 0) return no_token;
     return windows_[origin(row).window][static_cast<std::size_t>(position)];
   }
   std::int32_t context() const override { return static_cast<std::int32_t>(windows_.context()); }
@@ -114,7 +116,7 @@ void show(const TopVerb& options, const std::vector<Index>& latents, const TopAc
       Index active = 0;
       for (std::int32_t position = first; position <= last; ++position) {
         const Token token = contexts.token(activation.row, position);
-        // Nothing is said of a token that was left out at an end (BOS is one).
+        // Nothing is said of a token that is missing at an end.
         if (token == no_token && (pieces.empty() || position > at.position)) continue;
         if (position == at.position) active = static_cast<Index>(pieces.size());
         pieces.push_back(piece(token));
