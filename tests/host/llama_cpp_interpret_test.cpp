@@ -77,7 +77,7 @@ TEST_CASE("steering, clamping and ablating a latent change llama.cpp's logits as
   }
 }
 
-TEST_CASE("loss recovered on llama.cpp is that on the naive model; zeros everywhere are the uniform guess",
+TEST_CASE("loss recovered on llama.cpp is that on the naive model, zeros everywhere are the uniform guess",
           "[host][llama_cpp][interpret]") {
   Pair pair;
   const auto sae = some_sae(32);
