@@ -108,7 +108,7 @@ TEST_CASE("every order of three rows is equally likely", "[data]") {
   CHECK(orders == 6);
 }
 
-TEST_CASE("the order is fixed by the seed, whatever the batches", "[data]") {
+TEST_CASE("a shuffle buffer's order is fixed by the seed, whatever the batches", "[data]") {
   const auto order = [](std::uint64_t seed, Index batch) {
     Shuffled source(in_order(500), {.capacity = 64, .seed = seed});
     return read(source, batch, 1000);
