@@ -11,7 +11,7 @@ usage: scripts/test.sh [--no-llama] [--clang | --sanitize | --threads] [-- ctest
   (nothing)    all tests: library, program, examples, language model host, headers alone, consumers
   --no-llama   without llama.cpp and what needs it
   --clang      the same without llama.cpp, by clang++
-  --sanitize   the tests of the library and the program under the address and undefined behaviour sanitizers
+  --sanitize   as --clang, under the address and undefined behaviour sanitizers
   --threads    the tests that share work among threads, under the thread sanitizer
   --style      no tests: formatting (clang-format 14) and the scripts (shellcheck)
   --tidy       no tests: clang-tidy over every header (minutes)
@@ -77,10 +77,10 @@ case $leg in
     run_tests clang
     ;;
   sanitize)
-    need_packages "${packages[@]}"
-    say "Building under the address and undefined behaviour sanitizers"
-    configure_and_build sanitize --target sae_tests
-    run_tests sanitize -L unit
+    need_packages "${packages[@]}" clang libclang-rt-dev
+    say "Building everything by clang++ under the address and undefined behaviour sanitizers"
+    configure_and_build sanitize
+    run_tests sanitize
     ;;
   threads)
     need_packages "${packages[@]}"
