@@ -147,11 +147,12 @@ AnyModel load_any_saelens(const SaelensConfig& config, SaelensLoadOptions option
 }  // namespace detail
 
 /// Loads a trained SAE from its folder, or from its cfg.json or sae_weights.safetensors.
+/// \param check_finite  refuse weights that are NaN or infinite; off for somebody who only looks at what is there
 /// \throws FileError  one sentence with the file and what is wrong in it.
-inline AnySae load_sae(const std::filesystem::path& path) {
+inline AnySae load_sae(const std::filesystem::path& path, bool check_finite = true) {
   SaelensConfig config = read_saelens_config(path);
   std::vector<std::string> warnings = config.warnings;
-  AnySae out(detail::load_any_saelens(config, {.warnings = &warnings}));
+  AnySae out(detail::load_any_saelens(config, {.check_finite = check_finite, .warnings = &warnings}));
   const SafetensorsFile weights(config.file.parent_path() / detail::saelens_weights_name);
   for (const auto& [name, tensor] : weights.tensors()) out.tensors[name] = {std::string(to_string(tensor.dtype)), tensor.shape};
   out.layout = "saelens";
