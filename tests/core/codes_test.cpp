@@ -67,7 +67,7 @@ TEST_CASE("Codes to and from dense, and as an Eigen sparse matrix", "[core][code
   CHECK(view.nonZeros() == 5);
   CHECK(sae::Matrix<float>(view) == sample_dense());
   const sae::Matrix<float> w = sae::Matrix<float>::Random(6, 3);
-  CHECK((sae::Matrix<float>(view * w) - sample_dense() * w).cwiseAbs().maxCoeff() <= 1e-5f);
+  CHECK((sae::Matrix<float>(view * w) - sample_dense() * w).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() <= 1e-5f);
   CHECK(view.valuePtr() == codes.values().data());
 
   const auto back = Codes<float>::from_dense(sample_dense());

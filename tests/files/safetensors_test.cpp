@@ -145,9 +145,9 @@ TEST_CASE("safetensors: float32 and bfloat16 weights give the peer's codes and r
   const auto expected_codes = sae::load_npy<double>(peers / name / "codes.npy");
   const auto expected_reconstruction = sae::load_npy<double>(peers / name / "recon.npy");
   REQUIRE(codes.size() == expected_codes.size());
-  CHECK(expected_codes.cwiseAbs().maxCoeff() > 0.1);
-  CHECK((codes - expected_codes).cwiseAbs().maxCoeff() < 1e-5);
-  CHECK((reconstruction - expected_reconstruction).cwiseAbs().maxCoeff() < 1e-5);
+  CHECK(expected_codes.cwiseAbs().maxCoeff<Eigen::PropagateNaN>() > 0.1);
+  CHECK((codes - expected_codes).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() < 1e-5);
+  CHECK((reconstruction - expected_reconstruction).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() < 1e-5);
 }
 
 TEST_CASE("safetensors: legal spellings of the header", "[files][safetensors]") {

@@ -37,7 +37,7 @@ template <class Got>
 void require_close(const Got& got, const sae::Tensor<float>& want, double bound, bool same_support) {
   REQUIRE(got.rows() == want.rows());
   REQUIRE(got.cols() == want.cols());
-  const double unit = static_cast<double>(want.map().cwiseAbs().maxCoeff());
+  const double unit = static_cast<double>(want.map().cwiseAbs().maxCoeff<Eigen::PropagateNaN>());
   REQUIRE(unit > 0);
   for (Index b = 0; b < want.rows(); ++b)
     for (Index i = 0; i < want.cols(); ++i) {
@@ -196,7 +196,7 @@ TEST_CASE("SAELens: a TopK that ranks by the decoder norm is saved folded, doubl
   const auto wide = sae::load_saelens<Sae<sae::TopK, double>>(folder / "wide", {.warnings = &warnings});
   REQUIRE(warnings.size() == 1);
   CHECK_THAT(warnings[0], ContainsSubstring("1 of 20 decoder rows are zero") && ContainsSubstring("latent 11"));
-  CHECK((wide.reconstruct(x) - want).cwiseAbs().maxCoeff() < 1e-12);
+  CHECK((wide.reconstruct(x) - want).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() < 1e-12);
   const auto folded = wide.encode(x);
   REQUIRE(folded.size() == codes.size());
   for (Index e = 0; e < codes.size(); ++e) {
@@ -207,7 +207,7 @@ TEST_CASE("SAELens: a TopK that ranks by the decoder norm is saved folded, doubl
   CHECK(any.dtype == "float64");
   CHECK(any.config.at("dtype") == "float64");
   CHECK(any.site() == sae::Site{3, sae::SiteKind::mlp_out});
-  CHECK((any.reconstruct(x.cast<float>()) - want.cast<float>()).cwiseAbs().maxCoeff() < 1e-4f);
+  CHECK((any.reconstruct(x.cast<float>()) - want.cast<float>()).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() < 1e-4f);
 
   sae::save_saelens(model, folder / "narrow", {}, {.dtype = sae::Dtype::float32});
   CHECK(sae::load_sae(folder / "narrow").dtype == "float32");

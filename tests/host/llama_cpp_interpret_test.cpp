@@ -40,7 +40,7 @@ Matrix<float> logits_of(auto& model, std::span<const Token> tokens, const std::v
 }
 double apart(const Matrix<float>& a, const Matrix<float>& b) {
   if (!a.allFinite() || !b.allFinite()) return std::nan("");
-  return (a - b).cwiseAbs().maxCoeff() / static_cast<double>(b.cwiseAbs().maxCoeff());
+  return (a - b).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() / static_cast<double>(b.cwiseAbs().maxCoeff<Eigen::PropagateNaN>());
 }
 const std::string text = "the cat and the dog in the house on the hill of the inn and a band of men in it";
 // A few dozen roundings of float at D = 32 through three layers.

@@ -16,7 +16,7 @@ TEST_CASE("the tied start: random directions of one norm, encoder = decoder, no 
   for (Index i = 0; i < 500; ++i) REQUIRE(std::abs(model.W_dec().row(i).norm() - 0.1) <= 1e-15);
   // The directions are spread over the sphere: mean near 0, covariance near 0.01 / D on the diagonal.
   const sae::RowVector<double> mean = model.W_dec().colwise().mean();
-  CHECK(mean.cwiseAbs().maxCoeff() < 5 * 0.1 / std::sqrt(24.0 * 500));
+  CHECK(mean.cwiseAbs().maxCoeff<Eigen::PropagateNaN>() < 5 * 0.1 / std::sqrt(24.0 * 500));
   const sae::Matrix<double> covariance = model.W_dec().transpose() * model.W_dec() / 500.0;
   for (Index i = 0; i < 24; ++i)
     for (Index j = 0; j < 24; ++j)
@@ -29,7 +29,7 @@ TEST_CASE("the start is fixed by its seed, and is the same in float and double",
   CHECK(model.W_dec() == same.W_dec());
   CHECK_FALSE(model.W_dec() == other.W_dec());
   const sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::ReLU, double> precise(8, 30);
-  CHECK((precise.W_dec() - model.W_dec().cast<double>()).cwiseAbs().maxCoeff() < 1e-6);
+  CHECK((precise.W_dec() - model.W_dec().cast<double>()).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() < 1e-6);
   // A row does not depend on how many follow.
   const sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::ReLU> longer(8, 60);
   CHECK(longer.W_dec().topRows(30) == model.W_dec());
