@@ -12,6 +12,10 @@
 #include <sae/data/shuffle_buffer.hpp>
 #include <sae/data/source.hpp>
 #include <sae/data/synthetic.hpp>
+#include <sae/interpret/context_text.hpp>
+#include <sae/interpret/interventions.hpp>
+#include <sae/interpret/recover.hpp>
+#include <sae/interpret/top_activations.hpp>
 #include <sae/metrics/dictionary.hpp>
 #include <sae/metrics/loss_recovered.hpp>
 #include <sae/metrics/reconstruction.hpp>
