@@ -37,7 +37,8 @@ void load(const sae_test::PeerRun& run, const Names& names, const std::string& w
 double relative_error(const Tensor<double>& got, const Tensor<double>& want) {
   REQUIRE(got.rows() == want.rows());
   REQUIRE(got.cols() == want.cols());
-  return (got.map() - want.map()).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() / want.map().cwiseAbs().maxCoeff<Eigen::PropagateNaN>();
+  return (got.map() - want.map()).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() /
+         want.map().cwiseAbs().maxCoeff<Eigen::PropagateNaN>();
 }
 template <class Parameters>
 void require_close(Parameters& got, Parameters& want, double bound) {
