@@ -161,6 +161,46 @@ TEST_CASE("a threshold trains in one pass and with clipping, the same bytes for 
   }
 }
 
+TEST_CASE("steps of a threshold by hand", "[activations][seam]") {
+  for (const double clip : {0.0, 1e9}) {
+    auto model = jump_relu(true, -0.5);
+    auto twin = model;
+    const Dense rows = random_rows(60, width, 4);
+    const sae::Objective objective{TestL0{.coefficient = 0.3}};
+    sae::Trainer trainer(model,
+                         {.steps = 3,
+                          .batch = 20,
+                          .learning_rate = 0.01,
+                          .clip_norm = clip,
+                          .decoder = sae::DecoderNorm::free,
+                          .center = sae::Center::none,
+                          .normalisation = sae::Normalisation::none},
+                         objective);
+    Model<TestJumpReLU>::Parameters m(width, latents), v(width, latents);
+    for (Index t = 0; t < 3; ++t) {
+      trainer.train_step(rows.middleRows(20 * t, 20));
+      const auto gradient = twin.gradient(rows.middleRows(20 * t, 20), objective);
+      const double steps = static_cast<double>(t + 1);
+      Model<TestJumpReLU>::Parameters::visit(
+          [&](std::string_view, auto& w, const auto& g, auto& first, auto& second) {
+            for (Index i = 0; i < w.size(); ++i) {
+              first[i] = 0.9 * first[i] + 0.1 * g[i];
+              second[i] = 0.999 * second[i] + 0.001 * g[i] * g[i];
+              w[i] -=
+                  0.01 * (first[i] / (1 - std::pow(0.9, steps))) / (std::sqrt(second[i] / (1 - std::pow(0.999, steps))) + 1e-8);
+            }
+          },
+          twin.parameters(), gradient.parameters, m, v);
+    }
+    Model<TestJumpReLU>::Parameters::visit(
+        [](std::string_view name, const auto& a, const auto& b) {
+          CAPTURE(name);
+          CHECK(relative_error(a.map(), b.map()) <= 1e-8);
+        },
+        model.parameters(), twin.parameters());
+  }
+}
+
 TEST_CASE("a rank over the whole batch: selection and gradients", "[activations][seam]") {
   for (const Index rows : {1, 11, 140})  // one block of rows and several
     for (const Index k : {Index{2}, Index{20}}) {

@@ -87,6 +87,9 @@ TEST_CASE("geometric median of rows that coincide with the estimate", "[training
   CHECK(sae::geometric_median(rows({{5., 6.}})) == std::vector<double>{5, 6});
   // The mean is a row, and the median too.
   CHECK(sae::geometric_median(rows({{0., 0.}, {1., 0.}, {-1., 0.}})) == std::vector<double>{0, 0});
+  // Three rows at the mean hold it against the pull of the others, 1 - 1 - 1; one alone does not.
+  CHECK(sae::geometric_median(rows({{0.}, {0.}, {0.}, {3.}, {-1.}, {-2.}})) == std::vector<double>{0});
+  CHECK(sae::geometric_median(rows({{0.}, {8.}, {-1.}, {-2.}, {-5.}}), 1e-9, 100000)[0] == Approx(-1).epsilon(1e-3));
   // The mean is a row, the median is another one: it must get away from it.
   const auto x = rows({{0.}, {-4.}, {-4.}, {-4.}, {12.}});
   CHECK(sae::geometric_median(x, 1e-9, 100000)[0] == Approx(-4).epsilon(1e-3));
