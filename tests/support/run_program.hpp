@@ -1,4 +1,4 @@
-// Runs the program `sae` as a user does.
+// Runs programs as a user does: `sae`, and the examples.
 #pragma once
 #include <sys/wait.h>
 
@@ -13,7 +13,6 @@
 
 #include "temp_folder.hpp"
 
-#ifdef SAE_TEST_PROGRAM
 namespace sae_test {
 
 inline std::string file_text(const std::filesystem::path& path) {
@@ -37,19 +36,22 @@ struct Finished {
   }
 };
 
-inline Finished run_sae(const std::vector<std::string>& words) {
+inline Finished run_program(const std::string& program, const std::vector<std::string>& words = {}) {
   const TempFolder folder;
   const auto quoted = [](const std::string& word) {
     std::string out = "'";
     for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
     return out + "'";
   };
-  std::string command = quoted(SAE_TEST_PROGRAM);
+  std::string command = quoted(program);
   for (const std::string& word : words) command += " " + quoted(word);
   command += " >" + quoted((folder / "out").string()) + " 2>" + quoted((folder / "err").string()) + " </dev/null";
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, file_text(folder / "out"), file_text(folder / "err")};
 }
 
-}  // namespace sae_test
+#ifdef SAE_TEST_PROGRAM
+inline Finished run_sae(const std::vector<std::string>& words) { return run_program(SAE_TEST_PROGRAM, words); }
 #endif
+
+}  // namespace sae_test
