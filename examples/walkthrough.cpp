@@ -1,5 +1,4 @@
 // The method in the order in which one learns it; docs/guide.md tells the story around what this prints.
-#include <sae/interpret/top_activations.hpp>
 #include <sae/sae.hpp>
 
 #include <algorithm>
