@@ -18,7 +18,7 @@ Json inspected_json(const AnySae& sae) {
 }
 
 void run_inspect(const InspectVerb& options) {
-  const AnySae sae = load_sae(options.path);
+  const AnySae sae = load_sae(options.path, options.check);
   if (options.json) return print_json(inspected_json(sae));
   std::vector<std::pair<std::string, std::string>> table{
       {"layout", sae.layout},
@@ -46,7 +46,7 @@ void add_inspect(CLI::App& program) {
   CLI::App& verb =
       add_verb(program, "inspect", "What a file is: layout, architecture, shapes, settings, warnings.", options, run_inspect);
   verb.add_option("path", options->path, "SAE: a folder or a file")->required();
-  verb.add_flag("--check", options->check, "read every weight: NaN and infinities are an error");
+  verb.add_flag("--check", options->check, "refuse weights that are NaN or infinite");
   add_json(verb, *options);
 }
 

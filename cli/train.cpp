@@ -1,8 +1,10 @@
 #include <sae/formats/any_sae.hpp>
 #include <sae/formats/checkpoint.hpp>
+#include <sae/metrics/row_filter.hpp>
 #include <sae/training/callbacks.hpp>
 #include <sae/training/recipe.hpp>
 
+#include <cmath>
 #include <fstream>
 #include <iostream>
 #include <limits>
@@ -76,9 +78,8 @@ TrainerConfig config_of(const TrainVerb& options, Index d_in, Index latents, Ind
 
 ReLU activation_of(const TrainVerb&, const ReLU*) { return {}; }
 TopK activation_of(const TrainVerb& options, const TopK* init) {
-  TopK topk = init != nullptr ? *init : TopK{};
+  TopK topk = init != nullptr ? *init : TopK{.rank_by_decoder_norm = options.decoder == "free"};
   if (options.k) topk.k = *options.k;
-  topk.rank_by_decoder_norm = options.decoder == "free";
   return topk;
 }
 auto objective_of(const TrainVerb& options, const ReLU&) {
@@ -90,6 +91,19 @@ auto objective_of(const TrainVerb& options, const TopK& topk) {
   if (options.aux_k) aux.k = *options.aux_k;
   if (options.aux_coefficient) aux.coefficient = *options.aux_coefficient;
   return Objective{aux};
+}
+
+/// Before the first step makes every decoder row a unit vector, which would change what the SAE computes.
+template <class Model>
+void make_decoder_unit(Model& model, const std::string& path) {
+  if constexpr (std::is_same_v<typename Model::Activation, ReLU>) {
+    model.fold_decoder_norms();
+  } else {
+    for (Index i = 0; i < model.latents(); ++i)
+      if (const double norm = row_norm(model.parameters().W_dec.row(i), model.d_in()); std::fabs(norm - 1) > 1e-3)
+        throw_value("--init ", path, ": the decoder row of latent ", i, " has the norm ", norm,
+                    " and not 1, and its TopK would select other latents if it had; train it with --decoder free");
+  }
 }
 
 /// The log of a training: JSON lines, brought back to the step of a checkpoint when it goes on.
@@ -117,6 +131,11 @@ class Log {
   void operator()(const StepReport& report) {
     lines_(report);
     check();
+  }
+  /// Before a checkpoint that counts on its lines.
+  void sync() {
+    const auto file = sae::detail::Descriptor::open(path_, O_RDONLY);
+    if (!file || sae::detail::file_system().sync(file.get()) != 0) throw_file(path_.string(), ": cannot write to the disk");
   }
 
  private:
@@ -174,11 +193,14 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
   if (start != nullptr && options.latents > 0 && options.latents != latents)
     throw_value("--latents ", options.latents, ": the SAE ", options.init, " that training starts from has ", latents);
   const Activation activation = activation_of(options, start != nullptr ? &start->activation() : nullptr);
-  Model model(source.width(), latents, activation, {.initialization = {.seed = options.seed}});
+  Model model(
+      source.width(), latents, activation,
+      {.subtract_decoder_bias = start == nullptr || start->subtracts_decoder_bias(), .initialization = {.seed = options.seed}});
   TrainerConfig config = config_of(options, source.width(), latents, source.rows);
   if (start != nullptr) {
     model.parameters() = start->parameters();
     config.reads_raw_rows = true;
+    if (config.decoder == DecoderNorm::unit) make_decoder_unit(model, options.init);
   }
   const Index steps = config.total_steps();
   const Index report_every = options.report_every.value_or(std::max<Index>(1, steps / 1000));
@@ -215,6 +237,7 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
                                "; the same command with --resume goes on from there");
   };
   const auto save = [&](auto& self) {
+    if (log) log->sync();
     save_checkpoint(self, checkpoint, settings);
     saved = true;
     folder.keep();
@@ -258,6 +281,7 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
   fs::remove(checkpoint);
   folder.commit();
 
+  if (source.left_out) note(options, "left out: ", source.left_out());
   const auto known = [&](double x) { return last.step > 0 ? Json(x) : Json(nullptr); };
   if (options.json)
     return print_json({{"out", options.out},
@@ -306,7 +330,6 @@ void add_train(CLI::App& program) {
   const auto options = std::make_shared<TrainVerb>();
   CLI::App& verb = add_verb(program, "train", "Train a SAE on rows, or straight from a language model.", options, run_train);
   verb.option_defaults()->group("Rows");
-  options->data.seed = 0;
   add_rows(verb, options->data);
   verb.add_option("--order", options->order, "shuffled, or sequential as they stand")
       ->capture_default_str()

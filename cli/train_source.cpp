@@ -14,6 +14,7 @@ template <class Source>
 class SourceOf : public TrainSource {
  public:
   explicit SourceOf(Source source) : source_(std::move(source)) {}
+  const Source& source() const { return source_; }
   Index width() const override { return source_.width(); }
   Index next(Tensor<float>& batch) override { return source_.next(batch); }
   SourceState state() const override { return source_.state(); }
@@ -87,12 +88,23 @@ std::unique_ptr<TrainSource> source_of_model(const TrainSourceOptions& options) 
   const std::shared_ptr<bool> interruptible = source.interruptible;
 
   std::unique_ptr<TrainSource> out;
+  const auto own = [&](auto kind, const auto& activations_of) {
+    const auto* const source_of = kind.get();
+    kind->left_out = [source_of, activations_of] {
+      const CollectCounts& counts = activations_of(source_of->source()).source.counts();
+      return sae::detail::concat(counts.bos, " BOS rows, ", counts.norm, " rows with a large norm, ", counts.not_finite,
+                                 " rows with NaN or infinity");
+    };
+    out = std::move(kind);
+  };
   if (options.order == "shuffled") {
     using Buffered = ShuffleBuffer<StoppableActivations>;
-    out = std::make_unique<SourceOf<Buffered>>(Buffered(std::move(source), {.capacity = options.buffer, .seed = options.seed}));
+    own(std::make_unique<SourceOf<Buffered>>(Buffered(std::move(source), {.capacity = options.buffer, .seed = options.seed})),
+        [](const Buffered& buffered) -> const StoppableActivations& { return buffered.source(); });
     add_setting(out->settings, "buffer", options.buffer);
   } else {
-    out = std::make_unique<SourceOf<StoppableActivations>>(std::move(source));
+    own(std::make_unique<SourceOf<StoppableActivations>>(std::move(source)),
+        [](const StoppableActivations& activations) -> const StoppableActivations& { return activations; });
   }
   out->metadata = std::move(metadata);
   out->interruptible = interruptible;

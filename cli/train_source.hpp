@@ -3,6 +3,7 @@
 #include <sae/formats/checkpoint.hpp>
 #include <sae/formats/saelens.hpp>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -32,9 +33,10 @@ class TrainSource {
   virtual SourceState state() const = 0;
   virtual void restore(const SourceState& state) = 0;
 
-  Index rows = 0;            ///< of one pass; 0: unknown
-  SaelensMetadata metadata;  ///< what is known about where the rows come from
-  Settings settings;         ///< what fixes them: a resumed training must have the same ones
+  Index rows = 0;                         ///< of one pass; 0: unknown
+  std::function<std::string()> left_out;  ///< rows that a filter dropped so far, in words; empty where there is none
+  SaelensMetadata metadata;               ///< what is known about where the rows come from
+  Settings settings;                      ///< what fixes them: a resumed training must have the same ones
   /// While it is true a source that takes long may end by `check_stop`; later the batch is finished, for the checkpoint's sake.
   std::shared_ptr<bool> interruptible = std::make_shared<bool>(true);
 };
