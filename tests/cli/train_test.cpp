@@ -107,8 +107,8 @@ TEST_CASE("sae train: a TopK autoencoder as SAELens reads it, with what was said
   REQUIRE(log.size() == 4);
   CHECK(log[0].at("step") == 50);
   CHECK(log[3].at("step") == 200);
-  CHECK(log[3].at("loss") == told.at("loss"));
-  CHECK(log[3].at("explained_variance") == told.at("explained_variance"));
+  CHECK(log[3].at("loss").get<double>() == told.at("loss").get<double>());
+  CHECK(log[3].at("explained_variance").get<double>() == told.at("explained_variance").get<double>());
   for (const char* key : {"tokens", "reconstruction", "aux_k", "l0", "dead_latents", "learning_rate"})
     CHECK(log[1].contains(key));
   CHECK_THAT(run.err, ContainsSubstring("step 200/200"));
