@@ -85,7 +85,7 @@ class ExampleOutput {
 
 #ifdef SAE_TEST_EXAMPLES
 inline ExampleOutput run_example(const std::string& name, const std::vector<std::string>& words = {}) {
-  return ExampleOutput(run_program(std::string(SAE_TEST_EXAMPLES) + "/" + name, words));
+  return ExampleOutput(run_program(SAE_TEST_EXAMPLES "/" + name, words));
 }
 #endif
 
