@@ -7,9 +7,6 @@
 #include <sae/formats/saelens.hpp>
 #include <sae/host/generate.hpp>
 #include <sae/host/llama_cpp.hpp>
-#include <sae/interpret/context_text.hpp>
-#include <sae/interpret/recover.hpp>
-#include <sae/interpret/top_activations.hpp>
 #include <sae/sae.hpp>
 #include <sae/training/recipe.hpp>
 
