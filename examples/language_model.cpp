@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -128,7 +129,13 @@ int main(int argc, char** argv) try {
     std::fputs("usage: language_model MODEL.gguf TEXT.txt [TEXT TOKENS [LAYER [OUT]]]\n", stderr);
     return 2;
   }
-  const auto number = [&](int i, Index otherwise) { return argc > i ? static_cast<Index>(std::stol(argv[i])) : otherwise; };
+  const auto number = [&](int i, Index otherwise) {
+    if (argc <= i) return otherwise;
+    char* end = nullptr;
+    const Index out = std::strtol(argv[i], &end, 10);
+    if (end == argv[i] || *end != '\0') throw std::runtime_error(std::string(argv[i]) + " is not a number");
+    return out;
+  };
   run(argv[1], argv[2], number(3, 50'000), number(4, -1), argc > 5 ? argv[5] : "language-model-sae");
 } catch (const std::exception& error) {
   std::fprintf(stderr, "language_model: %s\n", error.what());
