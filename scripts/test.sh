@@ -11,7 +11,7 @@ usage: scripts/test.sh [--no-llama] [--clang | --sanitize | --threads] [-- ctest
   (nothing)    all tests: library, program, examples, language model host, headers alone, consumers
   --no-llama   without llama.cpp and what needs it
   --clang      the same without llama.cpp, by clang++
-  --sanitize   as --clang, under the address and undefined behaviour sanitizers
+  --sanitize   the library's tests by clang++ under the address and undefined behaviour sanitizers
   --threads    the tests that share work among threads, under the thread sanitizer
   --style      no tests: formatting (clang-format 14) and the scripts (shellcheck)
   --tidy       no tests: clang-tidy over every header (minutes)
@@ -78,9 +78,9 @@ case $leg in
     ;;
   sanitize)
     need_packages "${packages[@]}" clang libclang-rt-dev
-    say "Building everything by clang++ under the address and undefined behaviour sanitizers"
-    configure_and_build sanitize
-    run_tests sanitize
+    say "Building the library's tests by clang++ under the address and undefined behaviour sanitizers"
+    configure_and_build sanitize --target sae_tests
+    run_tests sanitize -L unit
     ;;
   threads)
     need_packages "${packages[@]}"

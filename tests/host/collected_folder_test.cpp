@@ -109,7 +109,7 @@ TEST_CASE("float16 rows are the float32 rows, rounded", "[host][collect]") {
   CHECK(((read - exact).array().abs() <= 0x1p-11F * exact.array().abs()).all());
 }
 
-TEST_CASE("--data means the one site, a site's folder, or the path itself", "[host][collect]") {
+TEST_CASE("what --data means: the one site, a site's folder, or the path itself", "[host][collect]") {
   Fixture fixture;
   const TempFolder folder;
   fixture.write(folder / "two", fixture.info());
