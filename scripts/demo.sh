@@ -92,9 +92,14 @@ program=$sae_root/build/release/cli/sae
 
 # run ARGUMENTS...: shows the command before running it
 run() {
-  printf '$ sae'
-  printf ' %q' "$@"
-  printf '\n'
+  local word line='$ sae'
+  for word in "$@"; do
+    case $word in
+      *[!A-Za-z0-9_./,:=+-]*) line+=" '$word'" ;;
+      *) line+=" $word" ;;
+    esac
+  done
+  echo "$line"
   "$program" "$@"
 }
 # once FILE WORDS...: whether a step is still to do; says so either way
@@ -126,36 +131,21 @@ run eval --sae "$out/sae" --data "$out/held-out"
 say "How well the language model predicts with the reconstruction in the place of its activations"
 run recover "${source_options[@]}" --skip-tokens $((rows + 5000)) --tokens "$recover" --sae "$out/sae"
 
-if once "$out/latents" "Choosing latents that are rare and, where active, strong"; then
-  run encode --sae "$out/sae" --data "$out/held-out" --sparse --force --out "$out/codes.safetensors"
-  python3 - "$out/codes.safetensors" >"$out/latents.partial" <<'EOT'
-import array, collections, json, struct, sys
-with open(sys.argv[1], "rb") as file:
-    header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    start = file.tell()
-    def tensor(name, kind):
-        begin, end = header[name]["data_offsets"]
-        file.seek(start + begin)
-        return array.array(kind, file.read(end - begin))
-    latents, values = tensor("latents", "i"), tensor("values", "f")
-    rows = len(tensor("row_offsets", "q")) - 1
-count, total = collections.Counter(), collections.Counter()
-for latent, value in zip(latents, values):
-    count[latent] += 1
-    total[latent] += value
-rare = [i for i in count if 0.001 * rows < count[i] < 0.02 * rows] or list(count)
-rare.sort(key=lambda i: (-total[i] / count[i], i))
-print(",".join(map(str, rare[:5])))
-EOT
+if once "$out/latents" "Choosing latents that are rare, strong and active on many different tokens"; then
+  run encode --sae "$out/sae" --data "$out/rows" --sparse --force --out "$out/codes.safetensors"
+  python3 "$sae_root/scripts/choose_latents.py" "$out/codes.safetensors" "$out/rows/tokens.npy" 5 >"$out/latents.partial"
   mv "$out/latents.partial" "$out/latents"
 fi
 chosen=$(cat "$out/latents")
 
 say "The contexts in which the latents $chosen are most active"
-run top --sae "$out/sae" --data "$out/rows" --latent "$chosen" --count 5
+run top --sae "$out/sae" --data "$out/rows" --latent "$chosen" --count 4
 
-say "The same prompt continued without and with latent ${chosen%%,*} turned up"
-run steer --model "$sae_model" --layer "$layer" --sae "$out/sae" --latent "${chosen%%,*}" --scale 100 --prompt "$prompt" --tokens 40
+say "A prompt continued without and with a latent turned up, for two of them"
+IFS=, read -r -a list <<<"$chosen"
+for latent in "${list[@]:0:2}"; do
+  run steer --model "$sae_model" --layer "$layer" --sae "$out/sae" --latent "$latent" --scale 60 --prompt "$prompt" --tokens 32
+done
 
 say "Done. In $out: rows and held-out (activations), sae (the autoencoder, as SAELens reads it), train.jsonl (the log).
         Try more: $program --help"
