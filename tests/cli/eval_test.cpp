@@ -132,7 +132,7 @@ TEST_CASE("sae inspect: what a SAE is, under the keys of the contract", "[cli]")
   CHECK_THAT(table.out, ContainsSubstring("all finite"));
 }
 
-TEST_CASE("sae inspect: warnings are told; what is no SAE gets one sentence", "[cli]") {
+TEST_CASE("sae inspect: warnings are told, what is no SAE gets one sentence", "[cli]") {
   const auto warned = json_of(run_sae({"inspect", peer_path("inference/saelens_standard_hook_z"), "--json"}));
   REQUIRE(warned.at("warnings").size() >= 1);
   CHECK_THAT(warned.at("warnings")[0].get<std::string>(), ContainsSubstring("hook_z"));

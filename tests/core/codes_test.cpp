@@ -97,7 +97,7 @@ TEST_CASE("Codes without rows or entries", "[core][codes]") {
   CHECK(empty_rows.coefficient(1, 2) == 0);
 }
 
-TEST_CASE("Codes: reset keeps nothing but storage; resize takes a shape at once", "[core][codes]") {
+TEST_CASE("Codes: reset keeps nothing but storage, resize takes a shape at once", "[core][codes]") {
   Codes<float> codes = sample();
   const Codes<float> same = codes;
   CHECK(codes == same);

@@ -84,7 +84,7 @@ TEST_CASE("codes file: no codes at all", "[formats]") {
   CHECK(CodesFile(folder / "none").latents() == 7);
 }
 
-TEST_CASE("codes file: a writer that is not finished leaves nothing; rows that were not announced are refused", "[formats]") {
+TEST_CASE("codes file: a writer that is not finished leaves nothing, rows that were not announced are refused", "[formats]") {
   const TempFolder folder;
   {
     sae::SparseCodesWriter out(folder / "sparse", 4, 5);

@@ -140,7 +140,7 @@ TEST_CASE("fixed sizes give what sizes at run time give", "[models][forward]") {
       fixed, random_rows(33, 12, 5), [](const Dense& z) { return naive_largest(z, 5); }, threads);
 }
 
-TEST_CASE("a row with NaN selects nothing and reconstructs as b_dec; its neighbours do not notice", "[models][forward]") {
+TEST_CASE("a row with NaN selects nothing and reconstructs as b_dec, its neighbours do not notice", "[models][forward]") {
   const auto check = [](const auto& model) {
     const sae::Matrix<float> clean = random_rows(40, 10, 6).cast<float>();
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::signaling_NaN()}) {

@@ -185,7 +185,7 @@ TEST_CASE("gradients of AuxK in every variant", "[models][gradient]") {
     }
 }
 
-TEST_CASE("AuxK without dead latents is nothing; its workspace forgets", "[models][gradient]") {
+TEST_CASE("AuxK without dead latents is nothing, its workspace forgets", "[models][gradient]") {
   const auto model = make(sae::TopK{.k = 4}, true);
   const Dense x = random_rows(rows, width, 3);
   const sae::Objective objective{sae::AuxK{.coefficient = 1}};

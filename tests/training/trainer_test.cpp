@@ -232,7 +232,7 @@ TEST_CASE("callbacks: one or two arguments, void or bool, every so many steps an
   CHECK(counting.calls == 3);
 }
 
-TEST_CASE("a callback that returns true stops the run; the others still hear of it", "[training][trainer]") {
+TEST_CASE("a callback that returns true stops the run, the others still hear of it", "[training][trainer]") {
   TopKModel model(width, 20, {.k = 3});
   sae::Trainer trainer(model, plain(10, 8));
   auto source = in_order(data(50));
@@ -371,7 +371,7 @@ TEST_CASE("where b_dec starts", "[training][trainer]") {
   CHECK(start(sae::Center::none, sae::Normalisation::none, 200) == Dense::Constant(1, width, 0.125));
 }
 
-TEST_CASE("statistics of a source with fewer rows than asked; it starts again from its first row", "[training][trainer]") {
+TEST_CASE("statistics of a source with fewer rows than asked, it starts again from its first row", "[training][trainer]") {
   for (const auto center : {sae::Center::mean, sae::Center::geometric_median}) {
     const Dense rows = data(30);
     TopKModel model(width, 20, {.k = 3});
