@@ -5,6 +5,9 @@
 sae_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 sae_cache=${SAE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sae}
 
+# llama.cpp waits at barriers inside OpenMP; threads that wait by spinning take the cores from everything else that runs.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
 # llama.cpp's threads wait by spinning, which beside other work makes them several times slower; asleep they cost next to nothing.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
