@@ -21,7 +21,10 @@ std::string rounded(double x) {
   return text;
 }
 
-void print_json(const Json& object) { std::cout << object.dump(2) << "\n"; }
+void print_json(const Json& object) {
+  // Names of files need not be UTF-8; what is not becomes U+FFFD.
+  std::cout << object.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
+}
 
 void print_table(const std::vector<std::pair<std::string, std::string>>& rows) {
   std::size_t width = 0;

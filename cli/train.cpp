@@ -4,6 +4,8 @@
 #include <sae/training/callbacks.hpp>
 #include <sae/training/recipe.hpp>
 
+#include <unistd.h>
+
 #include <cmath>
 #include <fstream>
 #include <iostream>
@@ -20,6 +22,7 @@ namespace {
 constexpr const char* checkpoint_name = "checkpoint.safetensors";
 constexpr const char* log_name = "log.jsonl";
 constexpr const char* sae_name = "cfg.json";  // what tells the folder of a SAE from others
+constexpr const char* weights_name = "sae_weights.safetensors";
 
 struct TrainVerb : TrainSourceOptions {
   Index latents = 0;
@@ -184,6 +187,31 @@ std::filesystem::path partial_of(const TrainVerb& options) {
   return out += ".partial";
 }
 
+/// Refuses sizes that cannot be: the system may end a process that takes more memory than there is without a word.
+void check_memory(Index d_in, Index latents) {
+  constexpr double tensors = 6;  // two weights, each with the two moments of Adam
+  const double needed = tensors * static_cast<double>(sizeof(float)) * static_cast<double>(d_in) * static_cast<double>(latents);
+  const double there = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+  if (there > 0 && needed > there)
+    throw_value("--latents ", latents, ": training them on rows of ", d_in, " numbers takes ", rounded(needed / 1e9),
+                " GB of memory, the machine has ", rounded(there / 1e9), " GB");
+}
+
+/// Refuses to empty or go on in a folder that is not what an interrupted training leaves.
+void check_partial(const TrainVerb& options, const std::filesystem::path& partial) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (!fs::is_directory(partial, error)) return;
+  const auto inside = options.log.empty() ? std::nullopt : log_inside(options);
+  for (const auto& entry : fs::directory_iterator(partial)) {
+    fs::path name = entry.path().filename();
+    if (name.extension() == ".partial") name = name.stem();
+    if (name != checkpoint_name && name != log_name && name != sae_name && name != weights_name && name != inside)
+      throw_file(partial.string(), ": is in the way and holds other things than a training (", name.string(),
+                 "); move it away");
+  }
+}
+
 template <class Activation>
 void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSource& source) {
   namespace fs = std::filesystem;
@@ -192,6 +220,7 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
   const Index latents = start != nullptr ? start->latents() : options.latents;
   if (start != nullptr && options.latents > 0 && options.latents != latents)
     throw_value("--latents ", options.latents, ": the SAE ", options.init, " that training starts from has ", latents);
+  check_memory(source.width(), latents);
   const Activation activation = activation_of(options, start != nullptr ? &start->activation() : nullptr);
   Model model(
       source.width(), latents, activation,
@@ -212,10 +241,7 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
   Threads threads(options.threads);
   Trainer trainer(model, config, objective_of(options, activation), threads);
   const fs::path partial = partial_of(options);
-  if (fs::is_directory(partial) && !fs::is_empty(partial) && !fs::exists(partial / checkpoint_name) &&
-      !fs::exists(partial / log_name) && !fs::exists(partial / sae_name) &&
-      !fs::exists(partial / (std::string(checkpoint_name) + ".partial")))
-    throw_file(partial.string(), ": is in the way and holds other things than a training; move it away");
+  check_partial(options, partial);
   if (fs::exists(partial) && !options.resume && !options.force)
     throw_file(options.out, ": an interrupted training left ", partial.string(),
                "; --resume goes on with it, --force starts afresh");
@@ -265,20 +291,19 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
   }
 
   write_saelens(model, folder.partial(), source.metadata, {.overwrite = true});
-  if (log) {
-    log.reset();
-    const fs::path written = folder / log_name;
-    if (const auto inside = log_inside(options)) {
-      if (*inside != log_name) fs::rename(written, folder / *inside);
-    } else {
-      atomic_write_text(options.log, read_file(written, (std::numeric_limits<std::size_t>::max)()),
-                        {.overwrite = options.force || options.resume});
-      fs::remove(written);
-    }
-  } else {
-    fs::remove(folder / log_name);  // of an interrupted run that had one
-  }
+  const fs::path written = folder / log_name;
+  const auto inside = log ? log_inside(options) : std::nullopt;
+  if (log && !inside)
+    atomic_write_text(options.log, read_file(written, (std::numeric_limits<std::size_t>::max)()),
+                      {.overwrite = options.force || options.resume});
+  log.reset();
+  // The checkpoint goes before the log: a kill in between starts afresh instead of going on with half a log.
   fs::remove(checkpoint);
+  if (inside) {
+    fs::rename(written, folder / *inside);
+  } else {
+    fs::remove(written);
+  }
   folder.commit();
 
   if (source.left_out) note(options, "left out: ", source.left_out());

@@ -305,6 +305,13 @@ TEST_CASE("sae train: what an interrupted training left is neither overwritten n
   CHECK(cut.code == 1);
   CHECK_THAT(cut.error(), ContainsSubstring("checkpoint.safetensors: "));
 
+  write_text(work.at("sae.partial/notes.txt"), "mine");
+  const auto strange = run_sae(work.words("sae", with(short_run, {"--force"})));
+  CHECK(strange.code == 1);
+  CHECK_THAT(strange.error(), ContainsSubstring("holds other things than a training (notes.txt)"));
+  CHECK(file_text(work.at("sae.partial/notes.txt")) == "mine");
+  fs::remove(work.at("sae.partial/notes.txt"));
+
   work.train("sae", with(short_run, {"--force"}));
   CHECK(work.names() == Words{"err", "sae", "x.npy"});
   const std::string first = work.weights("sae");
@@ -323,6 +330,7 @@ TEST_CASE("sae train: what is wrong is said in one line and leaves nothing behin
   save_npy(work.at("bad/a.npy"), some_rows(10));
   save_npy(work.at("bad/b.npy"), bad);
   write_text(work.at("cut.npy"), file_text(work.at("x.npy")).substr(0, 1000));
+  save_npy(work.at("wide.npy"), Matrix<float>(Matrix<float>::Ones(2, 65536)));
   write_text(work.at("file"), "mine");
   fs::create_directory(work.at("folder"));
   write_text(work.at("folder/notes.txt"), "mine");
@@ -352,6 +360,9 @@ TEST_CASE("sae train: what is wrong is said in one line and leaves nothing behin
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--log", work.at("file")}),
         "file: exists; --force replaces it");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--log", work.at("no/log.jsonl")}), "does not exist");
+  fails(
+      {"train", "--data", work.at("wide.npy"), "--latents", "1073741824", "--k", "2", "--steps", "1", "--out", work.at("sae")},
+      "GB of memory, the machine has");
   fails(with(base, {work.at("no/sae"), "--latents", "8", "--k", "2"}), "no/sae: cannot create");
   fails(with(base, {work.at("file/sae"), "--latents", "8", "--k", "2"}), "file/sae: cannot create");
   fails(with(base, {work.at("file"), "--latents", "8", "--k", "2", "--force"}), "file: exists and is not a folder");
