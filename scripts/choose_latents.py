@@ -29,15 +29,18 @@ def read_tokens(path):
     with open(path, "rb") as file:
         file.seek(8)
         file.seek(10 + struct.unpack("<H", file.read(2))[0])
-        return array.array("i", file.read())[::3]
+        numbers = array.array("i", file.read())
+        return numbers[::3], numbers[2::3]
 
 
 def main():
     offsets, latents, values = read_codes(sys.argv[1])
-    tokens = read_tokens(sys.argv[2])
+    tokens, positions = read_tokens(sys.argv[2])
     rows = len(offsets) - 1
     active = collections.defaultdict(list)
     for row in range(rows):
+        if positions[row] < 8:  # the first words of a window have too little context to mean much
+            continue
         for entry in range(offsets[row], offsets[row + 1]):
             active[latents[entry]].append((values[entry], row))
 
