@@ -5,6 +5,9 @@
 sae_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 sae_cache=${SAE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sae}
 
+# llama.cpp's threads wait by spinning, which beside other work makes them several times slower; asleep they cost next to nothing.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
 sae_llama_package=llama-cpp-python
 sae_llama_version=0.3.36
 sae_llama_sha256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
