@@ -159,6 +159,8 @@ std::optional<std::filesystem::path> log_inside(const TrainVerb& options) {
   };
   const std::filesystem::path inside = full(options.log).lexically_relative(full(options.out));
   if (inside.empty() || *inside.begin() == ".." || inside == ".") return std::nullopt;
+  if (inside == sae_name || inside == weights_name || inside == checkpoint_name)
+    throw_value("--log ", options.log, ": is a file of the SAE itself; choose another name");
   if (inside.has_parent_path())
     throw_value("--log ", options.log, ": lies in a folder of the output; choose a place in or outside it");
   return inside;
