@@ -160,9 +160,9 @@ columns = [("ev", "expl. var.", "%.4f"), ("all", "all rows", "%.4f"), ("l0", "L0
            ("dead", "dead", "%.0f"), ("above", "CE above clean", "%.4f"), ("zero", "rec. vs zero", "%.4f"),
            ("mean", "vs mean", "%.4f")]
 print()
-print("%-34s" % "" + "".join("%16s" % title for _, title, _ in columns))
+print("%-34s" % "" + "".join("%15s" % title for _, title, _ in columns))
 for line in peers + runs + [mean]:
-    print("%-34s" % line["name"] + "".join("%16s" % (form % line[key] if key in line else "-") for key, _, form in columns))
+    print("%-34s" % line["name"] + "".join("%15s" % (form % line[key] if key in line else "-") for key, _, form in columns))
 print(f"""
 Rows: {collected["rows"]} to train on; left out {dropped["bos"]} of BOS, {dropped["norm"]} with a norm above 10 medians.
       {report["rows"]} held out, after leaving out {load(data, "held-out", "collect.json")["dropped"]["bos"]} of BOS and \
@@ -182,6 +182,6 @@ for key, name, limit, least in [("ev", "held-out explained variance", 0.843, Tru
         continue
     holds = mean[key] >= limit if least else mean[key] <= limit
     good = good and holds
-    print(f"{'pass' if holds else 'FAIL'}  {name}: {mean[key]:.4f}, asked: at {'least' if least else 'most'} {limit}")
+    print(f"{'pass' if holds else 'FAIL'}  {name}: {mean[key]:.4g}, asked: at {'least' if least else 'most'} {limit}")
 sys.exit(0 if good else 1)
 EOT
