@@ -22,6 +22,14 @@ class RowStatistics {
     norms_ += std::sqrt(squares);
     ++rows_;
   }
+  /// As if the rows of `other` had been added after one's own, but for the rounding of another order of additions.
+  void merge(const RowStatistics& other) {
+    if (sum_.empty()) sum_.assign(other.sum_.size(), 0.0);
+    for (std::size_t j = 0; j < other.sum_.size(); ++j) sum_[j] += other.sum_[j];
+    squares_ += other.squares_;
+    norms_ += other.norms_;
+    rows_ += other.rows_;
+  }
   Index rows() const { return rows_; }
   std::vector<double> mean() const {
     std::vector<double> out = sum_;

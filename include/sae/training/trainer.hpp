@@ -301,6 +301,8 @@ class Trainer {
   void resume() { restored_ = true; }
 
  private:
+  static constexpr Index row_block = 64;  ///< rows that a thread takes at a time
+
   /// The source may be asked where it stands only while `fit` runs.
   struct Asking {
     Trainer& trainer;
@@ -318,8 +320,10 @@ class Trainer {
       Tensor<Scalar> piece(keep ? wanted : std::min<Index>(wanted, 512), model_.d_in());
       while (statistics.rows() < wanted) {
         const Index got = std::min(source.next(piece), wanted - statistics.rows());
-        check_finite(Batch<Scalar>(piece.data(), got, piece.cols()), statistics.rows());
-        for (Index b = 0; b < got; ++b) statistics.add(piece.row(b), piece.cols());
+        for (Index b = 0; b < got; ++b) {
+          check_finite(piece.row(b), piece.cols(), statistics.rows());
+          statistics.add(piece.row(b), piece.cols());
+        }
         if (got == 0 || keep) break;
       }
       if (statistics.rows() == 0) throw_value("Trainer: the source has no rows");
@@ -345,20 +349,21 @@ class Trainer {
   void load(const Batch<Scalar>& rows) {
     if (rows.cols() != model_.d_in())
       throw_shape("Trainer: rows have ", rows.cols(), " columns, the model reads ", model_.d_in());
-    check_finite(rows, tokens_);
     if (rows_.rows() != rows.rows() || rows_.cols() != rows.cols()) rows_.resize(rows.rows(), rows.cols());
     const auto factor = static_cast<Scalar>(scale_);
-    for (Index b = 0; b < rows.rows(); ++b)
-      for (Index j = 0; j < rows.cols(); ++j) rows_.row(b)[j] = factor * rows.row(b)[j];
+    threads_.for_blocks(rows.rows(), row_block, [&](Index begin, Index end, Index) {
+      for (Index b = begin; b < end; ++b) {
+        check_finite(rows.row(b), rows.cols(), tokens_ + b);
+        for (Index j = 0; j < rows.cols(); ++j) rows_.row(b)[j] = factor * rows.row(b)[j];
+      }
+    });
   }
-  /// \param first  number of the first row, to name one.
-  static void check_finite(const Batch<Scalar>& rows, Index first) {
-    for (Index b = 0; b < rows.rows(); ++b) {
-      Scalar sum = 0;  // x - x is 0 for a finite x and NaN for NaN and infinity
-      for (Index j = 0; j < rows.cols(); ++j) sum += rows.row(b)[j] - rows.row(b)[j];
-      if (!(sum == Scalar(0)))
-        throw_value("Trainer: row ", first + b, " of the stream holds a number that is not finite (NaN or infinity)");
-    }
+  /// \param number  of the row in the stream, to name it.
+  static void check_finite(const Scalar* row, Index width, Index number) {
+    if (std::isfinite(kernels::squared_norm(row, width))) return;
+    for (Index j = 0; j < width; ++j)  // squares of finite numbers may be too large
+      if (!std::isfinite(row[j]))
+        throw_value("Trainer: row ", number, " of the stream holds a number that is not finite (NaN or infinity)");
   }
   template <class Step>
   void mark_dead(Step& step, Index& dead) {
@@ -430,7 +435,7 @@ class Trainer {
                                  activation_gradient_);
     const bool unit = config_.decoder == DecoderNorm::unit;
     if (unit)
-      threads_.for_blocks(p.latents(), 64, [&](Index begin, Index end, Index) {
+      threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
         for (Index i = begin; i < end; ++i) project(p.W_dec.row(i), gradient_.W_dec.row(i));
       });
     double squares = 0;
@@ -438,7 +443,7 @@ class Trainer {
     Parameters::visit(
         [&](std::string_view, const auto& g) {
           row_squares.assign(static_cast<std::size_t>(g.rows()), 0.0);
-          threads_.for_blocks(g.rows(), 64, [&](Index begin, Index end, Index) {
+          threads_.for_blocks(g.rows(), row_block, [&](Index begin, Index end, Index) {
             for (Index i = begin; i < end; ++i)
               row_squares[static_cast<std::size_t>(i)] = static_cast<double>(kernels::squared_norm(g.row(i), g.cols()));
           });
@@ -449,7 +454,7 @@ class Trainer {
     const auto factor = static_cast<Scalar>(std::min(1.0, config_.clip_norm / (report_.gradient_norm + config_.clip_epsilon)));
     Parameters::visit(
         [&](std::string_view, auto& w, auto& g, auto& slot0, auto& slot1) {
-          threads_.for_blocks(w.rows(), 64, [&](Index begin, Index end, Index) {
+          threads_.for_blocks(w.rows(), row_block, [&](Index begin, Index end, Index) {
             const Index from = begin * w.cols(), n = (end - begin) * w.cols();
             kernels::scale(g.data() + from, factor, n);
             update(w.data() + from, g.data() + from, slots_at(from, slot0, slot1), n);
@@ -457,7 +462,7 @@ class Trainer {
         },
         p, gradient_, moments_[0], moments_[1]);
     if (unit)
-      threads_.for_blocks(p.latents(), 64, [&](Index begin, Index end, Index) {
+      threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
         for (Index i = begin; i < end; ++i) normalise(p.W_dec.row(i));
       });
   }
@@ -466,8 +471,12 @@ class Trainer {
     return codes.size() - static_cast<Index>(std::count(codes.values().begin(), codes.values().end(), Scalar(0)));
   }
   double batch_variance() const {
+    std::vector<RowStatistics> blocks(static_cast<std::size_t>((rows_.rows() + row_block - 1) / row_block));
+    threads_.for_blocks(rows_.rows(), row_block, [&](Index begin, Index end, Index block) {
+      for (Index b = begin; b < end; ++b) blocks[static_cast<std::size_t>(block)].add(rows_.row(b), rows_.cols());
+    });
     RowStatistics statistics;
-    for (Index b = 0; b < rows_.rows(); ++b) statistics.add(rows_.row(b), rows_.cols());
+    for (const RowStatistics& block : blocks) statistics.merge(block);
     double squared_mean = 0;
     for (const double x : statistics.mean()) squared_mean += x * x;
     return statistics.mean_squared_norm() - squared_mean;
