@@ -1,6 +1,5 @@
 #pragma once
-// Everything that needs Eigen alone. Files (files/, formats/), plots (report/) and language models (host/llama_cpp.hpp) are
-// included by name.
+// Everything that needs Eigen alone. Files (files/, formats/) and what runs a language model (host/) are included by name.
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
 #include <sae/core/codes.hpp>
@@ -23,4 +22,5 @@
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/callbacks.hpp>
 #include <sae/training/evaluate.hpp>
+#include <sae/training/recipe.hpp>
 #include <sae/training/trainer.hpp>

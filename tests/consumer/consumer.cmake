@@ -1,4 +1,4 @@
-# Three consumers of the same program: an installed package, the source tree inside another project, and a bare -I.
+# Consumers of one program, three ways: an installed package, the source tree inside another project, and a bare -I.
 set(_prefix ${CMAKE_CURRENT_BINARY_DIR}/consumer/prefix)
 set(_settings -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} -DCMAKE_BUILD_TYPE=Debug)
 if(Eigen3_DIR)
@@ -43,4 +43,12 @@ if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
   add_test(NAME consumer/plain_run COMMAND ${_plain})
   set_tests_properties(consumer/plain_compile PROPERTIES FIXTURES_SETUP sae_plain)
   set_tests_properties(consumer/plain_run PROPERTIES FIXTURES_REQUIRED sae_plain)
+endif()
+
+# ---- a consumer with OpenMP, which Eigen would use by itself
+find_package(OpenMP QUIET COMPONENTS CXX)
+if(OpenMP_CXX_FOUND)
+  add_executable(sae_openmp_consumer consumer/openmp.cpp)
+  target_link_libraries(sae_openmp_consumer PRIVATE sae_dev OpenMP::OpenMP_CXX)
+  add_test(NAME consumer/openmp COMMAND sae_openmp_consumer)
 endif()

@@ -121,3 +121,17 @@ TEST_CASE("Codes: reset keeps nothing but storage, resize takes a shape at once"
   filled.values()[0] = 3.f;
   CHECK_FALSE(filled == same);
 }
+
+TEST_CASE("Codes: what was moved from has no rows", "[core][codes]") {
+  sae::Codes<float> from(3);
+  from.push(1, 2.0F);
+  from.finish_row();
+  const sae::Codes<float> to = std::move(from);
+  CHECK(to.size() == 1);
+  CHECK(from.rows() == 0);  // NOLINT: that is the point
+  CHECK(from.size() == 0);
+  from.reset(3);
+  from.push(0, 1.0F);
+  from.finish_row();
+  CHECK(from.rows() == 1);
+}

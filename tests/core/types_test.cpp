@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "catch_compat.hpp"
 
@@ -110,6 +111,15 @@ TEST_CASE("Batch takes a single vector as one row", "[core][types]") {
   CHECK(look(sae::Matrix<float>(scalars)).rows.rows() == 5);
 }
 
+TEST_CASE("Batch takes array expressions", "[core][types]") {
+  const sae::Matrix<float> x = counted(3, 4);
+  CHECK(look(x.array() * 2).rows == 2 * x);
+  const Eigen::ArrayXXf columns = x.array();
+  CHECK(look(columns).rows == x);
+  const Eigen::Array<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rows = x.array();
+  CHECK(look(rows).data == rows.data());
+}
+
 TEST_CASE("Batch without rows or columns", "[core][types]") {
   const sae::Matrix<float> none(0, 5), thin(3, 0);
   CHECK(Batch<float>(none).rows() == 0);
@@ -154,4 +164,20 @@ TEST_CASE("Tensor: shape, rows, views, equality", "[core][types]") {
   CHECK(sae::Tensor<double>() == sae::Tensor<double>(0, 0));
   CHECK(reinterpret_cast<std::uintptr_t>(sae::Tensor<float>(1, 1).data()) % 64 == 0);
   CHECK(reinterpret_cast<std::uintptr_t>(sae::Buffer<float>(7).data()) % 64 == 0);
+}
+
+TEST_CASE("Tensor: what was moved from is empty and can be used again", "[core][types]") {
+  sae::Tensor<float> from(2, 3), to;
+  from.map().setConstant(5);
+  const float* const data = from.data();
+  to = std::move(from);
+  CHECK(to.data() == data);
+  CHECK(to.rows() == 2);
+  CHECK(from.size() == 0);  // NOLINT: that is the point
+  CHECK(from.rows() == 0);
+  const sae::Tensor<float> third(std::move(to));
+  CHECK(to.cols() == 0);  // NOLINT
+  CHECK(third.map().sum() == 30);
+  from.resize(1, 1);
+  CHECK(from[0] == 0);
 }

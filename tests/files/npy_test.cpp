@@ -260,7 +260,7 @@ TEST_CASE("NpyRows: reads rows of every floating dtype into any stride", "[files
 TEST_CASE("NpyRows: only two axes of floating-point numbers, at least one wide", "[files][npy]") {
   const TempFolder folder;
   sae::save_npy_values<float>(folder / "1.npy", std::vector<float>{1, 2}, {2});
-  CHECK_THROWS_WITH(sae::NpyRows(folder / "1.npy"), ContainsSubstring("has shape [2]; rows are [N, D] with D >= 1"));
+  CHECK_THROWS_WITH(sae::NpyRows(folder / "1.npy"), ContainsSubstring("has shape [2]; rows are [N, D] with 1 <= D <= 2^30"));
   sae::save_npy_values<float>(folder / "0.npy", {}, {2, 0});
   CHECK_THROWS_WITH(sae::NpyRows(folder / "0.npy"), ContainsSubstring("has shape [2, 0]"));
   sae::save_npy_int32(folder / "i.npy", std::vector<std::int32_t>{1, 2}, {1, 2});

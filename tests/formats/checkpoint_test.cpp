@@ -126,6 +126,19 @@ TEST_CASE("checkpoint: a run that has ended is not saved, a stopped one goes on"
   CHECK((bytes_of(resumed->model) == bytes_of(run->model)));
 }
 
+TEST_CASE("checkpoint: outside of fit the source cannot be asked, so nothing is saved", "[formats][checkpoint]") {
+  const TempFolder folder;
+  const auto run = make_small(6);
+  CHECK_THROWS_WITH(sae::save_checkpoint(run->trainer, folder / "c"), ContainsSubstring("in a callback of Trainer::fit"));
+  const auto fail = [](const sae::StepReport& report) {
+    if (report.step == 3) throw Killed();
+  };
+  REQUIRE_THROWS_AS(run->trainer.fit(run->source, sae::checkpoint_every(folder / "c", 2), fail), Killed);
+  const std::string good = sae::read_file(folder / "c");
+  CHECK_THROWS_AS(sae::save_checkpoint(run->trainer, folder / "c"), sae::ValueError);
+  CHECK((sae::read_file(folder / "c") == good));
+}
+
 TEST_CASE("checkpoint: a checkpoint of the last step resumes to the end", "[formats][checkpoint]") {
   const TempFolder folder;
   const auto run = make_small(6), resumed = make_small(6);

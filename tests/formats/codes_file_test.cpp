@@ -96,6 +96,30 @@ TEST_CASE("codes file: a writer that is not finished leaves nothing, rows that w
   CHECK(folder.names().empty());
 }
 
+TEST_CASE("codes file: what could not be read again is not written", "[formats]") {
+  const TempFolder folder;
+  for (const double bad : {1e39, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    Codes<double> codes(5);
+    codes.finish_row();
+    codes.push(3, bad);
+    codes.finish_row();
+    sae::SparseCodesWriter out(folder / "codes", 2, 5);
+    CHECK_THROWS_WITH(out.append(codes),
+                      ContainsSubstring("row 1, latent 3: ") && ContainsSubstring("is not a finite float32"));
+  }
+  CHECK(folder.names().empty());
+}
+
+TEST_CASE("codes file: an empty spill that a kill left is in nobody's way, another file is left alone", "[formats]") {
+  const TempFolder folder;
+  sae::atomic_write_text(folder / "codes.spill", "");
+  sae::SparseCodesWriter(folder / "codes", 0, 5).finish();
+  CHECK(folder.names() == std::vector<std::string>{"codes"});
+  sae::atomic_write_text(folder / "other.spill", "mine");
+  CHECK_THROWS_WITH(sae::SparseCodesWriter(folder / "other", 0, 5), ContainsSubstring("cannot create"));
+  CHECK(sae::read_file(folder / "other.spill") == "mine");
+}
+
 TEST_CASE("codes file: nothing in it is trusted", "[formats]") {
   const TempFolder folder;
   const auto refused = [&](const Entries& entries, const std::string& with) {

@@ -215,6 +215,19 @@ TEST_CASE("SAELens: a TopK that ranks by the decoder norm is saved folded, doubl
   CHECK(folder.names() == std::vector<std::string>{"narrow", "wide"});
 }
 
+TEST_CASE("SAELens: weights that are not finite in the file's dtype are not saved", "[formats][saelens]") {
+  const TempFolder folder;
+  Sae<sae::ReLU, double> model(4, 6);
+  model.parameters().b_enc[2] = 1e39;
+  CHECK_THROWS_WITH(sae::save_saelens(model, folder / "sae", {}, {.dtype = sae::Dtype::float32}),
+                    ContainsSubstring("b_enc holds numbers that are not finite in float32"));
+  CHECK(folder.names().empty());
+  sae::save_saelens(model, folder / "wide");
+  model.parameters().W_dec[0] = std::nan("");
+  CHECK_THROWS_AS(sae::save_saelens(model, folder / "sae"), sae::ValueError);
+  CHECK(folder.names() == std::vector<std::string>{"wide"});
+}
+
 TEST_CASE("SAELens: metadata goes out and comes back, other fields as they stand", "[formats][saelens]") {
   const TempFolder folder;
   const Sae<sae::ReLU> model(3, 5);

@@ -170,6 +170,10 @@ TEST_CASE("a collected folder that does not fit together is refused in one sente
     replace_in(data / "collect.json", "\"context\"", "\"kontext\"");
     refused("context is missing");
   }
+  SECTION("a site of another kind") {
+    replace_in(data / "collect.json", "\"site\": \"residual\"", "\"site\": \"attention\"");
+    refused("collect.json: site = attention is none of");
+  }
   SECTION("another number of rows") {
     replace_in(data / "collect.json", "\"rows\": 44", "\"rows\": 45");
     refused("not int32 [45, 3]");

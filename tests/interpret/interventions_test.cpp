@@ -157,6 +157,33 @@ TEST_CASE("a model in double edits the float rows of a language model", "[interp
   CHECK(after(edit_latents(site, model, {}), x) == x);
 }
 
+namespace {
+// Models that are not what LatentModel asks for, and one that is.
+template <class W>
+struct Directions {
+  Index d_in() const { return 3; }
+  Index latents() const { return 6; }
+  W W_dec() const;
+};
+static_assert(LatentModel<Directions<const Matrix<float>&>>);
+static_assert(LatentModel<Directions<ConstMatrixMap<float>>>);
+static_assert(!LatentModel<Directions<const Eigen::MatrixXf&>>, "column-major");
+static_assert(!LatentModel<Directions<Matrix<float>>>, "gone when the call is over");
+static_assert(!LatentModel<Directions<Eigen::Map<const Matrix<float>, 0, Eigen::Stride<Eigen::Dynamic, 2>>>>, "not contiguous");
+
+template <class Model>
+concept Replaces = requires(Model&& model) {
+  replace_by_reconstruction(site, std::forward<Model>(model));
+};
+template <class Model>
+concept Edits = requires(Model&& model) {
+  edit_latents(site, std::forward<Model>(model), {});
+};
+using Some = decltype(some_model());
+static_assert(Replaces<const Some&> && Edits<Some&>);
+static_assert(!Replaces<Some> && !Edits<Some>, "the tap would outlive the model");
+}  // namespace
+
 TEST_CASE("edits that cannot be are refused in one sentence", "[interpret]") {
   const auto model = some_model();
   CHECK_THROWS_WITH(steer_latent(site, model, 40, 1), ContainsSubstring("latent 40 is not in [0, 40)"));

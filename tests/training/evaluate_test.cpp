@@ -159,8 +159,18 @@ TEST_CASE("what cannot be measured is refused in one sentence", "[evaluate]") {
     x(1500, 2) = bad;
     CHECK_THROWS_WITH(sae::evaluate(model, x), ContainsSubstring("row 1500"));
     CHECK_THROWS_WITH(sae::evaluate(model, x, {.max_norm = 10}), ContainsSubstring("row 1500"));
-    CHECK_THROWS_WITH(sae::evaluate(model, sae::MatrixSource<double>(x, {.shuffle = false})), ContainsSubstring("row 1500"));
+    CHECK_THROWS_WITH(sae::evaluate(model, sae::MatrixSource<double>(x, {.shuffle = false, .epochs = 1})),
+                      ContainsSubstring("row 1500"));
   }
+}
+
+TEST_CASE("a source without end is refused where no number of rows is given", "[evaluate]") {
+  const Model model = axes_model();
+  const Matrix x = Matrix::Random(30, 3);
+  sae::MatrixSource<double> endless(x), once(x, {.shuffle = false, .epochs = 1});
+  CHECK_THROWS_WITH(sae::evaluate(model, endless), Catch::Matchers::ContainsSubstring("the source never ends"));
+  CHECK(sae::evaluate(model, endless, {.rows = 50}).rows == 50);
+  CHECK(sae::evaluate(model, once).rows == 30);
 }
 
 TEST_CASE("a peer's model on a peer's rows", "[evaluate][peers]") {

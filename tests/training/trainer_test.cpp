@@ -291,6 +291,42 @@ TEST_CASE("rows that are not finite are refused by their number", "[training][tr
   }
 }
 
+TEST_CASE("numbers whose squares overflow are finite", "[training][trainer]") {
+  Dense rows = data(40);
+  rows(7, 2) = 1e200;
+  TopKModel model(width, 20, {.k = 3});
+  sae::Trainer trainer(model, plain(2, 20));
+  auto source = in_order(rows);
+  CHECK_NOTHROW(trainer.fit(source));
+}
+
+// A source may give what it has at hand: pieces of 7 rows are the same stream.
+TEST_CASE("batches are filled from a source that gives fewer rows at a time", "[training][trainer]") {
+  struct Pieces {
+    sae::MatrixSource<double> rows;
+    Index width() const { return rows.width(); }
+    Index next(sae::Tensor<double>& batch) {
+      sae::Tensor<double> piece(std::min<Index>(batch.rows(), 7), batch.cols());
+      const Index got = rows.next(piece);
+      std::copy_n(piece.data(), got * batch.cols(), batch.data());
+      return got;
+    }
+    sae::SourceState state() const { return rows.state(); }
+    void restore(const sae::SourceState& state) { rows.restore(state); }
+  };
+  const Dense rows = data(300);
+  for (const auto center : {sae::Center::mean, sae::Center::geometric_median}) {
+    TopKModel whole(width, 20, {.k = 3}), pieced = whole;
+    const sae::TrainerConfig config{.steps = 14, .batch = 20, .center = center};
+    sae::Trainer straight(whole, config), in_pieces(pieced, config);
+    auto source = in_order(rows, 1);
+    Pieces pieces{in_order(rows, 1)};
+    CHECK(straight.fit(source) == sae::FitStatus::finished);
+    CHECK(in_pieces.fit(pieces) == sae::FitStatus::finished);
+    CHECK(same_bytes(whole.parameters(), pieced.parameters()));
+  }
+}
+
 TEST_CASE("after an exception fit goes on where it was", "[training][trainer]") {
   const Dense rows = data(400);
   const auto config = [] { return sae::TrainerConfig{.steps = 12, .batch = 20, .learning_rate = 0.01}; };

@@ -22,9 +22,10 @@ class Codes {
   Codes() = default;
   explicit Codes(Index latents) : latents_(latents) {}
 
-  Index rows() const { return static_cast<Index>(offsets_.size()) - 1; }
-  Index latents() const { return latents_; }      ///< F
-  Index size() const { return offsets_.back(); }  ///< entries in all
+  // What was moved from has no offsets, and no rows.
+  Index rows() const { return offsets_.empty() ? 0 : static_cast<Index>(offsets_.size()) - 1; }
+  Index latents() const { return latents_; }                             ///< F
+  Index size() const { return offsets_.empty() ? 0 : offsets_.back(); }  ///< entries in all
   Index begin(Index row) const { return offsets_[static_cast<std::size_t>(row)]; }
   Index end(Index row) const { return offsets_[static_cast<std::size_t>(row) + 1]; }
   Index latent(Index entry) const { return indices_[static_cast<std::size_t>(entry)]; }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <new>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace sae::inline SAE_ABI {
@@ -51,6 +52,18 @@ class Tensor {
  public:
   Tensor() = default;
   Tensor(Index rows, Index cols) { resize(rows, cols); }
+  Tensor(const Tensor&) = default;
+  Tensor& operator=(const Tensor&) = default;
+  /// What was moved from is empty, [0 x 0].
+  Tensor(Tensor&& other) noexcept
+      : rows_(std::exchange(other.rows_, 0)), cols_(std::exchange(other.cols_, 0)), data_(std::move(other.data_)) {}
+  Tensor& operator=(Tensor&& other) noexcept {
+    Tensor taken(std::move(other));
+    std::swap(rows_, taken.rows_);
+    std::swap(cols_, taken.cols_);
+    data_.swap(taken.data_);
+    return *this;
+  }
 
   /// Sets the shape; all entries become 0.
   void resize(Index rows, Index cols) {
@@ -78,8 +91,9 @@ class Tensor {
   Buffer<Scalar> data_;
 };
 
-/// Rows of activations as an argument: converts from any Eigen expression, matrix, block or `Map` of [B x D], and from a
-/// single vector (one row). Row-major data with unit inner stride is viewed, everything else is evaluated once.
+/// Rows of activations as an argument: converts from any Eigen expression, matrix, array, block or `Map` of [B x D], and from a
+/// single vector (one row). Row-major data with unit inner stride is viewed, everything else is evaluated once. A type for
+/// arguments, not for variables: a view of a temporary matrix is good until the end of the call.
 ///
 /// \tparam D  width if known at compile time; another fixed width is refused by the compiler.
 template <class Scalar, int D = Dynamic>
@@ -112,6 +126,8 @@ class Batch {
     data_ = owned_.data();
     stride_ = cols_;
   }
+  template <class Derived>
+  Batch(const Eigen::ArrayBase<Derived>& x) : Batch(x.matrix()) {}  // NOLINT
   Batch(const Scalar* data, Index rows, Index cols, Index stride) : data_(data), rows_(rows), cols_(cols), stride_(stride) {}
   Batch(const Scalar* data, Index rows, Index cols) : Batch(data, rows, cols, cols) {}
   Batch(const Tensor<Scalar>& x) : Batch(x.data(), x.rows(), x.cols()) {}  // NOLINT

@@ -33,6 +33,7 @@ class IndexedSource {
   Index width() const { return rows_.width(); }
   Index rows() const { return options_.count; }  ///< of one epoch
   const Rows& data() const { return rows_; }
+  bool endless() const { return options_.epochs == 0; }
 
   Index next(Tensor<Scalar>& batch) {
     Index filled = 0;

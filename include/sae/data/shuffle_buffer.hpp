@@ -28,6 +28,7 @@ class ShuffleBuffer {
   }
   Index width() const { return source_.width(); }
   const Source& source() const { return source_; }
+  bool endless() const { return is_endless(source_); }
 
   Index next(Tensor<Scalar>& batch) {
     Index filled = 0;

@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/core/types.hpp>
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <vector>
@@ -17,8 +18,10 @@ struct SourceState {
 /// A source of rows: the activations that an SAE is trained and measured on.
 ///
 ///   width()         D
-///   next(batch)     fills the first rows of `batch` [B x D] (the caller sets its shape), returns how many; 0: exhausted
+///   next(batch)     fills the first rows of `batch` [B x D] (the caller sets its shape), returns how many; 0: exhausted.
+///                   Fewer than B rows are no end: `fill_batch` asks until a batch is full
 ///   state()         where it stands; restore(state) goes back there, also in another process on the same data
+///   endless()       optional: true where `next` never returns 0
 template <class T, class Scalar>
 concept RowSource = requires(T& source, const T& constant, Tensor<Scalar>& batch, const SourceState& state) {
   { constant.width() } -> std::convertible_to<Index>;
@@ -26,5 +29,30 @@ concept RowSource = requires(T& source, const T& constant, Tensor<Scalar>& batch
   { constant.state() } -> std::convertible_to<SourceState>;
   source.restore(state);
 };
+
+/// Fills a whole batch [B x D]; returns how many rows, fewer than B only where the source is exhausted.
+template <class Scalar, RowSource<Scalar> Source>
+Index fill_batch(Source& source, Tensor<Scalar>& batch) {
+  auto filled = static_cast<Index>(source.next(batch));
+  Tensor<Scalar> piece;
+  while (filled > 0 && filled < batch.rows()) {
+    piece.resize(batch.rows() - filled, batch.cols());
+    const auto got = static_cast<Index>(source.next(piece));
+    if (got == 0) break;
+    std::copy_n(piece.data(), got * batch.cols(), batch.row(filled));
+    filled += got;
+  }
+  return filled;
+}
+
+/// Whether a source says that it never ends.
+template <class Source>
+bool is_endless(const Source& source) {
+  if constexpr (requires { source.endless(); }) {
+    return source.endless();
+  } else {
+    return false;
+  }
+}
 
 }  // namespace sae::inline SAE_ABI

@@ -478,6 +478,7 @@ class SyntheticSource {
   SyntheticSource(const SyntheticWorld&&, SyntheticOptions = {}, Threads& = Threads::shared()) = delete;
   Index width() const { return world_->width(); }
   const SyntheticWorld& world() const { return *world_; }
+  bool endless() const { return options_.rows == 0; }
 
   Index next(Tensor<Scalar>& batch) { return fill(batch, nullptr); }
   /// The same rows with their true activations [rows that were filled x n], sparse.

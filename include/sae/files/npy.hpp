@@ -49,14 +49,14 @@ class NpyArray {
   NpyHeader header_;
 };
 
-/// Rows of a mapped .npy file: [N, D] of float16, bfloat16 (option), float32 or float64, N >= 0, D >= 1. Reading converts; any
+/// Rows of a mapped .npy file: [N, D] of float16, bfloat16 (option), float32 or float64, N >= 0, 1 <= D <= 2^30. Reading converts; any
 /// number of threads may read.
 class NpyRows {
  public:
   explicit NpyRows(const std::filesystem::path& path, NpyOptions options = {}) : array_(path, options) {
     array_.require_readable<float>();
-    if (array_.shape().size() != 2 || array_.shape()[1] < 1)
-      throw_file(name(), ": has shape ", detail::shape_text(array_.shape()), "; rows are [N, D] with D >= 1");
+    if (array_.shape().size() != 2 || array_.shape()[1] < 1 || array_.shape()[1] > Index{1} << 30)
+      throw_file(name(), ": has shape ", detail::shape_text(array_.shape()), "; rows are [N, D] with 1 <= D <= 2^30");
   }
 
   Index rows() const { return array_.shape()[0]; }   ///< N

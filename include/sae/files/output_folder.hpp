@@ -41,7 +41,8 @@ class OutputFolder {
           throw_file(path_.string(), ": an interrupted run left ", partial_.string(),
                      "; resume it, or say that it may be overwritten");
         check_marker(partial_);
-        for (const auto& entry : fs::directory_iterator(partial_, error)) fs::remove_all(entry.path(), error);
+        for (fs::directory_iterator at(partial_, error), end; !error && at != end; at.increment(error))
+          fs::remove_all(at->path(), error);
         if (error || !fs::is_empty(partial_, error)) throw_file(partial_.string(), ": cannot be emptied");
       }
       resumed_ = options_.resume;

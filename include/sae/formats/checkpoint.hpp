@@ -210,10 +210,12 @@ Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Setting
 ///
 /// \param own  settings of the caller's that a resumed training must share (see checkpoint_settings).
 /// \throws FileError   it cannot be written (the earlier one is intact).
-/// \throws ValueError  the trainer's run has ended.
+/// \throws ValueError  the trainer's run has ended, or none is under way.
 /// Cost: 3 times the parameters, and the rows that a shuffle buffer holds, written and synced.
 template <class Model, class Terms>
 void save_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path& path, const Settings& own = {}) {
+  if (!trainer.fitting())
+    throw_value("save_checkpoint: to be called in a callback of Trainer::fit, where the source says how far it was read");
   SafetensorsWriter file;
   detail::CheckpointWriter writer(file);
   trainer.visit_state(writer);

@@ -25,9 +25,13 @@ class SpillFile {
   /// Made beside `path`, where there is room for what will be copied out of it.
   explicit SpillFile(const std::filesystem::path& path) : name_(path.string()) {
     const std::filesystem::path spill = with_suffix(path, ".spill");
+    std::error_code error;  // one that was killed between the two calls below left an empty file
+    if (std::filesystem::is_regular_file(std::filesystem::symlink_status(spill, error)) &&
+        std::filesystem::is_empty(spill, error))
+      file_system().unlink(spill.c_str());
     file_ = Descriptor::open(spill, O_RDWR | O_CREAT | O_EXCL, 0600);
     if (!file_) throw_file(name_, ": cannot create ", spill.string(), ": ", system_reason());
-    file_system().unlink(spill.c_str());
+    if (file_system().unlink(spill.c_str()) != 0) throw_file(name_, ": cannot remove ", spill.string(), ": ", system_reason());
   }
   std::size_t size() const { return size_; }
   void write(std::span<const std::byte> bytes) {
@@ -108,8 +112,12 @@ class SparseCodesWriter {
     for (Index b = 0; b < codes.rows(); ++b) {
       for (Index e = codes.begin(b); e < codes.end(b); ++e) {
         if (codes.value(e) == Scalar(0)) continue;
+        const auto value = static_cast<float>(codes.value(e));
+        if (!std::isfinite(value))
+          throw_value(out_.path().string(), ": row ", rows_ + b, ", latent ", codes.latent(e), ": ", codes.value(e),
+                      " is not a finite float32");
         indices_.push_back(static_cast<std::int32_t>(codes.latent(e)));
-        numbers_.push_back(static_cast<float>(codes.value(e)));
+        numbers_.push_back(value);
       }
       offsets_.push_back(nnz_ + static_cast<std::int64_t>(indices_.size()));
     }

@@ -252,7 +252,7 @@ struct SaelensSaveOptions {
 };
 
 /// Writes cfg.json and sae_weights.safetensors into a folder that exists, each file whole or not at all: for a program that
-/// prepares the folder itself. `save_saelens` makes the folder too.
+/// prepares the folder itself. `save_saelens` makes the folder too. Errors: as there.
 template <class Model>
 void write_saelens(const Model& model, const std::filesystem::path& folder, const SaelensMetadata& metadata = {},
                    SaelensSaveOptions options = {}) {
@@ -267,6 +267,13 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
       folded.fold_decoder_norms();
       return write_saelens(folded, folder, metadata, options);
     }
+  Model::Parameters::visit(
+      [&](std::string_view name, const auto& tensor) {
+        if (!(dtype == Dtype::float32 ? tensor.map().template cast<float>().allFinite() : tensor.map().allFinite()))
+          throw_value(folder.string(), ": the SAE is not saved: ", name, " holds numbers that are not finite in ",
+                      to_string(dtype));
+      },
+      model.parameters());
 
   nlohmann::ordered_json config;
   config["d_in"] = model.d_in();
@@ -313,7 +320,8 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
 
 /// Saves a SAE as SAELens 6 does, so that Python reads it as it is: a folder that appears whole or not at all. ReLU is its
 /// "standard", TopK its "topk"; a TopK that ranks by the decoder norm is folded first (`fold_decoder_norms`, on a copy).
-/// \throws FileError  the folder exists and `overwrite` is off (or it holds no cfg.json); it cannot be written.
+/// \throws FileError   the folder exists and `overwrite` is off (or it holds no cfg.json); it cannot be written.
+/// \throws ValueError  a parameter is not finite in the dtype that is written.
 template <class Model>
 void save_saelens(const Model& model, const std::filesystem::path& folder, const SaelensMetadata& metadata = {},
                   SaelensSaveOptions options = {}) {

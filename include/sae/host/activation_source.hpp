@@ -254,6 +254,7 @@ class ActivationSource {
   }
 
   Index width() const { return collector_.width() * static_cast<Index>(collector_.sites().size()); }
+  bool endless() const { return passes_ == 0; }
   /// Rows of all passes so far.
   const CollectCounts& counts() const { return collector_.counts(); }
   const Collector<M>& collector() const { return collector_; }

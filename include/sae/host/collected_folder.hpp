@@ -89,7 +89,10 @@ inline CollectedInfo read_collect_json(const std::filesystem::path& file) {
   info.text_bytes = json_integer(text, "bytes", file, 0);
   if (!sites.is_array() || sites.empty()) throw_file(file.string(), ": sites is not a list of at least one site");
   for (const nlohmann::json& site : sites) {
-    info.sites.push_back({json_integer(site, "layer", file, 0, int32_max), parse_site_kind(json_string(site, "site", file))});
+    const std::string kind = json_string(site, "site", file);
+    const auto known = find_site_kind(kind);
+    if (!known) throw_file(file.string(), ": site = ", printable(kind), " is none of residual, mlp_out, attn_out");
+    info.sites.push_back({json_integer(site, "layer", file, 0, int32_max), *known});
     info.norm_limits.push_back(json_number_or(site, "largest_norm_kept", std::numeric_limits<double>::infinity(), file, 0));
     if (json_string(site, "folder", file) != to_string(info.sites.back()))
       throw_file(file.string(), ": the folder of the site ", to_string(info.sites.back()), " has another name");

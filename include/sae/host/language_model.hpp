@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,10 +40,15 @@ inline std::string to_string(SiteKind kind) {
 }
 inline std::string to_string(const Site& site) { return detail::concat(to_string(site.kind), "-", site.layer); }
 
-/// "residual", "mlp_out" or "attn_out"; anything else is a ValueError.
-inline SiteKind parse_site_kind(std::string_view text) {
+/// "residual", "mlp_out" or "attn_out"; nothing for anything else.
+inline std::optional<SiteKind> find_site_kind(std::string_view text) {
   for (const SiteKind kind : {SiteKind::residual, SiteKind::mlp_out, SiteKind::attn_out})
     if (text == to_string(kind)) return kind;
+  return std::nullopt;
+}
+/// The same; anything else is a ValueError.
+inline SiteKind parse_site_kind(std::string_view text) {
+  if (const auto kind = find_site_kind(text)) return *kind;
   throw_value("site '", text, "' is not one of residual, mlp_out, attn_out");
 }
 /// The inverse of `to_string(Site)`: a kind, a dash, a layer from 0; anything else is a ValueError.

@@ -29,7 +29,8 @@ struct LlamaCppOptions {
   bool half_cache = false;       ///< keep keys and values as f16 (llama.cpp's own default) instead of f32
   bool flash_attention = false;  ///< faster, in another order of sums
   int gpu_layers = 0;            ///< layers computed on a GPU, where llama.cpp was built for one; -1: all
-  bool quiet = true;             ///< silence llama.cpp's log (its errors then stand in the HostError)
+  /// Silence llama.cpp's log, from then on and for the whole process (its errors then stand in the HostError).
+  bool quiet = true;
 };
 
 /// A GGUF model run by llama.cpp (libllama), on the CPU by default: a `LanguageModel`.

@@ -5,6 +5,7 @@
 #include <sae/kernels/vector.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <concepts>
 #include <limits>
 #include <span>
@@ -14,14 +15,24 @@
 
 namespace sae::inline SAE_ABI {
 
+namespace detail {
+/// Rows side by side in memory, each contiguous, of something that lives on when the expression that named it does not: a view, or
+/// a reference to a row-major matrix.
+template <class T, class Plain = std::remove_cvref_t<T>>
+inline constexpr bool lasting_rows = bool(Plain::IsRowMajor) && Plain::InnerStrideAtCompileTime == 1 &&
+                                     (std::is_lvalue_reference_v<T> ||
+                                      !std::is_base_of_v<Eigen::PlainObjectBase<Plain>, Plain>);
+}  // namespace detail
+
 /// What interpreting asks of a model: a SparseAutoencoder, AnySae (formats/any_sae.hpp), or a class of your own whose directions
-/// are the rows of W_dec [F x D].
+/// are the rows of W_dec [F x D], row-major: a view or a reference, not a copy.
 template <class M>
 concept LatentModel = requires(const M& model) {
   { model.d_in() } -> std::convertible_to<Index>;
   { model.latents() } -> std::convertible_to<Index>;
   {model.W_dec().data()};
   { model.W_dec().outerStride() } -> std::convertible_to<Index>;
+  requires detail::lasting_rows<decltype(model.W_dec())>;
 };
 
 namespace detail {
@@ -109,7 +120,7 @@ inline std::vector<LatentEdit> checked_edits(std::vector<LatentEdit> edits, Inde
     if (edits[i].latent < 0 || edits[i].latent >= latents)
       throw_value("latent ", edits[i].latent, " is not in [0, ", latents, ") (the number of latents)");
     if (i > 0 && edits[i].latent == edits[i - 1].latent) throw_value("latent ", edits[i].latent, " is edited twice");
-    if (!std::isfinite(edits[i].value))
+    if (!std::isfinite(static_cast<float>(edits[i].value)))
       throw_value("latent ", edits[i].latent, ": ", edits[i].value, " is not a value to clamp to or a factor");
   }
   return edits;
@@ -190,6 +201,10 @@ Tap replace_by_reconstruction(const Site& site, const Model& model, EditedRows e
           true};
 }
 
+template <LatentModel Model>
+Tap replace_by_reconstruction(const Site&, const Model&&, EditedRows = {},
+                              Threads& = Threads::shared()) = delete;  // the tap would outlive the model
+
 /// 0 in the place of x.
 inline Tap replace_by_zero(const Site& site, EditedRows edited = {}) {
   return {site,
@@ -211,8 +226,9 @@ inline Tap replace_by_row(const Site& site, RowVector<float> row, EditedRows edi
           true};
 }
 
-/// x + scale * direction, direction [D].
+/// x + scale * direction, direction [D]. Errors: ValueError, the scale is not finite.
 inline Tap add_direction(const Site& site, RowVector<float> direction, double scale, EditedRows edited = {}) {
+  if (!std::isfinite(static_cast<float>(scale))) throw_value("add_direction: scale = ", scale, " is not a finite float");
   return {site,
           [site, direction = std::move(direction), factor = static_cast<float>(scale), edited = std::move(edited)](
               MatrixMap<float> rows, Index first) {
@@ -273,5 +289,8 @@ Tap edit_latents(const Site& site, const Model& model, std::vector<LatentEdit> e
           },
           true};
 }
+template <LatentModel Model>
+Tap edit_latents(const Site&, const Model&&, std::vector<LatentEdit>, EditedRows = {}, ErrorTerm = ErrorTerm::keep,
+                 Threads& = Threads::shared()) = delete;  // the tap would outlive the model
 
 }  // namespace sae::inline SAE_ABI

@@ -10,12 +10,26 @@ template <class Scalar>
 using Strided = Eigen::Map<Matrix<Scalar>, 0, Eigen::OuterStride<>>;
 template <class Scalar>
 using ConstStrided = Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<>>;
+
+/// While it lives, Eigen's products of this thread run in this thread alone. Where a program is compiled with -fopenmp Eigen would
+/// share each one among OpenMP's threads, beside ours, and add in an order that depends on how many there are.
+/// (Eigen::setNbThreads(n) with n > 1 overrules it for the whole program: results then depend on n.)
+struct SerialProduct {
+#ifdef EIGEN_HAS_OPENMP
+  SerialProduct() { omp_set_num_threads(1); }
+  ~SerialProduct() { omp_set_num_threads(before); }
+  SerialProduct(const SerialProduct&) = delete;
+  SerialProduct& operator=(const SerialProduct&) = delete;
+  int before = omp_get_max_threads();
+#endif
+};
 }  // namespace detail
 
 /// z [m x n] += x [m x d] w^T, w [n x d]: pre-activations from rows and encoder rows; code gradients from cotangents and decoder rows.
 template <class Scalar>
 SAE_NOINLINE void add_product_nt(Scalar* z, Index ld_z, const Scalar* x, Index ld_x, const Scalar* w, Index ld_w, Index m,
                                  Index n, Index d) {
+  [[maybe_unused]] const detail::SerialProduct serial;
   detail::Strided<Scalar>(z, m, n, Eigen::OuterStride<>(ld_z)).noalias() +=
       detail::ConstStrided<Scalar>(x, m, d, Eigen::OuterStride<>(ld_x)) *
       detail::ConstStrided<Scalar>(w, n, d, Eigen::OuterStride<>(ld_w)).transpose();
@@ -25,6 +39,7 @@ SAE_NOINLINE void add_product_nt(Scalar* z, Index ld_z, const Scalar* x, Index l
 template <class Scalar>
 SAE_NOINLINE void add_product_nn(Scalar* y, Index ld_y, const Scalar* a, Index ld_a, const Scalar* w, Index ld_w, Index m,
                                  Index n, Index d) {
+  [[maybe_unused]] const detail::SerialProduct serial;
   detail::Strided<Scalar>(y, m, d, Eigen::OuterStride<>(ld_y)).noalias() +=
       detail::ConstStrided<Scalar>(a, m, n, Eigen::OuterStride<>(ld_a)) *
       detail::ConstStrided<Scalar>(w, n, d, Eigen::OuterStride<>(ld_w));

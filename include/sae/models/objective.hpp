@@ -14,7 +14,7 @@ namespace sae::inline SAE_ABI {
 /// A term is a struct with
 ///   static constexpr std::string_view name;
 ///   void check(Index d_in, Index latents) const;
-///   bool needs_decoder_norms() const;
+///   bool needs_decoder_norms() const;            true for a term that reads decoder_norms or calls norm_gradient()
 ///   template <class Step> double apply(Step&, Selection&, Threads&) const;   its value; adds its gradient where step.wants_gradient
 /// `apply` runs after the codes, the residual and dL/dx' are known, and adds to main.df, band.df, gate_gradient(), norm_gradient(),
 /// the cotangent, or paths of its own. A term with a selector of its own over the same tiles of pre-activations declares
@@ -35,6 +35,13 @@ struct Objective {
 };
 template <class... Terms>
 Objective(Terms...) -> Objective<Terms...>;
+
+namespace detail {
+template <class T>
+inline constexpr bool is_objective = false;
+template <class... Terms>
+inline constexpr bool is_objective<Objective<Terms...>> = true;
+}  // namespace detail
 
 /// Selection of a term that watches no tiles.
 struct NoSelection {};

@@ -34,6 +34,7 @@ struct ModelOptions {
 template <int D, int F, class Activation_, class Scalar_ = float>
 class SparseAutoencoder {
   static_assert(std::is_floating_point_v<Scalar_>, "sae: Scalar is float or double");
+  static_assert(D != 1, "sae: a fixed width is at least 2; give the width 1 at run time");
   static_assert((D == Dynamic || D > 0) && (F == Dynamic || F > 0), "sae: D and F are positive or sae::Dynamic");
 
  public:
@@ -154,7 +155,7 @@ class SparseAutoencoder {
     Parameters parameters;  ///< dL/dp for every parameter p, in the same shapes
   };
   /// Loss and the gradient of every parameter. Exact, but that a selection (which entries are active) is held constant and a
-  /// straight-through estimator is what its activation says. Source: formulas in docs/math.md.
+  /// straight-through estimator is what its activation says. Formulas: docs/math.md.
   template <class... Terms>
   Gradient gradient(const Rows& x, const Objective<Terms...>& objective = {}, Threads& threads = Threads::shared()) const {
     Workspace<Objective<Terms...>> workspace;

@@ -96,7 +96,8 @@ struct LossValues {
 
 /// Everything that one batch leaves behind on its way through a model: what the terms of the loss read and write, and what the
 /// gradient of each latent is made of. Reused from step to step, so that its arrays are allocated in the first ones only.
-/// Nothing here has the size B x F.
+/// Memory follows the active entries (about 50 bytes each with a gradient), not B x F: of a batch in which a ReLU keeps half of
+/// everything that is more than a dense matrix would take, so begin such trainings with smaller batches.
 template <class Activation, class Scalar_>
 struct Step {
   using Scalar = Scalar_;

@@ -20,8 +20,9 @@ struct EvaluationOptions {
   /// Rows with a norm above `max_norm` medians (RowNormFilter) are left out of the figures and measured in `all_rows`; 0: none
   /// is left out.
   double max_norm = 0;
-  Index rows = -1;     ///< rows that are measured, before any is left out; -1: all (of a source: until it is exhausted)
-  Index block = 1024;  ///< rows at a time, >= 1; figures change by rounding alone
+  Index rows = -1;  ///< rows that are measured, before any is left out; -1: all (of a source: until it is exhausted)
+  /// Rows at a time, >= 1. Figures change by rounding alone, unless an activation selects over a whole batch.
+  Index block = 1024;
 };
 
 /// What `evaluate` finds: the figures of the rows that were kept.
@@ -137,7 +138,8 @@ EvaluationReport evaluate(const Model& model, const typename Model::Rows& rows, 
   return evaluation.report();
 }
 
-/// The same on a source: until it is exhausted, or for `options.rows` rows. A source without end needs `options.rows`. The
+/// The same on a source: until it is exhausted, or for `options.rows` rows. A source without end needs `options.rows`
+/// (ValueError without, where the source says that it is one). The
 /// median of `max_norm` is read ahead; the source is then put back where it stood, and left behind the last row measured.
 template <class Model, class Source>
   requires RowSource < std::remove_reference_t<Source>,
@@ -146,6 +148,8 @@ typename Model::Scalar > EvaluationReport evaluate(const Model& model, Source&& 
   using Scalar = typename Model::Scalar;
   if (source.width() != model.d_in())
     throw_shape("evaluate: rows have ", source.width(), " columns, the model reads ", model.d_in());
+  if (options.rows < 0 && is_endless(source))
+    throw_value("evaluate: the source never ends; say how many rows are measured (rows), or how often it gives each (epochs)");
   detail::Evaluation<Model> evaluation(model, options, threads);
   Tensor<Scalar> batch;
   // Calls use(rows in batch) until `limit` rows were read or there are none.

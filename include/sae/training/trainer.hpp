@@ -156,6 +156,8 @@ struct DefaultObjective<TopK> {
 /// The trainer keeps a reference to the model, which must outlive it.
 template <class Model, class Terms = typename DefaultObjective<typename Model::Activation>::type>
 class Trainer {
+  static_assert(detail::is_objective<Terms>, "sae: give the terms of the loss as an objective: sae::Objective{sae::AuxK{}}");
+
  public:
   using Scalar = typename Model::Scalar;
   using Parameters = typename Model::Parameters;
@@ -214,7 +216,7 @@ class Trainer {
     Tensor<Scalar> batch(config_.batch, model_.d_in());
     const Index steps = config_.total_steps();
     while (step_ < steps && status == FitStatus::finished) {
-      if (source.next(batch) < config_.batch) {
+      if (fill_batch(source, batch) < config_.batch) {
         status = FitStatus::exhausted;
         break;
       }
@@ -222,6 +224,7 @@ class Trainer {
       train_step(batch, report);
       bool stop = false;
       if (report) ((stop = call(callbacks) || stop), ...);  // all of them, in order
+      source_state_ = {};  // of a checkpoint that one of them made: a shuffle buffer's is large
       if (stop && step_ < steps) status = FitStatus::stopped;
     }
     fold();
@@ -290,13 +293,15 @@ class Trainer {
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
     visitor.number("scale", scale_);
-    if (ask_source_) source_state_ = ask_source_();  // inside `fit`; not kept at every step, a shuffle buffer's is large
+    if (ask_source_) source_state_ = ask_source_();
     visitor.source(source_state_);
     if (counters.size() != 2 || static_cast<Index>(dead_.silent().size()) != model_.latents())
       throw_value("the saved state does not belong to a model of ", model_.latents(), " latents");
     step_ = counters[0];
     tokens_ = counters[1];
   }
+  /// Whether `fit` is running, in one of whose callbacks one is: only then the source can be asked where it stands.
+  bool fitting() const { return static_cast<bool>(ask_source_); }
   /// After a state was read through `visit_state`: the next `fit` goes on from there.
   void resume() { restored_ = true; }
 
@@ -319,7 +324,7 @@ class Trainer {
       RowStatistics statistics;
       Tensor<Scalar> piece(keep ? wanted : std::min<Index>(wanted, 512), model_.d_in());
       while (statistics.rows() < wanted) {
-        const Index got = std::min(source.next(piece), wanted - statistics.rows());
+        const Index got = std::min(fill_batch(source, piece), wanted - statistics.rows());
         for (Index b = 0; b < got; ++b) {
           check_finite(piece.row(b), piece.cols(), statistics.rows());
           statistics.add(piece.row(b), piece.cols());
