@@ -16,6 +16,7 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 bool stderr_is_terminal() { return ::isatty(STDERR_FILENO) == 1; }
 
 std::string rounded(double x) {
+  if (std::isnan(x)) return "undefined";
   char text[40];
   std::snprintf(text, sizeof text, "%.4g", x);
   return text;

@@ -4,6 +4,8 @@
 
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <charconv>
+#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
@@ -69,7 +71,8 @@ inline CLI::Validator at_least(double low, bool itself = true) {
       [=](std::string& input) {
         double number = 0;
         const bool is_number = CLI::detail::lexical_cast(input, number);
-        return is_number && (itself ? number >= low : number > low) ? std::string() : input + " is not " + text;
+        return is_number && std::isfinite(number) && (itself ? number >= low : number > low) ? std::string()
+                                                                                             : input + " is not " + text;
       },
       text);
 }
@@ -84,6 +87,18 @@ inline CLI::Validator within(double low, double high) {
       text);
 }
 
+/// CLI11 takes -1 for 2^64 - 1 and cuts larger numbers.
+inline CLI::Validator whole_number() {
+  return CLI::Validator(
+      [](std::string& input) {
+        std::uint64_t number = 0;
+        const auto [end, error] = std::from_chars(input.data(), input.data() + input.size(), number);
+        return error == std::errc() && end == input.data() + input.size() ? std::string()
+                                                                          : input + " is not a whole number in [0, 2^64)";
+      },
+      "in [0, 2^64)");
+}
+
 /// Declares a verb with --quiet and --threads; `run(options)` is what it does. `Options` derives from Common.
 template <class Options>
 CLI::App& add_verb(CLI::App& program, const std::string& name, const std::string& description,
@@ -92,7 +107,7 @@ CLI::App& add_verb(CLI::App& program, const std::string& name, const std::string
   verb.add_flag("--quiet", options->quiet, "no progress and no notes on standard error");
   verb.add_option("--threads", options->threads, "threads; 0: all cores. No result depends on it")
       ->capture_default_str()
-      ->check(at_least(0));
+      ->check(within(0, 1024));
   verb.callback([options, run] { run(*options); });
   return verb;
 }
@@ -104,7 +119,7 @@ inline CLI::Option* add_out(CLI::App& verb, Common& options, const std::string& 
   return verb.add_option("--out", options.out, what);
 }
 inline void add_seed(CLI::App& verb, Common& options) {
-  verb.add_option("--seed", options.seed, "fixes everything random")->capture_default_str();
+  verb.add_option("--seed", options.seed, "fixes everything random")->capture_default_str()->check(whole_number());
 }
 
 /// "10x" or "10": a factor of the median norm; "0" or "none": 0, no filter.
@@ -119,6 +134,7 @@ inline double parse_max_norm(std::string text) {
 
 /// Refuses early what a verb would refuse after its work: an output that exists.
 inline void check_output(const Common& options) {
+  if (options.out.empty()) usage_error("--out is empty");
   std::error_code error;
   if (!options.force && std::filesystem::exists(std::filesystem::symlink_status(options.out, error)))
     throw_file(options.out, ": exists; --force replaces it");

@@ -16,14 +16,15 @@ namespace sae::cli {
 
 #ifdef SAE_CLI_WITH_LLAMA
 using HostOptions = LlamaCppOptions;
-/// The language model of the program: between two runs it hears of SIGINT and SIGTERM.
+/// The language model of the program: between two runs it hears of SIGINT and SIGTERM, unless somebody must be let finish.
 class HostModel : public LlamaCpp {
  public:
   using LlamaCpp::LlamaCpp;
   ConstMatrixMap<float> run(std::span<const Token> tokens, std::span<const Tap> taps = {}, const RunOptions& options = {}) {
-    check_stop();
+    if (interruptible) check_stop();
     return LlamaCpp::run(tokens, taps, options);
   }
+  bool interruptible = true;
 };
 #else
 struct HostOptions {
@@ -34,6 +35,8 @@ struct HostOptions {
 class HostModel {
  public:
   explicit HostModel(const std::string&, const HostOptions& = {}) { refuse(); }
+  bool interruptible = true;
+  Index trained_context() const { refuse(); }
   ModelShape shape() const { refuse(); }
   std::string name() const { refuse(); }
   Token bos() const { refuse(); }
@@ -65,7 +68,7 @@ struct ModelVerb : Common {
 inline CLI::Option* add_model(CLI::App& verb, ModelVerb& options) {
   verb.add_option("--model-threads", options.model_threads, "threads of the language model; 0: all cores")
       ->capture_default_str()
-      ->check(at_least(0));
+      ->check(within(0, 1024));
   return verb.add_option("--model", options.model, "language model, a .gguf file");
 }
 inline CLI::Option* add_text(CLI::App& verb, ModelVerb& options) {
@@ -100,7 +103,18 @@ inline std::string read_text(const ModelVerb& options) {
   return text;
 }
 inline Windows windows_of(const HostModel& model, const ModelVerb& options, std::string_view text) {
-  return cut_windows(model, text, {.context = options.context, .skip_tokens = options.skip_tokens, .tokens = options.tokens});
+  Windows windows;
+  try {
+    windows =
+        cut_windows(model, text, {.context = options.context, .skip_tokens = options.skip_tokens, .tokens = options.tokens});
+  } catch (const ValueError& error) {
+    throw_value(options.text, " (--context ", options.context, ", --skip-tokens ", options.skip_tokens, ", --tokens ",
+                options.tokens, "): ", error.what());
+  }
+  if (const Index trained = model.trained_context(); options.context > trained)
+    note(options, "sae: warning: ", options.model, " was trained on windows of ", trained, " tokens, --context ",
+         options.context, " is more");
+  return windows;
 }
 
 /// The site that --layer and --site name, or that a SAE (or a collected folder) says it is of. `known` is empty where it does not

@@ -1,5 +1,6 @@
 #include "common.hpp"
 
+#include <algorithm>
 #include <csignal>
 #include <iostream>
 
@@ -63,6 +64,11 @@ int run(int count, char** words) {
   CLI::App program;
   program.name("sae");
   declare(program);
+  if (count > 1 && words[1][0] != '-') {
+    const auto verbs = program.get_subcommands([](const CLI::App*) { return true; });
+    if (std::none_of(verbs.begin(), verbs.end(), [&](const CLI::App* verb) { return verb->check_name(words[1]); }))
+      return fail(2, sae::detail::concat("there is no verb '", words[1], "' (see sae --help)"));
+  }
   try {
     program.parse(count, words);
     std::cout.flush();

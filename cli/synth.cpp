@@ -22,7 +22,11 @@ void check_free(const SynthVerb& options, const std::string& path) {
 
 void run_synth(const SynthVerb& options) {
   constexpr Index block = 1024;
-  for (const std::string& path : {options.out, options.truth, options.codes}) check_free(options, path);
+  check_output(options);
+  for (const std::string& path : {options.truth, options.codes}) check_free(options, path);
+  if (options.out == options.truth || options.out == options.codes ||
+      (!options.truth.empty() && options.truth == options.codes))
+    usage_error("--out, --truth and --codes name the same file");
   Threads threads(options.threads);
   const SyntheticWorld world(read_synthetic_config(options.config), threads);
   const OutputOptions output{.overwrite = options.force};
@@ -40,6 +44,9 @@ void run_synth(const SynthVerb& options) {
     Progress progress(options, "rows", options.rows);
     for (Index got = 0; (got = source.next(batch, active)) > 0; progress.at(rows.rows())) {
       check_stop();
+      if (!Batch<float>(batch.data(), got, batch.cols()).map().allFinite())
+        throw_value(options.config,
+                    ": its rows are not finite in float32: bias, firing magnitudes or directions are too large");
       rows.append(batch.data(), got, batch.cols());
       if (codes) codes->append(active);
       entries += active.size();

@@ -170,7 +170,7 @@ void top_of_data(const TopVerb& options, const AnySae& sae, const std::vector<In
   const std::optional<CollectedFolder> folder = CollectedFolder::find(options.data);
   if (!folder)
     throw_file(options.data, ": is not a folder that collect made (it has no collect.json), so its rows have no tokens");
-  std::optional<Site> known = sae.site();
+  std::optional<Site> known = folder->named_site() ? folder->named_site() : sae.site();
   if (!known || std::find(folder->info().sites.begin(), folder->info().sites.end(), *known) == folder->info().sites.end())
     known = folder->site();
   const Site site = chosen_site(options, known, options.data);

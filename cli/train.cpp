@@ -43,6 +43,11 @@ void check_usage(const TrainVerb& options) {
   if (options.latents == 0 && options.init.empty()) usage_error("--latents is required (or --init)");
   if (options.train_tokens && options.steps) usage_error("--tokens and --steps both say how long to train; give one of them");
   if (from_model && !options.train_tokens && !options.steps) usage_error("--model needs --tokens or --steps");
+  if (from_model && (options.data.skip_rows > 0 || options.data.rows > 0))
+    usage_error("--skip-rows and --rows belong to --data; --model has --skip-tokens");
+  if (!from_model && (!options.text.empty() || options.keep_bos || !options.max_norm.empty() || options.skip_tokens > 0))
+    usage_error("--text, --skip-tokens, --keep-bos and --max-norm belong to --model: collect filters the rows of --data");
+  if (!from_model && options.layers.empty() && !options.sites.empty()) usage_error("--site needs --layer");
 }
 
 std::string chosen_activation(const TrainVerb& options, const std::optional<AnySae>& init) {
@@ -66,6 +71,9 @@ TrainerConfig config_of(const TrainVerb& options, Index d_in, Index latents, Ind
   if (options.rate) config.learning_rate = *options.rate;
   if (options.warmup) config.schedule.warmup = *options.warmup;
   if (options.decay) config.schedule.decay = *options.decay;
+  if (const Index steps = config.total_steps(); config.schedule.warmup + config.schedule.decay > steps)
+    throw_value("--warmup ", config.schedule.warmup, " and --decay ", config.schedule.decay, ": are more than the ", steps,
+                " steps of the run together");
   config.clip_norm = options.clip;
   config.decoder = options.decoder == "unit" ? DecoderNorm::unit : DecoderNorm::free;
   config.normalisation = options.normalise == "none"     ? Normalisation::none
@@ -79,10 +87,12 @@ TrainerConfig config_of(const TrainVerb& options, Index d_in, Index latents, Ind
   return config;
 }
 
-ReLU activation_of(const TrainVerb&, const ReLU*) { return {}; }
-TopK activation_of(const TrainVerb& options, const TopK* init) {
+ReLU activation_of(const TrainVerb&, const ReLU*, Index) { return {}; }
+TopK activation_of(const TrainVerb& options, const TopK* init, Index latents) {
   TopK topk = init != nullptr ? *init : TopK{.rank_by_decoder_norm = options.decoder == "free"};
   if (options.k) topk.k = *options.k;
+  if (topk.k > latents)
+    throw_value("--k ", topk.k, options.k ? "" : " (the default)", ": is more than the ", latents, " latents (--latents)");
   return topk;
 }
 auto objective_of(const TrainVerb& options, const ReLU&) {
@@ -94,6 +104,16 @@ auto objective_of(const TrainVerb& options, const TopK& topk) {
   if (options.aux_k) aux.k = *options.aux_k;
   if (options.aux_coefficient) aux.coefficient = *options.aux_coefficient;
   return Objective{aux};
+}
+
+/// Refuses a model that training has ruined.
+template <class Model>
+void check_finite(const Model& model, Index step) {
+  bool finite = true;
+  Model::Parameters::visit([&](std::string_view, const auto& tensor) { finite = finite && tensor.map().allFinite(); },
+                           model.parameters());
+  if (!finite)
+    throw_value("training diverged: at step ", step, " the SAE holds numbers that are not finite; a lower --lr may help");
 }
 
 /// Before the first step makes every decoder row a unit vector, which would change what the SAE computes.
@@ -150,6 +170,12 @@ class Log {
   JsonLinesLog lines_{out_};
 };
 
+std::filesystem::path partial_of(const TrainVerb& options) {
+  std::filesystem::path out(options.out);
+  if (!out.has_filename()) out = out.parent_path();
+  return out += ".partial";
+}
+
 /// Whether --log lies in the folder that the training makes.
 std::optional<std::filesystem::path> log_inside(const TrainVerb& options) {
   const auto full = [](const std::filesystem::path& path) {
@@ -157,6 +183,8 @@ std::optional<std::filesystem::path> log_inside(const TrainVerb& options) {
     const auto out = std::filesystem::weakly_canonical(path, error);
     return error ? path : out;
   };
+  if (full(options.log) == full(options.out) || full(options.log) == full(partial_of(options)))
+    throw_value("--log ", options.log, ": is the folder of the SAE itself; choose another name");
   const std::filesystem::path inside = full(options.log).lexically_relative(full(options.out));
   if (inside.empty() || *inside.begin() == ".." || inside == ".") return std::nullopt;
   if (inside == sae_name || inside == weights_name || inside == checkpoint_name)
@@ -181,12 +209,7 @@ void check_places(const TrainVerb& options) {
   if (log.has_parent_path() && !fs::is_directory(log.parent_path(), error))
     throw_file(options.log, ": its folder ", log.parent_path().string(), " does not exist");
   if (fs::is_directory(log, error)) throw_file(options.log, ": is a folder, the log is a file");
-}
-
-std::filesystem::path partial_of(const TrainVerb& options) {
-  std::filesystem::path out(options.out);
-  if (!out.has_filename()) out = out.parent_path();
-  return out += ".partial";
+  OutputFile(log, {.overwrite = true});  // refuses what cannot be written; leaves nothing
 }
 
 /// Refuses sizes that cannot be: the system may end a process that takes more memory than there is without a word.
@@ -223,7 +246,7 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
   if (start != nullptr && options.latents > 0 && options.latents != latents)
     throw_value("--latents ", options.latents, ": the SAE ", options.init, " that training starts from has ", latents);
   check_memory(source.width(), latents);
-  const Activation activation = activation_of(options, start != nullptr ? &start->activation() : nullptr);
+  const Activation activation = activation_of(options, start != nullptr ? &start->activation() : nullptr, latents);
   Model model(
       source.width(), latents, activation,
       {.subtract_decoder_bias = start == nullptr || start->subtracts_decoder_bias(), .initialization = {.seed = options.seed}});
@@ -265,6 +288,7 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
                                "; the same command with --resume goes on from there");
   };
   const auto save = [&](auto& self) {
+    check_finite(model, self.step());
     if (log) log->sync();
     save_checkpoint(self, checkpoint, settings);
     saved = true;
@@ -274,6 +298,10 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
     const FitStatus status = trainer.fit(source, [&](auto& self, const StepReport& report) {
       *source.interruptible = false;
       last = report;
+      if (!std::isfinite(report.loss))
+        throw_value("training diverged: at step ", report.step, " the loss is ", rounded(report.loss),
+                    "; a lower --lr may help",
+                    saved ? "; the last good checkpoint is in " + folder.partial().string() : std::string());
       if (log && (report.step % report_every == 0 || report.step == steps)) (*log)(report);
       if (!options.quiet) progress(report);
       const bool stop = stop_asked() && report.step < steps;
@@ -292,12 +320,18 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
     throw;
   }
 
+  check_finite(model, steps);
   write_saelens(model, folder.partial(), source.metadata, {.overwrite = true});
   const fs::path written = folder / log_name;
   const auto inside = log ? log_inside(options) : std::nullopt;
-  if (log && !inside)
-    atomic_write_text(options.log, read_file(written, (std::numeric_limits<std::size_t>::max)()),
-                      {.overwrite = options.force || options.resume});
+  std::exception_ptr log_failed;  // the SAE is worth more than its log
+  try {
+    if (log && !inside)
+      atomic_write_text(options.log, read_file(written, (std::numeric_limits<std::size_t>::max)()),
+                        {.overwrite = options.force || options.resume});
+  } catch (const FileError&) {
+    log_failed = std::current_exception();
+  }
   log.reset();
   // The checkpoint goes before the log: a kill in between starts afresh instead of going on with half a log.
   fs::remove(checkpoint);
@@ -307,6 +341,7 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
     fs::remove(written);
   }
   folder.commit();
+  if (log_failed) std::rethrow_exception(log_failed);
 
   if (source.left_out) note(options, "left out: ", source.left_out());
   const auto known = [&](double x) { return last.step > 0 ? Json(x) : Json(nullptr); };
@@ -364,7 +399,10 @@ void add_train(CLI::App& program) {
   verb.option_defaults()->group("Rows straight from a language model");
   add_model(verb, *options);
   verb.add_option("--text", options->text, "text the model reads, UTF-8, again and again");
-  verb.add_option("--layer", options->layers, "layer, from 0")->check(at_least(0))->expected(1);
+  verb.add_option("--layer", options->layers,
+                  "layer, from 0; with --data: of what layer the rows are, where they do not say it")
+      ->check(at_least(0))
+      ->expected(1);
   verb.add_option("--site", options->sites, "residual (default), mlp_out or attn_out")
       ->check(CLI::IsMember({"residual", "mlp_out", "attn_out"}))
       ->expected(1);
@@ -376,8 +414,7 @@ void add_train(CLI::App& program) {
       ->check(at_least(0));
   verb.add_flag("--keep-bos", options->keep_bos, "keep the rows of BOS");
   verb.add_option("--max-norm", options->max_norm,
-                  "leave out rows with a norm above so many medians of the norm (10x), or none")
-      ->capture_default_str();
+                  "leave out rows with a norm above so many medians of the norm, or none (default: 10x)");
   verb.add_option("--buffer", options->buffer, "rows that are held to be mixed")->capture_default_str()->check(at_least(2));
 
   verb.option_defaults()->group("SAE");
@@ -395,7 +432,7 @@ void add_train(CLI::App& program) {
   verb.option_defaults()->group("Training");
   verb.add_option("--tokens", options->train_tokens, "rows seen in all (default: some passes over the data)")
       ->check(at_least(1));
-  verb.add_option("--steps", options->steps, "batches, instead of --tokens")->check(at_least(1));
+  verb.add_option("--steps", options->steps, "batches, instead of --tokens")->check(within(1, 0x1p38));
   verb.add_option("--batch", options->batch, "rows of a batch")->capture_default_str()->check(within(1, 1 << 24));
   verb.add_option("--lr", options->rate, "peak learning rate (default: by the number of latents)")->check(at_least(0, false));
   verb.add_option("--warmup", options->warmup, "steps in which the rate rises (default: 5 % of the run)")->check(at_least(0));

@@ -47,26 +47,27 @@ std::unique_ptr<TrainSource> source_of_files(const TrainSourceOptions& options) 
   add_setting(out->settings, "data.skip_rows", range.first);
   add_setting(out->settings, "data.rows", range.count);
   add_setting(out->settings, "order", options.order);
-  if (const auto collected = CollectedFolder::find(options.data.data)) {
+  const auto collected = CollectedFolder::find(options.data.data);
+  std::optional<Site> site;
+  if (collected) {
     const CollectedInfo& info = collected->info();
-    out->metadata = {.model_name = info.model_name,
-                     .hook_name = hook_of_site(collected->site()),
-                     .context_size = info.context,
-                     .prepend_bos = info.has_bos};
+    site = collected->site();
+    out->metadata = {.model_name = info.model_name, .context_size = info.context, .prepend_bos = info.has_bos};
+  }
+  if (site || !options.layers.empty()) {
+    site = chosen_site(options, site, options.data.data);
+    out->metadata.hook_name = hook_of_site(*site);
+    add_setting(out->settings, "site", to_string(*site));
   }
   return out;
 }
 
 /// The model runs while the trainer asks for rows.
-struct StoppableActivations {
+struct ModelRows {
   std::shared_ptr<HostModel> model;
   ActivationSource<HostModel> source;
-  std::shared_ptr<bool> interruptible = std::make_shared<bool>(true);
   Index width() const { return source.width(); }
-  Index next(Tensor<float>& batch) {
-    if (*interruptible) check_stop();
-    return source.next(batch);
-  }
+  Index next(Tensor<float>& batch) { return source.next(batch); }
   SourceState state() const { return source.state(); }
   void restore(const SourceState& state) { source.restore(state); }
 };
@@ -76,7 +77,7 @@ std::unique_ptr<TrainSource> source_of_model(const TrainSourceOptions& options) 
   std::shared_ptr<HostModel> model(new HostModel(open_model(options)));
   const Site site{options.layers.at(0), options.sites.empty() ? SiteKind::residual : parse_site_kind(options.sites[0])};
   check_site(*model, site);
-  const CollectOptions filter{options.keep_bos, parse_max_norm(options.max_norm)};
+  const CollectOptions filter{options.keep_bos, parse_max_norm(options.max_norm.empty() ? "10x" : options.max_norm)};
   Windows windows = windows_of(*model, options, text);
   SaelensMetadata metadata{.model_name = model->name(),
                            .hook_name = hook_of_site(site),
@@ -84,8 +85,8 @@ std::unique_ptr<TrainSource> source_of_model(const TrainSourceOptions& options) 
                            .prepend_bos = windows.has_bos()};
   note(options, metadata.model_name, ": ", windows.count(), " windows of ", windows.context(), " tokens, ", to_string(site));
   ActivationSource<HostModel> rows(*model, std::move(windows), {site}, filter, 0);
-  StoppableActivations source{std::move(model), std::move(rows)};
-  const std::shared_ptr<bool> interruptible = source.interruptible;
+  const std::shared_ptr<bool> interruptible(model, &model->interruptible);
+  ModelRows source{std::move(model), std::move(rows)};
 
   std::unique_ptr<TrainSource> out;
   const auto own = [&](auto kind, const auto& activations_of) {
@@ -98,13 +99,13 @@ std::unique_ptr<TrainSource> source_of_model(const TrainSourceOptions& options) 
     out = std::move(kind);
   };
   if (options.order == "shuffled") {
-    using Buffered = ShuffleBuffer<StoppableActivations>;
+    using Buffered = ShuffleBuffer<ModelRows>;
     own(std::make_unique<SourceOf<Buffered>>(Buffered(std::move(source), {.capacity = options.buffer, .seed = options.seed})),
-        [](const Buffered& buffered) -> const StoppableActivations& { return buffered.source(); });
+        [](const Buffered& buffered) -> const ModelRows& { return buffered.source(); });
     add_setting(out->settings, "buffer", options.buffer);
   } else {
-    own(std::make_unique<SourceOf<StoppableActivations>>(std::move(source)),
-        [](const StoppableActivations& activations) -> const StoppableActivations& { return activations; });
+    own(std::make_unique<SourceOf<ModelRows>>(std::move(source)),
+        [](const ModelRows& activations) -> const ModelRows& { return activations; });
   }
   out->metadata = std::move(metadata);
   out->interruptible = interruptible;

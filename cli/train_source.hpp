@@ -14,10 +14,11 @@ namespace sae::cli {
 
 /// Where `train` takes its rows from: files, or a language model at work.
 struct TrainSourceOptions : ModelVerb {
+  TrainSourceOptions() { tokens = 0; }  // of the text: all of it; --tokens is the length of the training
   RowOptions data;
   std::string order = "shuffled";
   bool keep_bos = false;
-  std::string max_norm = "10x";
+  std::string max_norm;  ///< empty: 10x
   Index buffer = 16384;
 };
 

@@ -103,6 +103,9 @@ TEST_CASE("sae eval: undefined figures are null, wrong files are refused", "[cli
   CHECK(refused.code == 1);
   CHECK(refused.out.empty());
   CHECK_THAT(refused.error(), ContainsSubstring("bad.npy: row 4 holds a number that is not finite"));
+  const auto none = run_sae({"eval", "--sae", topk, "--data", work.at("one.npy"), "--max-norm", "0.001x"});
+  CHECK(none.code == 1);
+  CHECK_THAT(none.error(), ContainsSubstring("all 1 rows have a norm above max_norm = 0.001 medians"));
   save_npy(work.at("wide.npy"), Matrix<float>(Matrix<float>::Ones(2, 25)));
   CHECK_THAT(run_sae({"eval", "--sae", topk, "--data", work.at("wide.npy")}).error(), ContainsSubstring("rows are 25 wide"));
 }

@@ -50,6 +50,13 @@ TEST_CASE("sae: wrong usage is exit 2 and one line", "[cli]") {
       {"train", "--data", "x.npy", "--latents", "8", "--tokens", "9", "--steps", "9", "--out", "o"},
       {"train", "--data", "x.npy", "--model", "m", "--latents", "8", "--out", "o"},
       {"train", "--model", "m", "--latents", "8", "--out", "o"},
+      {"train", "--data", "x.npy", "--latents", "8", "--lr", "inf", "--out", "o"},
+      {"train", "--data", "x.npy", "--latents", "8", "--seed", "-1", "--out", "o"},
+      {"train", "--data", "x.npy", "--latents", "8", "--seed", "18446744073709551616", "--out", "o"},
+      {"train", "--data", "x.npy", "--latents", "8", "--steps", "9223372036854775807", "--out", "o"},
+      {"encode", "--sae", "s", "--data", "x.npy", "--out", "y.npy", "--threads", "100000"},
+      {"encode", "--sae", "s", "--data", "x.npy", "--out", ""},
+      {"synth", "--config", "w.json", "--rows", "5", "--out", "x.npy", "--codes", "x.npy"},
       {"synth", "--config", "w.json", "--rows", "0", "--out", "x.npy"}};
   for (const Words& words : wrong) {
     std::string line;

@@ -272,6 +272,52 @@ TEST_CASE("sae train: stopped or killed at any time it ends with the same bytes"
   for (std::size_t i = 0; i < log.size(); ++i) CHECK(log[i].at("step") == 10 * (i + 1));
 }
 
+TEST_CASE("sae train: a training that diverges fails, and no SAE of it is left", "[cli]") {
+  const Training work;
+  for (const Words& ruin : {Words{"--lr", "1e30"}, Words{"--lr", "1e10", "--checkpoint-every", "1"},
+                            Words{"--activation", "relu", "--decoder", "free", "--normalise", "none", "--lr", "1e20"}}) {
+    Words words = {"train",   "--data", work.at("x.npy"), "--latents", "24",     "--out", work.at("bad"),
+                   "--steps", "50",     "--batch",        "64",        "--quiet"};
+    if (ruin[1] != "relu") words.insert(words.end(), {"--k", "3"});
+    const auto run = run_sae(with(words, ruin));
+    CAPTURE(ruin);
+    CHECK(run.code == 1);
+    CHECK_THAT(run.error(), ContainsSubstring("training diverged: at step ") && ContainsSubstring("a lower --lr may help"));
+    CHECK_FALSE(fs::exists(work.at("bad")));
+    fs::remove_all(work.at("bad.partial"));
+  }
+}
+
+TEST_CASE("sae train: a log that cannot be written is refused before training", "[cli]") {
+  const Training work;
+  write_text(work.at("file"), "x");
+  for (const std::string log : {"file/run.jsonl", "sae", "sae.partial", "sae/cfg.json"}) {
+    const auto run = run_sae(work.words("sae", {"--steps", "1000000", "--log", work.at(log)}));
+    CAPTURE(log);
+    CHECK(run.code == 1);
+    CHECK_THAT(run.error(), ContainsSubstring(work.at(log)));
+    CHECK(work.names() == std::vector<std::string>{"file", "x.npy"});
+  }
+}
+
+TEST_CASE("sae train: options that the source of the rows does not have are refused", "[cli]") {
+  const Training work;
+  for (const Words& more : {Words{"--max-norm", "10x"}, Words{"--keep-bos"}, Words{"--text", "t"}, Words{"--site", "mlp_out"},
+                            Words{"--skip-tokens", "5"}}) {
+    CAPTURE(more);
+    CHECK(run_sae(work.words("o", with({"--steps", "1"}, more))).code == 2);
+  }
+  CHECK(run_sae({"train", "--model", "m", "--text", "t", "--layer", "1", "--latents", "8", "--steps", "1", "--rows", "5",
+                 "--out", work.at("o")})
+            .code == 2);
+  work.train("named", {"--steps", "1", "--batch", "64", "--layer", "4", "--site", "mlp_out"});
+  CHECK(json::parse(file_text(work.at("named/cfg.json")))["metadata"]["hook_name"] == "blocks.4.hook_mlp_out");
+  const auto wide =
+      run_sae({"train", "--data", work.at("x.npy"), "--latents", "24", "--steps", "1", "--k", "30", "--out", work.at("o")});
+  CHECK(wide.code == 1);
+  CHECK_THAT(wide.error(), ContainsSubstring("--k 30: is more than the 24 latents"));
+}
+
 TEST_CASE("sae train: what an interrupted training left is neither overwritten nor mixed up", "[cli]") {
   const Training work;
   const Words long_run = {"--steps", "1000000", "--batch", "64", "--seed", "3", "--checkpoint-every", "20", "--quiet"};
@@ -354,9 +400,10 @@ TEST_CASE("sae train: what is wrong is said in one line and leaves nothing behin
   data("cut.npy", "cut.npy: ");
   data("bad", "b.npy: row 217 holds a number that is not finite");
   const Words base = {"train", "--data", work.at("x.npy"), "--quiet", "--steps", "5", "--out"};
-  fails(with(base, {work.at("sae"), "--latents", "8", "--k", "9"}), "k = 9 is not in [1, 8]");
+  fails(with(base, {work.at("sae"), "--latents", "8", "--k", "9"}), "--k 9: is more than the 8 latents");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--aux-k", "9"}), "AuxK: k = 9");
-  fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--warmup", "9"}), "do not fit into 5 steps");
+  fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--warmup", "9"}),
+        "--warmup 9 and --decay 1: are more than the 5 steps");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--log", work.at("file")}),
         "file: exists; --force replaces it");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--log", work.at("no/log.jsonl")}), "does not exist");

@@ -122,6 +122,8 @@ TEST_CASE("what --data means: the one site, a site's folder, or the path itself"
   CHECK(CollectedFolder::find(folder / "one")->site() == two_sites[1]);
   CHECK(CollectedFolder::find(folder / "two" / "mlp_out-1")->site() == two_sites[1]);
   CHECK(CollectedFolder::find((folder / "two" / "residual-0").string() + "/")->site() == two_sites[0]);
+  CHECK(CollectedFolder::find(folder / "two" / "residual-0" / "rows-00000.npy")->named_site() == two_sites[0]);
+  CHECK_FALSE(CollectedFolder::find(folder / "two")->named_site());
   CHECK_FALSE(CollectedFolder::find(folder.path()));
   CHECK_FALSE(CollectedFolder::find(folder / "two" / "elsewhere"));
   CHECK_THROWS_AS(CollectedFolder(folder / "two").site(), FileError);
@@ -185,6 +187,14 @@ TEST_CASE("a collected folder that does not fit together is refused in one sente
   SECTION("no tokens") {
     fs::remove(data / "tokens.npy");
     refused("tokens.npy");
+  }
+  SECTION("a token in a window that there is not") {
+    const fs::path file = data / "tokens.npy";
+    std::string bytes = read_file(file);
+    bytes[bytes.size() - 7] = 9;  // window of the last row
+    std::ofstream(file, std::ios::binary) << bytes;
+    CHECK_THROWS_WITH(CollectedFolder(data).origin(43), ContainsSubstring("tokens.npy: row 43 is token "));
+    CHECK_NOTHROW(CollectedFolder(data).origin(42));
   }
   SECTION("tokens that are rows") {
     fs::copy_file(data / "residual-0" / "rows-00000.npy", data / "tokens.npy", fs::copy_options::overwrite_existing);

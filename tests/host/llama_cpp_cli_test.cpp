@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "catch_compat.hpp"
+#include "cli_test.hpp"
 #include "run_program.hpp"
 #include "tiny_gguf.hpp"
 
@@ -341,10 +342,76 @@ TEST_CASE("top refuses what it cannot show", "[cli][llama_cpp]") {
   CHECK(run_sae({"top", "--sae", world.at("sae"), "--latent", "1", "--text", world.at("text.txt")}).code == 2);
 
   REQUIRE(world.run("collect", {"--layer", "0,2", "--out", world.at("data")}).code == 0);
+  REQUIRE(world.run("collect", {"--layer", "0,1", "--out", world.at("both")}).code == 0);
+  const Finished named = run_sae({"top", "--data", world.at("both/residual-0"), "--sae", world.at("sae"), "--latent", "1"});
+  CHECK(named.code == 1);
+  CHECK_THAT(named.error(), ContainsSubstring("is of residual-1"));
+  CHECK(run_sae({"top", "--data", world.at("both/residual-1"), "--sae", world.at("sae"), "--latent", "1"}).code == 0);
   const Finished other = run_sae({"top", "--data", world.at("data/residual-2"), "--sae", world.at("sae"), "--latent", "1"});
   CHECK(other.code == 1);
   CHECK_THAT(other.error(), ContainsSubstring("is of residual-1"));
   CHECK(run_sae({"top", "--data", world.at("data/residual-2"), "--sae", world.at("nowhere"), "--latent", "1"}).code == 0);
+}
+
+TEST_CASE("train reads the whole text through the model, and a signal costs nothing", "[cli][llama_cpp]") {
+  const World world;
+  std::string text;  // above 50,000 tokens, the default of the other verbs
+  while (text.size() < 120'000) text += world.text + " ";
+  sae_test::write_text(world.folder / "long.txt", text);
+  const auto words = [&](const std::string& steps, const std::string& out, const Words& more) {
+    Words all = {"train",
+                 "--model",
+                 world.at("tiny.gguf"),
+                 "--model-threads",
+                 "1",
+                 "--text",
+                 world.at("long.txt"),
+                 "--context",
+                 "32",
+                 "--layer",
+                 "1",
+                 "--latents",
+                 "40",
+                 "--k",
+                 "3",
+                 "--batch",
+                 "64",
+                 "--buffer",
+                 "256",
+                 "--steps",
+                 steps,
+                 "--out",
+                 world.at(out)};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  const LlamaCpp model = world.model();
+  const Index all = cut_windows(model, text, {.context = 32, .tokens = 0}).count();
+  REQUIRE(all * 31 > 50'000);
+  const Finished whole = run_sae(words("60", "whole", {}));
+  INFO(whole.err);
+  REQUIRE(whole.code == 0);
+  CHECK_THAT(whole.err, ContainsSubstring(": " + std::to_string(all) + " windows of 32 tokens"));
+  CHECK(json::parse(sae_test::file_text(world.at("whole/cfg.json")))["metadata"]["hook_name"] == "blocks.1.hook_resid_post");
+
+  std::string out = "cut";
+  for (const std::string more : {"first signal", "second signal"}) {
+    CAPTURE(more);
+    sae_test::RunningSae sae(words("1000000", out, {"--log", world.at("cut/log"), "--report-every", "1", "--resume"}),
+                             world.at("err"));
+    const fs::path log = world.folder / "cut.partial" / "log.jsonl";
+    std::error_code gone;
+    const auto before = fs::file_size(log, gone);
+    const auto known = gone ? 0 : before;
+    REQUIRE(sae.until([&] {
+      const auto size = fs::file_size(log, gone);
+      return !gone && size > known + 1000;
+    }));
+    sae.signal(SIGTERM);
+    CHECK(sae.wait() == 143);
+    CHECK_THAT(sae_test::file_text(world.at("err")), ContainsSubstring("--resume goes on from there"));
+    CHECK(fs::exists(world.folder / "cut.partial" / "checkpoint.safetensors"));
+  }
 }
 
 TEST_CASE("steer writes the model's text beside the edited one", "[cli][llama_cpp]") {

@@ -64,6 +64,10 @@ inline nlohmann::json parse_json(std::string_view text, const std::filesystem::p
 
 /// A JSON file, at most `cap` bytes.
 inline nlohmann::json read_json(const std::filesystem::path& path, std::size_t cap = std::size_t{64} << 20) {
+  std::error_code error;  // of a pipe one would wait for ever
+  if (const auto status = std::filesystem::status(path, error);
+      std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    throw_file(path.string(), ": is not a regular file");
   return parse_json(read_file(path, cap), path);
 }
 

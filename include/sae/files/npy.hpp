@@ -41,7 +41,9 @@ class NpyArray {
   void require_readable() const {
     if (!readable_as<T>(dtype()))
       throw_file(file_.path(), ": holds ", to_string(dtype()), ", which is not read as ", to_string(dtype_of<T>()),
-                 dtype() == Dtype::uint16 ? " (if these are the bits of bfloat16, it has to be said)" : "");
+                 dtype() == Dtype::uint16     ? " (if these are the bits of bfloat16, it has to be said)"
+                 : is_floating(dtype_of<T>()) ? "; rows are float16, float32 or float64 (numpy: x.astype('<f4'))"
+                                              : "");
   }
 
  private:

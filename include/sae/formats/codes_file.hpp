@@ -91,6 +91,12 @@ class SparseCodesWriter {
       : expected_(rows), latents_(latents), out_(path, options), values_(out_.path()) {
     if (rows < 0 || latents < 1 || latents > (std::numeric_limits<std::int32_t>::max)())
       throw_value("SparseCodesWriter: ", rows, " rows of ", latents, " latents cannot be written");
+    std::error_code error;
+    const std::filesystem::path folder = out_.path().parent_path();
+    const auto disk = std::filesystem::space(folder.empty() ? "." : folder, error);
+    if (!error && static_cast<std::uintmax_t>(rows) > disk.available / sizeof(std::int64_t))
+      throw_file(out_.path().string(), ": the positions of ", rows, " rows alone are more than the ", disk.available,
+                 " bytes that the disk has free");
     out_.write(header());
     const std::array<std::int64_t, 512> zeros{};
     for (Index left = rows + 1; left > 0; left -= (std::min)(left, Index{512}))

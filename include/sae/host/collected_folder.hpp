@@ -224,12 +224,14 @@ class CollectedFolder {
                  detail::shape_text(tokens_.shape()), ", not int32 [", info_.rows, ", 3] as collect.json says");
   }
 
-  /// The folder that `path` is, or that it is a site's folder of (DIR/residual-15 of DIR); none where it is neither.
+  /// The folder that `path` is, or in which it is a site's folder (DIR/residual-15 of DIR) or a file of one; none where it is
+  /// neither.
   static std::optional<CollectedFolder> find(const std::filesystem::path& path) {
     std::error_code error;
     if (std::filesystem::exists(path / detail::collect_file, error)) return CollectedFolder(path);
     std::filesystem::path site = std::filesystem::absolute(path, error).lexically_normal();
     if (!site.has_filename()) site = site.parent_path();  // "DIR/residual-15/"
+    if (std::filesystem::is_regular_file(site, error)) site = site.parent_path();
     if (!std::filesystem::exists(site.parent_path() / detail::collect_file, error)) return std::nullopt;
     CollectedFolder folder(site.parent_path());
     for (const Site& known : folder.info_.sites)
@@ -242,6 +244,8 @@ class CollectedFolder {
 
   const std::filesystem::path& path() const { return path_; }
   const CollectedInfo& info() const { return info_; }
+  /// The site whose folder was named to `find`.
+  const std::optional<Site>& named_site() const { return chosen_; }
   Index rows() const { return info_.rows; }
 
   /// The one site of the folder, or the one whose folder was named. Errors: FileError where there are several.
@@ -269,7 +273,12 @@ class CollectedFolder {
     if (row < 0 || row >= info_.rows) throw_value(path_.string(), ": row ", row, " is not in [0, ", info_.rows, ")");
     std::array<std::int32_t, 3> numbers;
     std::memcpy(numbers.data(), tokens_.bytes().data() + static_cast<std::size_t>(row) * sizeof numbers, sizeof numbers);
-    return {numbers[0], numbers[1], numbers[2]};
+    const RowOrigin origin{numbers[0], numbers[1], numbers[2]};
+    if (origin.token < 0 || origin.window < 0 || origin.window >= info_.windows || origin.position < 0 ||
+        origin.position >= info_.context)
+      throw_file((path_ / "tokens.npy").string(), ": row ", row, " is token ", origin.token, " in window ", origin.window,
+                 " at position ", origin.position, "; collect.json says ", info_.windows, " windows of ", info_.context);
+    return origin;
   }
 
  private:

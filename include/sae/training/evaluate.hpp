@@ -89,6 +89,9 @@ class Evaluation {
 
   EvaluationReport report() {
     if (seen_ == 0) throw_value("evaluate: there are no rows");
+    if (kept_.rows() == 0)
+      throw_value("evaluate: all ", seen_, " rows have a norm above max_norm = ", options_.max_norm, " medians (",
+                  filter_.limit(), ")");
     EvaluationReport out;
     static_cast<ReconstructionFigures&>(out) = kept_.figures();
     out.rows_dropped = dropped_.rows();
