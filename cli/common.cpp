@@ -30,7 +30,11 @@ void print_json(const Json& object) {
 void print_table(const std::vector<std::pair<std::string, std::string>>& rows) {
   std::size_t width = 0;
   for (const auto& row : rows) width = (std::max)(width, row.first.size());
-  for (const auto& [name, value] : rows) std::cout << name << std::string(width - name.size() + 2, ' ') << value << "\n";
+  for (const auto& [name, value] : rows) {
+    std::string line = name + std::string(width - name.size() + 2, ' ') + value;
+    line.erase(line.find_last_not_of(' ') + 1);
+    std::cout << line << "\n";
+  }
 }
 
 Progress::Progress(const Common& options, std::string what, Index total)

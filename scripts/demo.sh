@@ -144,7 +144,7 @@ run top --sae "$out/sae" --data "$out/rows" --latent "$chosen" --count 4
 say "A prompt continued without and with a latent turned up, for two of them"
 IFS=, read -r -a list <<<"$chosen"
 for latent in "${list[@]:0:2}"; do
-  run steer --model "$sae_model" --layer "$layer" --sae "$out/sae" --latent "$latent" --scale 60 --prompt "$prompt" --tokens 32
+  run steer --model "$sae_model" --layer "$layer" --sae "$out/sae" --latent "$latent" --scale 40 --prompt "$prompt" --tokens 32
 done
 
 say "Done. In $out: rows and held-out (activations), sae (the autoencoder, as SAELens reads it), train.jsonl (the log).

@@ -47,6 +47,13 @@ cd "$sae_root"
 mkdir -p build
 packages=(g++ cmake ninja-build libeigen3-dev catch2 nlohmann-json3-dev libcli11-dev)
 
+# Warnings are errors of the compilers that the project is kept free of warnings for; others see some where there is nothing.
+werror() {
+  local major
+  major=$("$1" -dumpversion 2>/dev/null | cut -d. -f1)
+  if [ "$1 $major" = "c++ 12" ] || [ "$1 $major" = "clang++ 14" ]; then echo -DSAE_WERROR=ON; else echo -DSAE_WERROR=OFF; fi
+}
+
 # run_tests PRESET [ctest options]
 run_tests() {
   local preset=$1
@@ -61,31 +68,31 @@ case $leg in
       need_packages "${packages[@]}" python3-pip
       need_llama
       say "Building library tests, examples, program and language model host"
-      configure_and_build dev-llama "-DCMAKE_PREFIX_PATH=$sae_llama"
+      configure_and_build dev-llama "$(werror c++)" "-DCMAKE_PREFIX_PATH=$sae_llama"
       run_tests dev-llama
     else
       need_packages "${packages[@]}"
       say "Building library tests, examples and program"
-      configure_and_build dev
+      configure_and_build dev "$(werror c++)"
       run_tests dev
     fi
     ;;
   clang)
     need_packages "${packages[@]}" clang
     say "Building everything by clang++"
-    configure_and_build clang
+    configure_and_build clang "$(werror clang++)"
     run_tests clang
     ;;
   sanitize)
     need_packages "${packages[@]}" clang libclang-rt-dev
     say "Building the library's tests by clang++ under the address and undefined behaviour sanitizers"
-    configure_and_build sanitize --target sae_tests
+    configure_and_build sanitize "$(werror clang++)" --target sae_tests
     run_tests sanitize -L unit
     ;;
   threads)
     need_packages "${packages[@]}"
     say "Building under the thread sanitizer"
-    configure_and_build tsan --target sae_tests
+    configure_and_build tsan "$(werror c++)" --target sae_tests
     run_tests tsan -L unit
     ;;
   style)

@@ -6,7 +6,7 @@
 #include <string>
 #include <variant>
 
-// A synthetic world as JSON: the keys of a `synthetic_model` configuration of SAELens (data/synthetic.hpp says what they mean). Any
+// A synthetic world as JSON: the keys of a `synthetic_model` configuration of SAELens (data/synthetic_settings.hpp says what they mean). Any
 // of them may be left out but num_features and hidden_dim; one that is unknown is refused, so that a slip is never a default.
 // Source: SAELens 6.54, synthetic/synthetic_model.py (SyntheticModelConfig).
 namespace sae::inline SAE_ABI {

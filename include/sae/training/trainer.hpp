@@ -3,12 +3,10 @@
 #include <sae/activations/topk.hpp>
 #include <sae/data/source.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
-#include <sae/training/adam.hpp>
 #include <sae/training/aux_k.hpp>
-#include <sae/training/dead_latents.hpp>
 #include <sae/training/l1.hpp>
-#include <sae/training/schedule.hpp>
 #include <sae/training/statistics.hpp>
+#include <sae/training/trainer_config.hpp>
 
 #include <algorithm>
 #include <array>
@@ -23,109 +21,6 @@
 #include <vector>
 
 namespace sae::inline SAE_ABI {
-
-/// What b_dec starts as.
-enum class Center {
-  none,                          ///< what the model holds
-  mean,                          ///< mean row: keeps latents alive where the mean is large against the spread
-  geometric_median,              ///< of `statistics_rows` rows
-  first_batch_geometric_median,  ///< of the first batch, at step 0 (dictionary_learning's TopK trainers)
-};
-
-/// What the rows are multiplied by while training; folded into the biases at the end of `fit`.
-enum class Normalisation {
-  none,
-  mean_square,  ///< 1 / sqrt(mean |x|^2): mean squared norm 1 (dictionary_learning, Gemma Scope)
-  sqrt_d,       ///< sqrt(D) / mean |x|: mean norm sqrt(D) (SAELens `expected_average_only_in`)
-};
-
-enum class DecoderNorm {
-  unit,  ///< gradient projected, rows renormalised after every step
-  free,
-};
-
-/// Every setting of a training run. Steps, tokens and rows: one token is one row.
-/// A field more is a line more in `visit_settings`, unless the result does not depend on it.
-struct TrainerConfig {
-  Index tokens = 0;  ///< length of the run: either tokens >= batch
-  Index steps = 0;   ///< or steps >= 1
-  Index batch = 1024;
-  double learning_rate = 1e-3;  ///< peak, > 0
-  Schedule schedule{};
-  Index sparsity_warmup = 0;  ///< steps over which the sparsity terms grow from 0
-  Adam adam{};
-  double clip_norm = 0;  ///< > 0: global gradient norm is clipped to it (needs all gradients first: slower); 0: off
-  double clip_epsilon = 1e-6;
-  DecoderNorm decoder = DecoderNorm::unit;
-  double projection_epsilon = 0;  ///< gradient projected on d / (|d| + epsilon)
-  double unit_norm_epsilon = 0;   ///< rows divided by |d| + epsilon
-  Center center = Center::mean;
-  Normalisation normalisation = Normalisation::mean_square;
-  Index statistics_rows = 8192;  ///< rows read ahead for `center` and `normalisation`
-  /// The model was trained before and reads rows as they are: its biases are brought to the scale of the normalised rows first.
-  bool reads_raw_rows = false;
-  DeadLatentOptions dead{};
-  Index report_every = 1;  ///< steps between reports to callbacks
-
-  Index total_steps() const { return steps > 0 ? steps : tokens / batch; }
-  /// Calls visitor(name, value) for every setting that the result depends on: numbers, bools, texts, and structs with settings of
-  /// their own. A resumed training must have the same ones.
-  template <class Visitor>
-  void visit_settings(Visitor&& visitor) const {
-    constexpr std::string_view decoders[] = {"unit", "free"};
-    constexpr std::string_view centers[] = {"none", "mean", "geometric_median", "first_batch_geometric_median"};
-    constexpr std::string_view normalisations[] = {"none", "mean_square", "sqrt_d"};
-    visitor("tokens", tokens);
-    visitor("steps", steps);
-    visitor("batch", batch);
-    visitor("learning_rate", learning_rate);
-    visitor("schedule", schedule);
-    visitor("sparsity_warmup", sparsity_warmup);
-    visitor("adam", adam);
-    visitor("clip_norm", clip_norm);
-    visitor("clip_epsilon", clip_epsilon);
-    visitor("decoder", decoders[static_cast<int>(decoder)]);
-    visitor("projection_epsilon", projection_epsilon);
-    visitor("unit_norm_epsilon", unit_norm_epsilon);
-    visitor("center", centers[static_cast<int>(center)]);
-    visitor("normalisation", normalisations[static_cast<int>(normalisation)]);
-    visitor("statistics_rows", statistics_rows);
-    visitor("reads_raw_rows", reads_raw_rows);
-    visitor("dead", dead);
-  }
-  void check() const {
-    if (batch < 1) throw_value("Trainer: batch = ", batch, " is below 1 row");
-    if ((tokens > 0) == (steps > 0)) throw_value("Trainer: give either tokens (", tokens, ") or steps (", steps, ")");
-    if (total_steps() < 1) throw_value("Trainer: tokens = ", tokens, " are fewer than one batch of ", batch);
-    if (!(learning_rate > 0)) throw_value("Trainer: learning_rate = ", learning_rate, " is not positive");
-    schedule.check(total_steps());
-    adam.check();
-    if (sparsity_warmup < 0) throw_value("Trainer: sparsity_warmup = ", sparsity_warmup, " is negative");
-    if (!(clip_norm >= 0)) throw_value("Trainer: clip_norm = ", clip_norm, " is negative");
-    if (!(clip_epsilon >= 0)) throw_value("Trainer: clip_epsilon = ", clip_epsilon, " is negative");
-    if (!(projection_epsilon >= 0)) throw_value("Trainer: projection_epsilon = ", projection_epsilon, " is negative");
-    if (!(unit_norm_epsilon >= 0)) throw_value("Trainer: unit_norm_epsilon = ", unit_norm_epsilon, " is negative");
-    if (statistics_rows < 1) throw_value("Trainer: statistics_rows = ", statistics_rows, " is below 1");
-    if (dead.window < 0) throw_value("Trainer: dead.window = ", dead.window, " is negative");
-    if (report_every < 1) throw_value("Trainer: report_every = ", report_every, " is below 1");
-  }
-};
-
-/// What a callback is told about one step. Losses are in the units of the normalised rows.
-struct StepReport {
-  Index step = 0;  ///< steps done, from 1
-  Index steps = 0;
-  Index tokens = 0;  ///< rows seen
-  double loss = 0, reconstruction = 0;
-  std::vector<std::pair<std::string_view, double>> terms;
-  double l0 = 0;                  ///< mean active latents a row
-  double explained_variance = 0;  ///< of this batch: 1 - sum |e|^2 / sum |x - mean x|^2
-  Index dead = 0;                 ///< latents that count as dead
-  double learning_rate = 0, sparsity_scale = 1;
-  double gradient_norm = std::numeric_limits<double>::quiet_NaN();  ///< before clipping; NaN where it was not computed
-};
-
-enum class FitStatus { finished, stopped, exhausted };
 
 /// The terms that go with an activation where none are given: AuxK for TopK, L1 for ReLU.
 template <class Activation>
