@@ -5,6 +5,7 @@
 #include <sae/training/aux_k.hpp>
 #include <sae/training/trainer.hpp>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,27 @@ bool same_bytes(const Model& a, const Model& b) {
                            b.parameters());
   return same;
 }
+
+// What Gated's auxiliary loss needs: a term that reads the activation's own tensors and the decoder's norms, and adds to the
+// gradients of both, without a word beforehand.
+struct OwnTensors {
+  static constexpr std::string_view name = "own_tensors";
+  void check(Index, Index) const {}
+  bool needs_decoder_norms() const { return false; }
+  template <class Step>
+  double apply(Step& step, sae::NoSelection&, sae::Threads&) const {
+    double value = 0;
+    for (Index i = 0; i < step.latents(); ++i) {
+      const auto theta = step.activation->threshold[i];
+      const auto norm = std::sqrt(sae::kernels::squared_norm(step.decoder->row(i), step.width()));
+      value += 3 * theta * theta + 0.5 * norm;
+      if (!step.wants_gradient) continue;
+      step.activation_gradient->threshold[i] += 6 * theta;
+      step.norm_gradient()[static_cast<std::size_t>(i)] += 0.5;
+    }
+    return value;
+  }
+};
 
 }  // namespace
 
@@ -103,6 +125,21 @@ TEST_CASE("a gate with a threshold: gradients, sparse and dense", "[activations]
       REQUIRE(inactive_in_band > 10);
       CHECK(relative_error(got.parameters.activation.threshold.map(), want) <= 1e-12);
     }
+}
+
+TEST_CASE("a term reaches the activation's own tensors and the decoder's norms", "[activations][seam]") {
+  const auto model = jump_relu(true, 0.1);
+  const Dense x = random_rows(9, width, 5);
+  const auto plain = model.gradient(x), with = model.gradient(x, sae::Objective{OwnTensors{}});
+  const auto& theta = model.parameters().activation.threshold;
+  for (Index i = 0; i < latents; ++i) {
+    const double step = with.parameters.activation.threshold[i] - plain.parameters.activation.threshold[i];
+    CHECK(std::fabs(step - 6 * theta[i]) <= 1e-12);
+    const auto d = model.W_dec().row(i);
+    const auto change = with.parameters.W_dec.map().row(i) - plain.parameters.W_dec.map().row(i);
+    CHECK((change - 0.5 * d / d.norm()).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() <= 1e-12);
+  }
+  CHECK(model.loss(x, sae::Objective{OwnTensors{}}).total == with.loss.total);
 }
 
 TEST_CASE("the gate's penalties add up, and another batch begins anew", "[activations][seam]") {

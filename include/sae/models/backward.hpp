@@ -30,14 +30,21 @@ void run_step(const Model& model, const Batch<Scalar, D>& x, const Objective& ob
   step.encoder = &parameters.W_enc;
   step.encoder_bias = &parameters.b_enc;
   step.decoder = &parameters.W_dec;
+  step.activation = &parameters.activation;
+  typename Model::Parameters none;
+  if (step.wants_gradient && activation_gradient == nullptr) {
+    none.activation.resize(latents);
+    activation_gradient = &none;
+  }
+  step.activation_gradient = activation_gradient == nullptr ? nullptr : &activation_gradient->activation;
   step.extra_used = 0;
   step.dgate.clear();
   step.decoder_norm_gradient.clear();
   step.loss.terms.clear();
 
   load_input(parameters, model.subtracts_decoder_bias(), x, step, threads);
-  if (activation.needs_decoder_norms() || objective.needs_decoder_norms())
-    row_norms(parameters.W_dec, step.decoder_norms, threads);
+  const bool has_norms = activation.needs_decoder_norms() || objective.needs_decoder_norms();
+  if (has_norms) row_norms(parameters.W_dec, step.decoder_norms, threads);
 
   const Index block_rows = encode_block_rows(rows), blocks = (rows + block_rows - 1) / block_rows;
   bool watching = false;
@@ -98,16 +105,12 @@ void run_step(const Model& model, const Batch<Scalar, D>& x, const Objective& ob
   }
   if (!step.wants_gradient) return;
 
+  if (!step.decoder_norm_gradient.empty() && !has_norms) row_norms(parameters.W_dec, step.decoder_norms, threads);
   add_code_gradient(main.entries.codes, step.cotangent, parameters.W_dec, main.df, step.scratch, threads);
   if (band.entries.size() > 0)
     add_code_gradient(band.entries.codes, step.cotangent, parameters.W_dec, band.df, step.scratch, threads);
-  typename Model::Parameters none;
-  if (activation_gradient == nullptr) {
-    none.activation.resize(latents);
-    activation_gradient = &none;
-  }
   activation.backward(Backward<Scalar>{main.entries, main.df, main.dz, band.entries, band.df, band.dz, step.dgate},
-                      parameters.activation, activation_gradient->activation);
+                      parameters.activation, *step.activation_gradient);
   main.by_latent.build(main.entries.codes);
   band.by_latent.build(band.entries.codes);
   for (std::size_t p = 0; p < step.extra_used; ++p) step.extra[p]->by_latent.build(step.extra[p]->entries.codes);

@@ -14,10 +14,10 @@ namespace sae::inline SAE_ABI {
 /// A term is a struct with
 ///   static constexpr std::string_view name;
 ///   void check(Index d_in, Index latents) const;
-///   bool needs_decoder_norms() const;            true for a term that reads decoder_norms or calls norm_gradient()
+///   bool needs_decoder_norms() const;            true for a term that reads step.decoder_norms
 ///   template <class Step> double apply(Step&, Selection&, Threads&) const;   its value; adds its gradient where step.wants_gradient
 /// `apply` runs after the codes, the residual and dL/dx' are known, and adds to main.df, band.df, gate_gradient(), norm_gradient(),
-/// the cotangent, or paths of its own. A term with a selector of its own over the same tiles of pre-activations declares
+/// the cotangent, *activation_gradient, or paths of its own. A term with a selector of its own over the same tiles of pre-activations declares
 ///   template <class Scalar> class Selection { bool begin(const Term&, Step&, Index blocks, Index block_rows); void take(block, row, first, z); };
 template <class... Terms>
 struct Objective {

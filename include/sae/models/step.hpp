@@ -108,6 +108,9 @@ struct Step {
   const Tensor<Scalar>* encoder = nullptr;       ///< W_enc [F x D]
   const Tensor<Scalar>* encoder_bias = nullptr;  ///< b_enc [1 x F]
   const Tensor<Scalar>* decoder = nullptr;       ///< W_dec [F x D]
+  /// The activation's own tensors, and dL/d of them, to which a term may add where `wants_gradient`.
+  const typename Activation::template Parameters<Scalar>* activation = nullptr;
+  typename Activation::template Parameters<Scalar>* activation_gradient = nullptr;
   bool wants_gradient = false;
 
   // Forward.
