@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained, measured and steered sparse autoencoder of a real language model; about 12 minutes on two
+# From nothing to a trained, measured and steered sparse autoencoder of a real language model; about 7 minutes on two
 # cores the first time. Installs what is missing on Debian or Ubuntu (as root or with sudo), keeps llama.cpp and the model
 # in a cache (~/.cache/sae, or $SAE_CACHE) and its results in ./sae-demo. A second run goes on where the first one stopped.
 set -euo pipefail
