@@ -138,7 +138,7 @@ TEST_CASE("the log of runs that end early or never begin", "[training][callbacks
                       }),
                   sae::ValueError);
   REQUIRE(lines_of(thrown.str()).size() == 2);  // whole lines
-  for (const auto& line : lines_of(thrown.str())) CHECK_NOTHROW((void)Json::parse(line));
+  for (const auto& line : lines_of(thrown.str())) CHECK(Json::parse(line).is_object());
   std::ostringstream none;
   (void)sae::json_lines_log(none);
   CHECK(none.str().empty());
