@@ -82,7 +82,7 @@ void train_step_topk_clipped(benchmark::State& state) { train_step(state, sae::O
 
 // The honest baseline: what autograd does with dense tensors, five products and Adam over materialised gradients, on Eigen.
 void train_step_dense(benchmark::State& state) {
-  const auto [B, D, F, k] = small;
+  constexpr Index B = small.B, D = small.D, F = small.F, k = small.k;
   const Matrix<float> x = make_rows(B, D);
   sae::SparseAutoencoder model(D, F, sae::TopK{.k = k});
   Matrix<float> W_enc = model.W_enc(), W_dec = model.W_dec();
