@@ -2,6 +2,7 @@
 #include <sae/formats/checkpoint.hpp>
 #include <sae/metrics/row_filter.hpp>
 #include <sae/training/callbacks.hpp>
+#include <sae/training/pre_activation_loss.hpp>
 #include <sae/training/recipe.hpp>
 
 #include <unistd.h>
@@ -28,7 +29,7 @@ struct TrainVerb : TrainSourceOptions {
   Index latents = 0;
   std::string activation;  ///< empty: topk, or that of --init
   std::optional<Index> k, train_tokens, steps, warmup, decay, aux_k, dead_window, report_every, checkpoint_every;
-  std::optional<double> l1, rate, aux_coefficient;
+  std::optional<double> l1, l0, target_l0, pre_activation, threshold, bandwidth, rate, aux_coefficient;
   Index batch = 1024;
   double clip = 0;
   std::string normalise = "mean-square", center, decoder = "unit", init, log;
@@ -58,6 +59,9 @@ std::string chosen_activation(const TrainVerb& options, const std::optional<AnyS
   if (chosen != "topk" && (options.k || options.aux_k || options.aux_coefficient))
     usage_error("--k, --aux-k and --aux-coefficient belong to --activation topk");
   if (chosen != "relu" && options.l1) usage_error("--l1 belongs to --activation relu");
+  if (chosen != "jumprelu" &&
+      (options.l0 || options.target_l0 || options.pre_activation || options.threshold || options.bandwidth))
+    usage_error("--l0, --target-l0, --pre-activation, --threshold and --bandwidth belong to --activation jumprelu");
   return chosen;
 }
 
@@ -95,9 +99,20 @@ TopK activation_of(const TrainVerb& options, const TopK* init, Index latents) {
     throw_value("--k ", topk.k, options.k ? "" : " (the default)", ": is more than the ", latents, " latents (--latents)");
   return topk;
 }
+JumpReLU activation_of(const TrainVerb& options, const JumpReLU* init, Index) {
+  JumpReLU jump = init != nullptr ? *init : JumpReLU{};
+  if (options.threshold) jump.threshold = *options.threshold;
+  if (options.bandwidth) jump.bandwidth = *options.bandwidth;
+  return jump;
+}
 auto objective_of(const TrainVerb& options, const ReLU&) {
   return Objective{
       L1{.coefficient = options.l1.value_or(recommended_l1), .weighted_by_decoder_norm = options.decoder == "free"}};
+}
+auto objective_of(const TrainVerb& options, const JumpReLU&) {
+  L0Penalty l0{.coefficient = options.l0.value_or(recommended_l0)};
+  if (options.target_l0) l0.form = L0Form::quadratic, l0.target = *options.target_l0;
+  return Objective{l0, PreActivationLoss{.coefficient = options.pre_activation.value_or(0)}};
 }
 auto objective_of(const TrainVerb& options, const TopK& topk) {
   AuxK aux{.rank_by_decoder_norm = topk.rank_by_decoder_norm};
@@ -119,7 +134,7 @@ void check_finite(const Model& model, Index step) {
 /// Before the first step makes every decoder row a unit vector, which would change what the SAE computes.
 template <class Model>
 void make_decoder_unit(Model& model, const std::string& path) {
-  if constexpr (std::is_same_v<typename Model::Activation, ReLU>) {
+  if constexpr (!std::is_same_v<typename Model::Activation, TopK>) {
     model.fold_decoder_norms();
   } else {
     for (Index i = 0; i < model.latents(); ++i)
@@ -383,6 +398,7 @@ void run_train(const TrainVerb& options) {
   if (init && init->d_in() != source->width())
     throw_shape("--init ", options.init, ": reads rows of ", init->d_in(), " numbers, the data has ", source->width());
   if (activation == "relu") return train<ReLU>(options, init, *source);
+  if (activation == "jumprelu") return train<JumpReLU>(options, init, *source);
   train<TopK>(options, init, *source);
 }
 
@@ -419,11 +435,28 @@ void add_train(CLI::App& program) {
 
   verb.option_defaults()->group("SAE");
   verb.add_option("--latents", options->latents, "number of latents F")->check(within(1, 1 << 30));
-  verb.add_option("--activation", options->activation, "topk (default) or relu")->check(CLI::IsMember({"topk", "relu"}));
+  verb.add_option("--activation", options->activation, "topk (default), relu or jumprelu")
+      ->check(CLI::IsMember({"topk", "relu", "jumprelu"}));
   verb.add_option("--k", options->k, "topk: latents per row (default 32)")->check(at_least(1));
   verb.add_option("--l1", options->l1,
                   sae::detail::concat("relu: weight of the L1 term (default ", recommended_l1, "), for rows as normalised"))
       ->check(at_least(0));
+  verb.add_option("--l0", options->l0,
+                  sae::detail::concat("jumprelu: weight of the penalty on L0 (default ", recommended_l0, ")"))
+      ->check(at_least(0));
+  verb.add_option("--target-l0", options->target_l0,
+                  "jumprelu: penalise the squared distance to so many active latents instead of their number")
+      ->check(at_least(0, false));
+  verb.add_option("--pre-activation", options->pre_activation,
+                  "jumprelu: weight of the loss that pulls dead latents up to their thresholds (default 0)")
+      ->check(at_least(0));
+  verb.add_option("--threshold", options->threshold,
+                  sae::detail::concat("jumprelu: thresholds at the start (default ", JumpReLU{}.threshold, ")"))
+      ->check(at_least(0));
+  verb.add_option("--bandwidth", options->bandwidth,
+                  sae::detail::concat("jumprelu: width of the window from which thresholds learn (default ",
+                                      JumpReLU{}.bandwidth, "), for rows as normalised"))
+      ->check(at_least(0, false));
   verb.add_option("--decoder", options->decoder, "unit: decoder rows of norm 1; free")
       ->capture_default_str()
       ->check(CLI::IsMember({"unit", "free"}));

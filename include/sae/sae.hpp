@@ -1,5 +1,6 @@
 #pragma once
 // Everything that needs Eigen alone. Files (files/, formats/) and what runs a language model (host/) are included by name.
+#include <sae/activations/jump_relu.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
 #include <sae/core/codes.hpp>
@@ -22,5 +23,7 @@
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/callbacks.hpp>
 #include <sae/training/evaluate.hpp>
+#include <sae/training/pre_activation_loss.hpp>
 #include <sae/training/recipe.hpp>
+#include <sae/training/tanh_penalty.hpp>
 #include <sae/training/trainer.hpp>

@@ -272,6 +272,47 @@ TEST_CASE("sae train: stopped or killed at any time it ends with the same bytes"
   for (std::size_t i = 0; i < log.size(); ++i) CHECK(log[i].at("step") == 10 * (i + 1));
 }
 
+TEST_CASE("sae train: JumpReLU towards a number of active latents, stopped and gone on with", "[cli]") {
+  const Training work;
+  const Words jump = {"train",
+                      "--data",
+                      work.at("x.npy"),
+                      "--latents",
+                      "24",
+                      "--activation",
+                      "jumprelu",
+                      "--target-l0",
+                      "2",
+                      "--l0",
+                      "0.05",
+                      "--bandwidth",
+                      "0.1",
+                      "--pre-activation",
+                      "1e-4",
+                      "--steps",
+                      "400",
+                      "--batch",
+                      "100",
+                      "--json"};
+  const auto run = run_sae(with(jump, {"--out", work.at("jump")}));
+  INFO(run.err);
+  REQUIRE(run.code == 0);
+  const json told = json_of(run);
+  CHECK(told.at("architecture") == "jumprelu");
+  CHECK(std::fabs(told.at("l0").get<double>() - 2) < 1);
+  CHECK(json::parse(file_text(work.at("jump/cfg.json"))).at("architecture") == "jumprelu");
+  const json found = json_of(run_sae({"eval", "--sae", work.at("jump"), "--data", work.at("x.npy"), "--json"}));
+  CHECK(std::fabs(found.at("l0").get<double>() - 2) < 1);
+  CHECK(found.at("explained_variance").get<double>() > 0.5);
+  const auto more = run_sae(
+      {"train", "--data", work.at("x.npy"), "--init", work.at("jump"), "--steps", "5", "--out", work.at("more"), "--json"});
+  INFO(more.err);
+  CHECK(more.code == 0);
+  CHECK(json_of(more).at("architecture") == "jumprelu");
+  for (const char* option : {"--l0", "--target-l0", "--threshold", "--bandwidth", "--pre-activation"})
+    CHECK(run_sae(work.words("o", {"--steps", "1", option, "1"})).code == 2);
+}
+
 TEST_CASE("sae train: a training that diverges fails, and no SAE of it is left", "[cli]") {
   const Training work;
   for (const Words& ruin : {Words{"--lr", "1e30"}, Words{"--lr", "1e10", "--checkpoint-every", "1"},

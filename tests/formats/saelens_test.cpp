@@ -93,7 +93,9 @@ TEST_CASE("SAELens: codes and reconstructions of its files are the peer's", "[fo
   const std::string name =
       GENERATE("saelens_standard", "saelens_standard_no_bdec_input", "saelens_standard_bf16", "saelens_standard_fp16",
                "saelens_standard_from_training", "saelens_standard_expected_average", "saelens_standard_hook_z", "saelens_topk",
-               "saelens_topk_rescale", "saelens_topk_from_training", "saelens_topk_plain_from_training");
+               "saelens_topk_rescale", "saelens_topk_from_training", "saelens_topk_plain_from_training", "saelens_jumprelu",
+               "saelens_jumprelu_no_bdec_input", "saelens_jumprelu_from_training", "saelens_jumprelu_bf16");
+  const std::string kind = name.substr(8, name.find('_', 8) - 8);  // standard, topk, jumprelu
   CAPTURE(name);
   const auto x = rows_of(peers / name / "x.npy");
   const auto codes = rows_of(peers / name / "codes.npy"), recon = rows_of(peers / name / "recon.npy");
@@ -105,10 +107,10 @@ TEST_CASE("SAELens: codes and reconstructions of its files are the peer's", "[fo
   CHECK(any.d_in() == 24);
   CHECK(any.latents() == 56);
   CHECK(any.layout == "saelens");
-  CHECK(any.architecture() == (name.find("topk") == std::string::npos ? "standard" : "topk"));
-  CHECK(any.activation() == (name.find("topk") == std::string::npos ? "relu" : "topk, k = 6"));
+  CHECK(any.architecture() == kind);
+  CHECK(any.activation() == (kind == "standard" ? "relu" : kind == "topk" ? "topk, k = 6" : "jumprelu"));
   CHECK(any.dtype == (name.ends_with("bf16") ? "bfloat16" : name.ends_with("fp16") ? "float16" : "float32"));
-  CHECK(any.subtracts_decoder_bias() == (name != "saelens_standard_no_bdec_input"));
+  CHECK(any.subtracts_decoder_bias() == !name.ends_with("no_bdec_input"));
   CHECK(any.metadata.model_name == "toy-model");
   CHECK(any.metadata.context_size == 8);
   CHECK(any.metadata.prepend_bos == true);
@@ -137,6 +139,10 @@ TEST_CASE("SAELens: codes and reconstructions of its files are the peer's", "[fo
     const auto model = sae::load_saelens<Sae<sae::TopK, double>>(peers / name / "cfg.json");
     CHECK_FALSE(model.activation().rank_by_decoder_norm);
     require_close(model.encode(wide_x).dense(), codes, 1e-5, true);
+  } else if (any.architecture() == "jumprelu") {
+    const auto model = sae::load_saelens<Sae<sae::JumpReLU, double>>(peers / name);
+    require_close(model.encode(wide_x).dense(), codes, 1e-5, true);
+    CHECK(any.parameters().at("threshold") == std::vector<Index>{1, 56});
   } else {
     const auto model = sae::load_saelens<Sae<sae::ReLU, double>>(peers / name / "sae_weights.safetensors");
     require_close(model.encode(wide_x).dense(), codes, 1e-5, true);
@@ -144,8 +150,8 @@ TEST_CASE("SAELens: codes and reconstructions of its files are the peer's", "[fo
 }
 
 TEST_CASE("SAELens: a written SAE has the bytes of the peer's weights and comes back", "[formats][saelens]") {
-  const std::string name =
-      GENERATE("saelens_standard", "saelens_standard_no_bdec_input", "saelens_topk", "saelens_topk_rescale");
+  const std::string name = GENERATE("saelens_standard", "saelens_standard_no_bdec_input", "saelens_topk",
+                                    "saelens_topk_rescale", "saelens_jumprelu_from_training");
   CAPTURE(name);
   const TempFolder folder;
   const sae::AnySae loaded = sae::load_sae(peers / name);
@@ -262,8 +268,8 @@ TEST_CASE("SAELens: settings that nothing here does are refused by name", "[form
   CHECK_THAT(error_of(peers / "saelens_standard_layer_norm"),
              ContainsSubstring("cfg.json: normalize_activations = \"layer_norm\" is not supported; \"none\""));
   CHECK_THAT(error_of(peers / "saelens_standard_constant_norm_rescale"), ContainsSubstring("\"constant_norm_rescale\""));
-  CHECK_THAT(error_of(peers / "saelens_jumprelu"),
-             ContainsSubstring("architecture = \"jumprelu\" is not supported; these are: standard, topk"));
+  CHECK_THAT(error_of(peers / "saelens_gated"),
+             ContainsSubstring("architecture = \"gated\" is not supported; these are: standard, topk, jumprelu"));
 }
 
 TEST_CASE("SAELens: a wrong cfg.json is refused by file and field", "[formats][saelens]") {

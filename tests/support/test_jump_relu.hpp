@@ -46,6 +46,7 @@ struct TestJumpReLU {
     }
     void rescale(Scalar factor) { threshold.map() *= factor; }
     void rescale_latent(Index latent, Scalar factor) { threshold[latent] *= factor; }
+    void constrain() {}
   };
 
   template <class Scalar>

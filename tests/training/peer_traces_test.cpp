@@ -1,5 +1,7 @@
 // Ten training steps of SAELens and dictionary_learning, gone again by our Trainer in double: loss, gradient and every
 // parameter. The peers differ in schedules, epsilons, dead-latent counting and AuxK; each difference is a switch of ours.
+#include <sae/training/pre_activation_loss.hpp>
+#include <sae/training/tanh_penalty.hpp>
 #include <sae/training/trainer.hpp>
 
 #include <array>
@@ -31,6 +33,8 @@ void load(const sae_test::PeerRun& run, const Names& names, const std::string& w
   p.b_enc = run.tensor(when, names.b_enc, false);
   p.W_dec = run.tensor(when, names.W_dec, names.decoder_transposed);
   p.b_dec = run.tensor(when, names.b_dec, false);
+  Parameters::visit_activation(
+      [&](std::string_view name, auto& tensor) { tensor = run.tensor(when, std::string(name), false); }, p);
 }
 
 // Largest difference relative to the largest number expected; NaN where anything is NaN.
@@ -104,10 +108,18 @@ void replay(const std::string& name, const Names& names, Activation activation, 
       const double norm = want.at("params_after").at(tensor_name)[1].template get<double>();
       REQUIRE(std::abs(tensor->map().norm() - norm) <= 1e-9 * norm);
     }
+    Model<Activation>::Parameters::visit_activation(
+        [&](std::string_view tensor_name, const auto& tensor) {
+          CAPTURE(tensor_name);
+          const double norm = want.at("params_after").at(std::string(tensor_name))[1].template get<double>();
+          REQUIRE(std::abs(tensor.map().norm() - norm) <= 1e-9 * norm);
+        },
+        model.parameters());
   });
   REQUIRE(seen == 10);
   typename Model<Activation>::Parameters want;
   load(run, names, "final", want);
+  want.activation.constrain();  // the peer does it before the next forward, ours at the end, too
   require_close(model.parameters(), want, 1e-9);
 }
 
@@ -139,6 +151,25 @@ TEST_CASE("ten steps of SAELens: TopK, more dead latents than AuxK takes", "[tra
   config.schedule = {.warmup = 4};
   replay("saelens_topk_auxk_many_dead", saelens, sae::TopK{.k = 6}, config,
          sae::Objective{sae::AuxK{.coefficient = 0.5, .raw_values = true}});
+}
+
+TEST_CASE("ten steps of SAELens: JumpReLU, every form of its penalty", "[training][peers]") {
+  const auto config = saelens_config();
+  const sae::PreActivationLoss dead_up{.coefficient = 0.05};
+  auto warm = config;
+  warm.sparsity_warmup = 3;
+  replay("saelens_jumprelu_step", saelens, sae::JumpReLU{.bandwidth = 0.4}, warm,
+         sae::Objective{sae::L0Penalty{.coefficient = 0.3}, dead_up});
+  replay("saelens_jumprelu_step_constant", saelens, sae::JumpReLU{.bandwidth = 0.4}, config,
+         sae::Objective{sae::L0Penalty{.coefficient = 0.3}, dead_up});
+  replay("saelens_jumprelu_quadratic", saelens, sae::JumpReLU{.bandwidth = 0.4}, config,
+         sae::Objective{sae::L0Penalty{.coefficient = 0.05, .form = sae::L0Form::quadratic, .target = 8}});
+  replay("saelens_jumprelu_tanh", saelens, sae::JumpReLU{.bandwidth = 1}, config,
+         sae::Objective{sae::TanhPenalty{.coefficient = 0.5, .scale = 2}, dead_up});
+  replay("saelens_jumprelu_step_ste_input", saelens, sae::JumpReLU{.bandwidth = 0.4, .gradient_to_input = true}, config,
+         sae::Objective{sae::L0Penalty{.coefficient = 0.3}});
+  replay("saelens_jumprelu_tanh_ste_input", saelens, sae::JumpReLU{.bandwidth = 1, .gradient_to_input = true}, config,
+         sae::Objective{sae::TanhPenalty{.coefficient = 0.5, .scale = 2}});
 }
 
 TEST_CASE("ten steps of dictionary_learning: StandardTrainer, unit norm by projection", "[training][peers]") {

@@ -74,6 +74,8 @@ struct NoParameters {
   void rescale(Scalar /*factor*/) {}
   /// The pre-activations of one latent are (its decoder norm was folded).
   void rescale_latent(Index /*latent*/, Scalar /*factor*/) {}
+  /// Brings numbers that a step of the optimizer took out of their range back to it; before every forward of a training.
+  void constrain() {}
 };
 
 }  // namespace sae::inline SAE_ABI

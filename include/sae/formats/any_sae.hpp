@@ -13,7 +13,8 @@ namespace sae::inline SAE_ABI {
 
 /// Every architecture that is read from files, in float. A line more here and a layout (SaelensLayout) make it known everywhere.
 using AnyModel = std::variant<SparseAutoencoder<Dynamic, Dynamic, ReLU, float>,  //
-                              SparseAutoencoder<Dynamic, Dynamic, TopK, float>>;
+                              SparseAutoencoder<Dynamic, Dynamic, TopK, float>,  //
+                              SparseAutoencoder<Dynamic, Dynamic, JumpReLU, float>>;
 
 /// One tensor of a file.
 struct StoredTensor {
@@ -40,7 +41,7 @@ class AnySae {
   Index latents() const {
     return visit([](const auto& model) { return model.latents(); });
   }
-  /// "standard", "topk": SAELens' names.
+  /// "standard", "topk", "jumprelu": SAELens' names.
   std::string_view architecture() const {
     return visit([](const auto& model) { return Layout<decltype(model)>::architecture; });
   }

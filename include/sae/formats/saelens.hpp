@@ -1,4 +1,5 @@
 #pragma once
+#include <sae/activations/jump_relu.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
 #include <sae/files/json.hpp>
@@ -18,7 +19,7 @@
 //   cfg.json                  d_in, d_sae, dtype, apply_b_dec_to_input, normalize_activations, reshape_activations, metadata,
 //                             architecture, and the architecture's own settings
 //   sae_weights.safetensors   W_enc [D x F] (the transpose of ours), b_enc [F], W_dec [F x D], b_dec [D], and the architecture's own
-// Source: SAELens 6.54, saes/sae.py (SAEConfig.to_dict, save_model), saes/standard_sae.py, saes/topk_sae.py.
+// Source: SAELens 6.54, saes/sae.py (SAEConfig.to_dict, save_model), saes/standard_sae.py, saes/topk_sae.py, saes/jumprelu_sae.py.
 namespace sae::inline SAE_ABI {
 
 /// What a SAE file says about the activations it was trained on (`metadata` of cfg.json). What is unknown stays empty.
@@ -65,6 +66,15 @@ struct SaelensLayout<TopK> {
     json["k"] = topk.k;
     json["rescale_acts_by_decoder_norm"] = false;
   }
+};
+
+/// Its thresholds are the tensor `threshold` [F]; nothing of how they were trained stands in cfg.json. The peer's codes are
+/// relu(z) where z > theta: a threshold below 0 does what 0 does, and is read as 0.
+template <>
+struct SaelensLayout<JumpReLU> {
+  static constexpr std::string_view architecture = "jumprelu";
+  static JumpReLU read(const SaelensConfig&) { return {}; }
+  static void write(const JumpReLU&, nlohmann::ordered_json&) {}
 };
 
 namespace detail {
@@ -214,6 +224,7 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
   parameters.b_dec = std::move(b_dec);
   Model::Parameters::visit_activation([&](std::string_view name, auto& tensor) { tensor = read(name, {tensor.cols()}); },
                                       parameters);
+  parameters.activation.constrain();
 
   if (options.warnings != nullptr) {
     for (const auto& [name, tensor] : weights.tensors())
@@ -319,7 +330,7 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
 }
 
 /// Saves a SAE as SAELens 6 does, so that Python reads it as it is: a folder that appears whole or not at all. ReLU is its
-/// "standard", TopK its "topk"; a TopK that ranks by the decoder norm is folded first (`fold_decoder_norms`, on a copy).
+/// "standard", TopK its "topk", JumpReLU its "jumprelu"; a TopK that ranks by the decoder norm is folded first (`fold_decoder_norms`, on a copy).
 /// \throws FileError   the folder exists and `overwrite` is off (or it holds no cfg.json); it cannot be written.
 /// \throws ValueError  a parameter is not finite in the dtype that is written.
 template <class Model>

@@ -36,5 +36,7 @@ inline Index recommended_tokens(Index rows, Index batch = 1024) {
 
 /// L1 coefficient for rows of mean squared norm 1 and unit decoder rows.
 inline constexpr double recommended_l1 = 0.1;
+/// Coefficient of L0Penalty for such rows.
+inline constexpr double recommended_l0 = 1e-3;
 
 }  // namespace sae::inline SAE_ABI

@@ -1,9 +1,11 @@
 #pragma once
+#include <sae/activations/jump_relu.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
 #include <sae/data/source.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/aux_k.hpp>
+#include <sae/training/l0_penalty.hpp>
 #include <sae/training/l1.hpp>
 #include <sae/training/statistics.hpp>
 #include <sae/training/trainer_config.hpp>
@@ -22,7 +24,7 @@
 
 namespace sae::inline SAE_ABI {
 
-/// The terms that go with an activation where none are given: AuxK for TopK, L1 for ReLU.
+/// The terms that go with an activation where none are given: AuxK for TopK, L1 for ReLU, a penalty on L0 for JumpReLU.
 template <class Activation>
 struct DefaultObjective {
   using type = Objective<>;
@@ -32,6 +34,11 @@ template <>
 struct DefaultObjective<ReLU> {
   using type = Objective<L1>;
   static type make(const ReLU&) { return Objective{L1{.coefficient = 1e-3, .weighted_by_decoder_norm = false}}; }
+};
+template <>
+struct DefaultObjective<JumpReLU> {
+  using type = Objective<L0Penalty>;
+  static type make(const JumpReLU&) { return Objective{L0Penalty{.coefficient = 1e-3}}; }
 };
 template <>
 struct DefaultObjective<TopK> {
@@ -129,6 +136,7 @@ class Trainer {
   /// One step on one batch of raw rows (what `fit` repeats, without preparing or folding).
   const StepReport& train_step(const Batch<Scalar>& rows, bool report = true) {
     load(rows);
+    model_.parameters().activation.constrain();
     const Batch<Scalar> batch(rows_);
     auto& step = workspace_.step;
     const Index steps = config_.total_steps();
@@ -401,6 +409,7 @@ class Trainer {
   }
   void fold() {
     folded_ = true;
+    model_.parameters().activation.constrain();
     model_.fold_input_scale(scale_);
     scale_ = 1;
   }
