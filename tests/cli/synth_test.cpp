@@ -67,6 +67,7 @@ TEST_CASE("sae synth: a configuration that is wrong is refused by its key", "[cl
   };
   fails("", "world.json: is not valid JSON");
   fails(R"({"num_features": 8})", "hidden_dim is missing");
+  fails(R"({"num_features": 8, "hidden_dim": 4, "bias": 1e39})", "its rows are not finite in float32");
   fails(R"({"num_features": 8, "hidden_dim": 4, "biass": 1})", "biass is not a known field");
   fails(R"({"num_features": 8, "hidden_dim": 0})", "hidden_dim = 0 is not");
   fails(R"({"num_features": 8, "hidden_dim": 4, "firing_probability": {"generator_name": "poisson"}})",

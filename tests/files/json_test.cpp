@@ -1,5 +1,7 @@
 #include <sae/files/json.hpp>
 
+#include <sys/stat.h>
+
 #include <cmath>
 #include <limits>
 #include <string>
@@ -29,6 +31,9 @@ TEST_CASE("json: files come back as they were saved", "[files][json]") {
   sae::save_json(folder / "c.json", nlohmann::ordered_json{{"b", 1}, {"a", 2}}, {.overwrite = true});
   CHECK(sae::read_file(folder / "c.json") == "{\n  \"b\": 1,\n  \"a\": 2\n}\n");
   CHECK_THROWS_WITH(sae::read_json(folder / "c.json", 10), ContainsSubstring("at most 10 are taken"));
+  REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);  // reading it would wait for ever
+  CHECK_THROWS_WITH(sae::read_json(folder / "pipe"), ContainsSubstring("pipe: is not a regular file"));
+  std::filesystem::remove(folder / "pipe");
   CHECK_THROWS_WITH(sae::save_json(folder / "d.json", json("\xff")), ContainsSubstring("not UTF-8"));
   CHECK(folder.names() == std::vector<std::string>{"c.json"});
 }
