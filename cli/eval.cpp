@@ -91,8 +91,7 @@ void run_eval(const EvalVerb& options) {
   check_width(sae, options.sae, rows.width(), options.data);
   const RowRange range = chosen_rows(options, rows.rows());
   StoppableSource source(std::move(rows), {.shuffle = false, .first = range.first, .count = range.count, .epochs = 1});
-  const EvaluationReport report =
-      sae.visit([&](const auto& model) { return evaluate(model, source, {.max_norm = max_norm}, threads); });
+  const EvaluationReport report = evaluate(sae.model(), source, {.max_norm = max_norm}, threads);
   if (options.json) {
     print_json(report_json(report));
   } else {

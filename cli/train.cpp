@@ -91,57 +91,56 @@ TrainerConfig config_of(const TrainVerb& options, Index d_in, Index latents, Ind
   return config;
 }
 
-ReLU activation_of(const TrainVerb&, const ReLU*, Index) { return {}; }
-TopK activation_of(const TrainVerb& options, const TopK* init, Index latents) {
-  TopK topk = init != nullptr ? *init : TopK{.rank_by_decoder_norm = options.decoder == "free"};
-  if (options.k) topk.k = *options.k;
-  if (topk.k > latents)
-    throw_value("--k ", topk.k, options.k ? "" : " (the default)", ": is more than the ", latents, " latents (--latents)");
-  return topk;
+/// The activation that is trained: that of the SAE training starts from, or of --activation, with the options' settings.
+AnyActivation activation_of(const TrainVerb& options, const std::string& name, const std::optional<AnySae>& init,
+                            Index latents) {
+  AnyActivation out = init                 ? init->model().activation()
+                      : name == "relu"     ? AnyActivation(ReLU{})
+                      : name == "jumprelu" ? AnyActivation(JumpReLU{})
+                                           : AnyActivation(TopK{.rank_by_decoder_norm = options.decoder == "free"});
+  if (auto* topk = out.get<TopK>()) {
+    if (options.k) topk->k = *options.k;
+    if (topk->k > latents)
+      throw_value("--k ", topk->k, options.k ? "" : " (the default)", ": is more than the ", latents, " latents (--latents)");
+  }
+  if (auto* jump = out.get<JumpReLU>()) {
+    if (options.threshold) jump->threshold = *options.threshold;
+    if (options.bandwidth) jump->bandwidth = *options.bandwidth;
+  }
+  return out;
 }
-JumpReLU activation_of(const TrainVerb& options, const JumpReLU* init, Index) {
-  JumpReLU jump = init != nullptr ? *init : JumpReLU{};
-  if (options.threshold) jump.threshold = *options.threshold;
-  if (options.bandwidth) jump.bandwidth = *options.bandwidth;
-  return jump;
-}
-auto objective_of(const TrainVerb& options, const ReLU&) {
-  return Objective{
-      L1{.coefficient = options.l1.value_or(recommended_l1), .weighted_by_decoder_norm = options.decoder == "free"}};
-}
-auto objective_of(const TrainVerb& options, const JumpReLU&) {
-  L0Penalty l0{.coefficient = options.l0.value_or(recommended_l0)};
-  if (options.target_l0) l0.form = L0Form::quadratic, l0.target = *options.target_l0;
-  return Objective{l0, PreActivationLoss{.coefficient = options.pre_activation.value_or(0)}};
-}
-auto objective_of(const TrainVerb& options, const TopK& topk) {
-  AuxK aux{.rank_by_decoder_norm = topk.rank_by_decoder_norm};
+AnyObjective objective_of(const TrainVerb& options, const AnyActivation& activation) {
+  if (activation.get<ReLU>() != nullptr)
+    return AnyObjective{
+        L1{.coefficient = options.l1.value_or(recommended_l1), .weighted_by_decoder_norm = options.decoder == "free"}};
+  if (activation.get<JumpReLU>() != nullptr) {
+    L0Penalty l0{.coefficient = options.l0.value_or(recommended_l0)};
+    if (options.target_l0) l0.form = L0Form::quadratic, l0.target = *options.target_l0;
+    return AnyObjective{l0, PreActivationLoss{.coefficient = options.pre_activation.value_or(0)}};
+  }
+  const bool* const by_norm = sae::detail::rank_by_norm(activation);
+  AuxK aux{.rank_by_decoder_norm = by_norm != nullptr && *by_norm};
   if (options.aux_k) aux.k = *options.aux_k;
   if (options.aux_coefficient) aux.coefficient = *options.aux_coefficient;
-  return Objective{aux};
+  return AnyObjective{aux};
 }
 
 /// Refuses a model that training has ruined.
-template <class Model>
-void check_finite(const Model& model, Index step) {
+void check_finite(const AnyModel& model, Index step) {
   bool finite = true;
-  Model::Parameters::visit([&](std::string_view, const auto& tensor) { finite = finite && tensor.map().allFinite(); },
-                           model.parameters());
+  AnyModel::Parameters::visit([&](std::string_view, const auto& tensor) { finite = finite && tensor.map().allFinite(); },
+                              model.parameters());
   if (!finite)
     throw_value("training diverged: at step ", step, " the SAE holds numbers that are not finite; a lower --lr may help");
 }
 
 /// Before the first step makes every decoder row a unit vector, which would change what the SAE computes.
-template <class Model>
-void make_decoder_unit(Model& model, const std::string& path) {
-  if constexpr (!std::is_same_v<typename Model::Activation, TopK>) {
-    model.fold_decoder_norms();
-  } else {
-    for (Index i = 0; i < model.latents(); ++i)
-      if (const double norm = row_norm(model.parameters().W_dec.row(i), model.d_in()); std::fabs(norm - 1) > 1e-3)
-        throw_value("--init ", path, ": the decoder row of latent ", i, " has the norm ", norm,
-                    " and not 1, and its TopK would select other latents if it had; train it with --decoder free");
-  }
+void make_decoder_unit(AnyModel& model, const std::string& path) {
+  if (sae::detail::rank_by_norm(model.activation()) == nullptr) return model.fold_decoder_norms();
+  for (Index i = 0; i < model.latents(); ++i)
+    if (const double norm = row_norm(model.parameters().W_dec.row(i), model.d_in()); std::fabs(norm - 1) > 1e-3)
+      throw_value("--init ", path, ": the decoder row of latent ", i, " has the norm ", norm,
+                  " and not 1, and its TopK would select other latents if it had; train it with --decoder free");
 }
 
 /// The log of a training: JSON lines, brought back to the step of a checkpoint when it goes on.
@@ -252,17 +251,15 @@ void check_partial(const TrainVerb& options, const std::filesystem::path& partia
   }
 }
 
-template <class Activation>
-void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSource& source) {
+void train(const TrainVerb& options, const std::string& name, const std::optional<AnySae>& init, TrainSource& source) {
   namespace fs = std::filesystem;
-  using Model = SparseAutoencoder<Dynamic, Dynamic, Activation>;
-  const Model* start = init ? std::get_if<Model>(&init->model()) : nullptr;
+  const AnyModel* start = init ? &init->model() : nullptr;
   const Index latents = start != nullptr ? start->latents() : options.latents;
   if (start != nullptr && options.latents > 0 && options.latents != latents)
     throw_value("--latents ", options.latents, ": the SAE ", options.init, " that training starts from has ", latents);
   check_memory(source.width(), latents);
-  const Activation activation = activation_of(options, start != nullptr ? &start->activation() : nullptr, latents);
-  Model model(
+  const AnyActivation activation = activation_of(options, name, init, latents);
+  AnyModel model(
       source.width(), latents, activation,
       {.subtract_decoder_bias = start == nullptr || start->subtracts_decoder_bias(), .initialization = {.seed = options.seed}});
   TrainerConfig config = config_of(options, source.width(), latents, source.rows);
@@ -362,7 +359,7 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
   const auto known = [&](double x) { return last.step > 0 ? Json(x) : Json(nullptr); };
   if (options.json)
     return print_json({{"out", options.out},
-                       {"architecture", SaelensLayout<Activation>::architecture},
+                       {"architecture", sae::detail::saelens_architecture(activation)},
                        {"d_in", model.d_in()},
                        {"latents", latents},
                        {"steps", trainer.step()},
@@ -373,7 +370,7 @@ void train(const TrainVerb& options, const std::optional<AnySae>& init, TrainSou
                        {"explained_variance", known(last.explained_variance)},
                        {"dead_latents", last.step > 0 ? Json(last.dead) : Json(nullptr)}});
   std::vector<std::pair<std::string, std::string>> table{
-      {"SAE", sae::detail::concat(model.d_in(), " -> ", latents, " latents, ", Activation::name)},
+      {"SAE", sae::detail::concat(model.d_in(), " -> ", latents, " latents, ", activation.name)},
       {"trained",
        sae::detail::concat(trainer.step(), " steps, ", trainer.tokens(), " rows, peak rate ", config.learning_rate)}};
   if (last.step > 0) {
@@ -397,9 +394,7 @@ void run_train(const TrainVerb& options) {
   const std::unique_ptr<TrainSource> source = open_train_source(options);
   if (init && init->d_in() != source->width())
     throw_shape("--init ", options.init, ": reads rows of ", init->d_in(), " numbers, the data has ", source->width());
-  if (activation == "relu") return train<ReLU>(options, init, *source);
-  if (activation == "jumprelu") return train<JumpReLU>(options, init, *source);
-  train<TopK>(options, init, *source);
+  train(options, activation, init, *source);
 }
 
 }  // namespace

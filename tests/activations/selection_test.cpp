@@ -61,7 +61,7 @@ struct OwnTensors {
     double value = 0;
     for (Index i = 0; i < step.latents(); ++i) {
       const auto theta = step.activation->threshold[i];
-      const auto norm = std::sqrt(sae::kernels::squared_norm(step.decoder->row(i), step.width()));
+      const auto norm = std::sqrt(sae::kernels::squared_norm(step.decoder->row(i), step.output_width()));
       value += 3 * theta * theta + 0.5 * norm;
       if (!step.wants_gradient) continue;
       step.activation_gradient->threshold[i] += 6 * theta;

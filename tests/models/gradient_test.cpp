@@ -172,7 +172,8 @@ TEST_CASE("gradients of AuxK in every variant", "[models][gradient]") {
       // The dead told only after the codes are known: another way to the same pre-activations.
       Model<sae::TopK>::Workspace<sae::Objective<sae::AuxK>> late;
       late.step.wants_gradient = true;
-      sae::detail::run_step(model, sae::Batch<double>(x), sae::Objective{term}, late, sae::Threads::shared(),
+      const sae::Batch<double> same(x);
+      sae::detail::run_step(model, sae::detail::StepRows<double>{same, same}, sae::Objective{term}, late, sae::Threads::shared(),
                             [&](auto& step) { step.dead = dead; });
       Model<sae::TopK>::Parameters again(width, latents);
       sae::detail::materialise_gradient(model, late.step, again, sae::Threads::shared());

@@ -47,8 +47,9 @@ struct JumpReLU {
   }
   bool needs_decoder_norms() const { return false; }
 
-  template <class Scalar>
+  template <class Scalar_>
   struct Parameters {
+    using Scalar = Scalar_;
     Tensor<Scalar> threshold;  ///< theta [1 x F]
 
     void resize(Index latents) { threshold.resize(1, latents); }

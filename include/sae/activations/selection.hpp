@@ -1,7 +1,10 @@
 #pragma once
 #include <sae/core/codes.hpp>
 
+#include <algorithm>
 #include <span>
+#include <type_traits>
+#include <vector>
 
 // The seam between an activation and everything else. An activation is one struct (relu.hpp, topk.hpp) that answers four
 // questions: is the config legal (`check`), which trainable parameters are mine (`Parameters`), what is active (`Selector`),
@@ -21,6 +24,15 @@
 //   };
 //   template <class Scalar>                             writes at.dz and at.band_dz, adds to the gradient of its parameters
 //   void backward(const Backward<Scalar>& at, const Parameters<Scalar>&, Parameters<Scalar>& gradient) const;
+//
+// It may have, besides:
+//   bool encoder_bias() const;                          false: the model has no b_enc
+//   bool tied_weights() const;                          true: latents read along W_dec, there is no W_enc
+//   void Selector::batch_rows(Index);                   told the rows of the whole batch, after begin
+//   void observe(std::span<const Selector<Scalar>> blocks, Parameters<Scalar>& state) const;   after each forward of a training
+//   void Parameters::visit_state(visitor);              untrained tensors that a resumed training needs
+//   bool pursue(model parameters, step, threads) const; bool pursue_backward(step, threads) const;
+//                                                       an encoder that is not one product (matching_pursuit.hpp)
 namespace sae::inline SAE_ABI {
 
 /// Selected entries of a batch: codes f and, beside each, the pre-activation z that it came from.
@@ -60,8 +72,9 @@ struct Backward {
 };
 
 /// Own trainable parameters: none. What an activation with tensors of its own gives in its place has the same members.
-template <class Scalar>
+template <class Scalar_>
 struct NoParameters {
+  using Scalar = Scalar_;
   /// Sets the shapes; all numbers become 0 (the same struct holds gradients and moments).
   void resize(Index /*latents*/) {}
   /// The numbers that training starts from.
@@ -77,5 +90,86 @@ struct NoParameters {
   /// Brings numbers that a step of the optimizer took out of their range back to it; before every forward of a training.
   void constrain() {}
 };
+
+/// The selectors of the blocks of one batch. An activation that is chosen at run time has its own version (any_activation.hpp).
+template <class Activation, class Scalar>
+class SelectorBlocks {
+ public:
+  using Selector = typename Activation::template Selector<Scalar>;
+  using Parameters = typename Activation::template Parameters<Scalar>;
+
+  /// Starts a batch of `rows`, in blocks of `block_rows`.
+  void begin(const Activation& activation, const Parameters& parameters, std::span<const Scalar> decoder_norms, Index rows,
+             Index block_rows) {
+    count_ = static_cast<std::size_t>((rows + block_rows - 1) / block_rows);
+    if (blocks_.size() < count_) blocks_.resize(count_);
+    for (std::size_t block = 0; block < count_; ++block) {
+      blocks_[block].begin(activation, parameters, decoder_norms,
+                           std::min(block_rows, rows - static_cast<Index>(block) * block_rows));
+      if constexpr (requires(Selector & selector) { selector.batch_rows(rows); }) blocks_[block].batch_rows(rows);
+    }
+  }
+  void take(Index block, Index row, Index first, std::span<const Scalar> z) {
+    blocks_[static_cast<std::size_t>(block)].take(row, first, z);
+  }
+  void merge() { Selector::merge(std::span<Selector>(blocks_.data(), count_)); }
+  void emit(Index block, Index row, Entries<Scalar>& active, Entries<Scalar>& band) {
+    blocks_[static_cast<std::size_t>(block)].emit(row, active, band);
+  }
+  /// Shows the batch to untrained state of the activation, where it has some.
+  void observe(const Activation& activation, Parameters& state) const {
+    const std::span<const Selector> blocks(blocks_.data(), count_);
+    if constexpr (requires { activation.observe(blocks, state); }) activation.observe(blocks, state);
+  }
+
+ private:
+  std::vector<Selector> blocks_;
+  std::size_t count_ = 0;
+};
+
+namespace detail {
+
+template <class Activation>
+bool has_encoder_bias(const Activation& activation) {
+  if constexpr (requires { activation.encoder_bias(); })
+    return activation.encoder_bias();
+  else
+    return true;
+}
+template <class Activation>
+bool has_tied_weights(const Activation& activation) {
+  if constexpr (requires { activation.tied_weights(); })
+    return activation.tied_weights();
+  else
+    return false;
+}
+/// The field `rank_by_decoder_norm` of an activation that has it, else null.
+template <class Activation>
+auto* rank_by_norm(Activation& activation) {
+  if constexpr (requires { activation.rank_by_decoder_norm; }) {
+    return &activation.rank_by_decoder_norm;
+  } else if constexpr (requires { activation.index(); }) {
+    using Bool = std::conditional_t<std::is_const_v<Activation>, const bool, bool>;
+    return activation.visit([](auto& inner) -> Bool* { return rank_by_norm(inner); });
+  } else {
+    return static_cast<std::conditional_t<std::is_const_v<Activation>, const bool, bool>*>(nullptr);
+  }
+}
+/// The own tensors of `Activation` where `parameters` are its, also inside a choice at run time, else null.
+template <class Activation, class Parameters>
+auto* own_parameters(Parameters& parameters) {
+  if constexpr (requires { parameters.template get<Activation>(); }) {
+    return parameters.template get<Activation>();
+  } else {
+    using Own = typename Activation::template Parameters<typename Parameters::Scalar>;
+    using Result = std::conditional_t<std::is_const_v<Parameters>, const Own, Own>;
+    if constexpr (std::is_same_v<std::remove_const_t<Parameters>, Own>)
+      return static_cast<Result*>(&parameters);
+    else
+      return static_cast<Result*>(nullptr);
+  }
+}
+
+}  // namespace detail
 
 }  // namespace sae::inline SAE_ABI

@@ -198,7 +198,7 @@ Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Setting
   top("model.subtract_decoder_bias", model.subtracts_decoder_bias());
   top.part("activation", model.activation());
   Index count = 0;
-  std::apply([&](const auto&... term) { (top.part(detail::concat("term", ++count), term), ...); }, trainer.objective().terms);
+  trainer.objective().for_each([&](const auto& term) { top.part(detail::concat("term", ++count), term); });
   top("trainer", trainer.config());
   out.insert(out.end(), own.begin(), own.end());
   return out;

@@ -1,7 +1,5 @@
 #pragma once
-#include <sae/activations/jump_relu.hpp>
-#include <sae/activations/relu.hpp>
-#include <sae/activations/topk.hpp>
+#include <sae/activations/any_activation.hpp>
 #include <sae/files/json.hpp>
 #include <sae/files/output_folder.hpp>
 #include <sae/files/safetensors.hpp>
@@ -12,7 +10,9 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 // The layout of SAELens 6: a folder with
@@ -78,6 +78,54 @@ struct SaelensLayout<JumpReLU> {
 };
 
 namespace detail {
+
+/// SAELens' name of an activation's architecture.
+template <class Activation>
+std::string_view saelens_architecture(const Activation&) {
+  return SaelensLayout<Activation>::architecture;
+}
+inline std::string_view saelens_architecture(const AnyActivation& any) {
+  return any.visit([]<class Activation>(const Activation&) { return SaelensLayout<Activation>::architecture; });
+}
+template <class Activation>
+struct SaelensReader {
+  static Activation read(const SaelensConfig& config) {
+    if (config.architecture != SaelensLayout<Activation>::architecture)
+      throw_file(config.file.string(), ": architecture = \"", printable(config.architecture),
+                 "\" does not fit the model it is loaded into, which is \"", SaelensLayout<Activation>::architecture, "\"");
+    return SaelensLayout<Activation>::read(config);
+  }
+};
+template <>
+struct SaelensReader<AnyActivation> {
+  static AnyActivation read(const SaelensConfig& config) {
+    return read(config, static_cast<AnyActivation::Variants*>(nullptr));
+  }
+
+ private:
+  template <class... Activations>
+  static AnyActivation read(const SaelensConfig& config, std::variant<Activations...>*) {
+    std::optional<AnyActivation> found;
+    std::string known;
+    const auto look = [&]<class Activation>(std::type_identity<Activation>) {
+      using Layout = SaelensLayout<Activation>;
+      if (!found && config.architecture == Layout::architecture) found = Layout::read(config);
+      known += concat(known.empty() ? "" : ", ", Layout::architecture);
+    };
+    (look(std::type_identity<Activations>()), ...);
+    if (!found)
+      throw_file(config.file.string(), ": architecture = \"", printable(config.architecture),
+                 "\" is not supported; these are: ", known);
+    return *found;
+  }
+};
+template <class Activation>
+void write_saelens_settings(const Activation& activation, nlohmann::ordered_json& json) {
+  SaelensLayout<Activation>::write(activation, json);
+}
+inline void write_saelens_settings(const AnyActivation& any, nlohmann::ordered_json& json) {
+  any.visit([&](const auto& activation) { write_saelens_settings(activation, json); });
+}
 
 inline constexpr const char* saelens_config_name = "cfg.json";
 inline constexpr const char* saelens_weights_name = "sae_weights.safetensors";
@@ -190,17 +238,13 @@ template <class Model>
 Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {}) {
   using Activation = typename Model::Activation;
   using Scalar = typename Model::Scalar;
-  using Layout = SaelensLayout<Activation>;
   const std::string file = config.file.string();
-  if (config.architecture != Layout::architecture)
-    throw_file(file, ": architecture = \"", detail::printable(config.architecture),
-               "\" does not fit the model it is loaded into, which is \"", Layout::architecture, "\"");
+  const Activation activation = detail::SaelensReader<Activation>::read(config);
   if (Model::fixed_width != Dynamic && Model::fixed_width != config.d_in)
     throw_file(file, ": d_in = ", config.d_in, " does not fit the model it is loaded into, whose D is ", Model::fixed_width);
   if (Model::fixed_latents != Dynamic && Model::fixed_latents != config.latents)
     throw_file(file, ": d_sae = ", config.latents, " does not fit the model it is loaded into, whose F is ",
                Model::fixed_latents);
-  const Activation activation = Layout::read(config);
 
   const SafetensorsFile weights(config.file.parent_path() / detail::saelens_weights_name);
   std::vector<std::string> used;
@@ -213,14 +257,16 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
   const Index width = config.d_in, latents = config.latents;
   auto W_enc = read("W_enc", {width, latents});  // all before the model: its size is then one that the file has
   auto W_dec = read("W_dec", {latents, width});
-  auto b_enc = read("b_enc", {latents});
+  const bool has_bias = detail::has_encoder_bias(activation);
+  Tensor<Scalar> b_enc;
+  if (has_bias) b_enc = read("b_enc", {latents});
   auto b_dec = read("b_dec", {width});
 
   Model model(width, latents, activation, {.subtract_decoder_bias = config.subtract_decoder_bias});
   auto& parameters = model.parameters();
   parameters.W_enc.map() = W_enc.map().transpose();
   parameters.W_dec = std::move(W_dec);
-  parameters.b_enc = std::move(b_enc);
+  if (has_bias) parameters.b_enc = std::move(b_enc);
   parameters.b_dec = std::move(b_dec);
   Model::Parameters::visit_activation([&](std::string_view name, auto& tensor) { tensor = read(name, {tensor.cols()}); },
                                       parameters);
@@ -241,8 +287,7 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
                                                  " decoder rows are zero, their latents write nothing; the first is latent ",
                                                  first));
   }
-  if constexpr (requires { activation.rank_by_decoder_norm; })
-    if (activation.rank_by_decoder_norm) model.fold_decoder_norms();
+  if (const bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr && *by_norm) model.fold_decoder_norms();
   return model;
 }
 
@@ -267,17 +312,15 @@ struct SaelensSaveOptions {
 template <class Model>
 void write_saelens(const Model& model, const std::filesystem::path& folder, const SaelensMetadata& metadata = {},
                    SaelensSaveOptions options = {}) {
-  using Activation = typename Model::Activation;
   using Scalar = typename Model::Scalar;
   const Dtype dtype = options.dtype.value_or(dtype_of<Scalar>());
   if (dtype != Dtype::float32 && dtype != Dtype::float64)
     throw_value("save_saelens: dtype ", to_string(dtype), " is not written; float32 and float64 are");
-  if constexpr (requires { model.activation().rank_by_decoder_norm; })
-    if (model.activation().rank_by_decoder_norm) {
-      Model folded = model;
-      folded.fold_decoder_norms();
-      return write_saelens(folded, folder, metadata, options);
-    }
+  if (const bool* const by_norm = detail::rank_by_norm(model.activation()); by_norm != nullptr && *by_norm) {
+    Model folded = model;
+    folded.fold_decoder_norms();
+    return write_saelens(folded, folder, metadata, options);
+  }
   Model::Parameters::visit(
       [&](std::string_view name, const auto& tensor) {
         if (!(dtype == Dtype::float32 ? tensor.map().template cast<float>().allFinite() : tensor.map().allFinite()))
@@ -295,8 +338,8 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
   config["normalize_activations"] = "none";
   config["reshape_activations"] = "none";
   config["metadata"] = detail::saelens_json(metadata);
-  SaelensLayout<Activation>::write(model.activation(), config);
-  config["architecture"] = SaelensLayout<Activation>::architecture;
+  detail::write_saelens_settings(model.activation(), config);
+  config["architecture"] = detail::saelens_architecture(model.activation());
   save_json(folder / detail::saelens_config_name, config, {.overwrite = options.overwrite});
 
   const auto& parameters = model.parameters();
@@ -312,7 +355,7 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
     tensors["W_dec"] = {{latents, width}, stored(parameters.W_dec.map())};
     tensors["W_enc"] = {{width, latents}, stored(parameters.W_enc.map().transpose())};
     tensors["b_dec"] = {{width}, stored(parameters.b_dec.map())};
-    tensors["b_enc"] = {{latents}, stored(parameters.b_enc.map())};
+    if (parameters.b_enc.size() > 0) tensors["b_enc"] = {{latents}, stored(parameters.b_enc.map())};
     Model::Parameters::visit_activation(
         [&](std::string_view name, const auto& tensor) {
           tensors[std::string(name)] = {{tensor.size()}, stored(tensor.map())};

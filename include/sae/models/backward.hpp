@@ -10,29 +10,46 @@ namespace sae::inline SAE_ABI::detail {
 
 inline constexpr Index gradient_block_latents = 64;
 
+/// The rows of one batch: what is encoded, what the reconstruction is compared with, how much each row's error counts.
+template <class Scalar>
+struct StepRows {
+  RowsView<Scalar> x;                ///< [B x D_in]
+  RowsView<Scalar> target;           ///< [B x D_out]
+  std::span<const Scalar> weight{};  ///< [B]; empty: 1
+};
+
 /// Forward and, where step.wants_gradient, backward down to dL/dz of every entry. `between` runs when the codes are known and
-/// the terms are not yet evaluated (a trainer counts firing latents there). `external`: a given dL/dx' [B x D] instead of the
+/// the terms are not yet evaluated (a trainer counts firing latents there). `external`: a given dL/dx' [B x D_out] instead of the
 /// objective's own loss.
-template <class Model, class Scalar, int D, class Objective, class Between>
-void run_step(const Model& model, const Batch<Scalar, D>& x, const Objective& objective,
-              Workspace<typename Model::Activation, Scalar, Objective>& workspace, Threads& threads, const Between& between,
-              typename Model::Parameters* activation_gradient = nullptr, const Batch<Scalar, D>* external = nullptr) {
+template <class Model, class Scalar, class Terms, class Between>
+void run_step(const Model& model, const StepRows<Scalar>& rows_of, const Terms& objective,
+              Workspace<typename Model::Activation, Scalar, Terms>& workspace, Threads& threads, const Between& between,
+              typename Model::Parameters* activation_gradient = nullptr, const RowsView<Scalar>* external = nullptr) {
   auto& step = workspace.step;
   const auto& parameters = model.parameters();
   const auto& activation = model.activation();
-  const Index rows = x.rows(), width = parameters.width(), latents = parameters.latents();
+  const Index rows = rows_of.x.rows, width = parameters.output_width(), latents = parameters.latents();
   if (rows == 0) throw_value("a batch without rows has no loss");
+  if (rows_of.target.rows != rows || rows_of.target.cols != width)
+    throw_shape("the target is [", rows_of.target.rows, " x ", rows_of.target.cols, "], the reconstruction is [", rows, " x ",
+                width, "]");
   const auto check_dead = [&] {
     if (!step.dead.empty() && static_cast<Index>(step.dead.size()) != latents)
       throw_shape("the dead latents are told for ", step.dead.size(), " latents, the model has ", latents);
   };
   check_dead();
-  step.encoder = &parameters.W_enc;
+  step.encoder = &parameters.encoder();
   step.encoder_bias = &parameters.b_enc;
   step.decoder = &parameters.W_dec;
+  step.decoder_bias = &parameters.b_dec;
+  step.skip = &parameters.W_skip;
+  step.raw = rows_of.x;
+  step.target = rows_of.target;
+  step.row_weight = rows_of.weight;
   step.activation = &parameters.activation;
   typename Model::Parameters none;
   if (step.wants_gradient && activation_gradient == nullptr) {
+    none.activation = parameters.activation;
     none.activation.resize(latents);
     activation_gradient = &none;
   }
@@ -40,96 +57,102 @@ void run_step(const Model& model, const Batch<Scalar, D>& x, const Objective& ob
   step.extra_used = 0;
   step.dgate.clear();
   step.decoder_norm_gradient.clear();
+  step.own_decoder_bias_gradient.clear();
   step.loss.terms.clear();
 
-  load_input(parameters, model.subtracts_decoder_bias(), x, step, threads);
+  load_input(parameters, model.subtracts_decoder_bias(), rows_of.x, step, threads);
   const bool has_norms = activation.needs_decoder_norms() || objective.needs_decoder_norms();
   if (has_norms) row_norms(parameters.W_dec, step.decoder_norms, threads);
 
+  auto& main = step.main;
+  auto& band = step.band;
+  main.cotangent_rows.clear();
+  main.input_rows.clear();
+  main.input = nullptr;
   const Index block_rows = encode_block_rows(rows), blocks = (rows + block_rows - 1) / block_rows;
   bool watching = false;
-  for_each_term(objective, workspace.selections, [&]<class Term, class Selection>(const Term& term, Selection& selection) {
+  objective.for_each_term(workspace.selections, [&]<class Term, class Selection>(const Term& term, Selection& selection) {
     if constexpr (watches_tiles<Selection>)
       watching = (external == nullptr && selection.begin(term, step, blocks, block_rows)) || watching;
   });
   if (watching) {
-    select(activation, parameters, step, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
-      for_each_term(objective, workspace.selections, [&]<class Term, class Selection>(const Term&, Selection& selection) {
-        if constexpr (watches_tiles<Selection>) selection.take(block, row, first, z);
-      });
-    });
+    const bool shown =
+        select(activation, parameters, step, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+          objective.for_each_term(workspace.selections, [&]<class Term, class Selection>(const Term&, Selection& selection) {
+            if constexpr (watches_tiles<Selection>) selection.take(block, row, first, z);
+          });
+        });
+    if (!shown)
+      throw_value("a term of the objective ranks pre-activations (AuxK does), and ", std::string_view(activation.name),
+                  " has none");
   } else {
     select(activation, parameters, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
   }
   between(step);
   check_dead();
 
-  auto& main = step.main;
-  auto& band = step.band;
   main.df.assign(static_cast<std::size_t>(main.entries.size()), Scalar(0));
   main.dz.assign(main.df.size(), Scalar(0));
   band.df.assign(static_cast<std::size_t>(band.entries.size()), Scalar(0));
   band.dz.assign(band.df.size(), Scalar(0));
   if (step.cotangent.rows() != rows || step.cotangent.cols() != width) step.cotangent.resize(rows, width);
+  step.level_cotangent.resize(0, 0);
   main.cotangent = &step.cotangent;
 
   if (external != nullptr) {
-    if (external->rows() != rows || external->cols() != width)
-      throw_shape("dL/dx' is [", external->rows(), " x ", external->cols(), "], the reconstruction is [", rows, " x ", width,
-                  "]");
+    if (external->rows != rows || external->cols != width)
+      throw_shape("dL/dx' is [", external->rows, " x ", external->cols, "], the reconstruction is [", rows, " x ", width, "]");
     for (Index b = 0; b < rows; ++b) std::copy_n(external->row(b), width, step.cotangent.row(b));
     step.loss.total = step.loss.reconstruction = 0;
   } else {
-    if (step.residual.rows() != rows || step.residual.cols() != width) step.residual.resize(rows, width);
-    for (Index b = 0; b < rows; ++b) std::copy_n(parameters.b_dec.data(), width, step.residual.row(b));
-    add_decoded(main.entries.codes, parameters.W_dec, step.residual, step.scratch, threads);
-    const Scalar factor = Scalar(2) / static_cast<Scalar>(rows);
-    step.row_loss.resize(static_cast<std::size_t>(rows));
-    threads.for_blocks(rows, 64, [&](Index begin, Index end, Index) {
-      for (Index b = begin; b < end; ++b) {
-        Scalar* const residual = step.residual.row(b);
-        const Scalar* const target = x.row(b);
-        for (Index j = 0; j < width; ++j) residual[j] -= target[j];
-        for (Index j = 0; j < width; ++j) step.cotangent.row(b)[j] = factor * residual[j];
-        step.row_loss[static_cast<std::size_t>(b)] = static_cast<double>(kernels::squared_norm(residual, width));
-      }
-    });
+    const auto [name, value] = objective.reconstruct(step, threads);
     double sum = 0;
     for (const double loss : step.row_loss) sum += loss;
-    step.loss.total = step.loss.reconstruction = sum / static_cast<double>(rows);
-    for_each_term(objective, workspace.selections, [&](const auto& term, auto& selection) {
-      const double value = term.apply(step, selection, threads);
-      step.loss.terms.emplace_back(term.name, value);
-      step.loss.total += value;
+    step.loss.reconstruction = sum / static_cast<double>(rows);
+    step.loss.total = value;
+    if (!name.empty()) step.loss.terms.emplace_back(name, value);
+    if (!main.cotangent_rows.empty()) main.cotangent = &step.level_cotangent;
+    objective.for_each_term(workspace.selections, [&](const auto& term, auto& selection) {
+      const double part = term.apply(step, selection, threads);
+      step.loss.terms.emplace_back(std::string_view(term.name), part);
+      step.loss.total += part;
     });
   }
   if (!step.wants_gradient) return;
 
   if (!step.decoder_norm_gradient.empty() && !has_norms) row_norms(parameters.W_dec, step.decoder_norms, threads);
-  add_code_gradient(main.entries.codes, step.cotangent, parameters.W_dec, main.df, step.scratch, threads);
-  if (band.entries.size() > 0)
-    add_code_gradient(band.entries.codes, step.cotangent, parameters.W_dec, band.df, step.scratch, threads);
-  activation.backward(Backward<Scalar>{main.entries, main.df, main.dz, band.entries, band.df, band.dz, step.dgate},
-                      parameters.activation, *step.activation_gradient);
+  bool pursued = false;
+  if constexpr (requires { activation.pursue_backward(step, threads); }) pursued = activation.pursue_backward(step, threads);
+  if (!pursued) {
+    add_code_gradient(main.entries.codes, *main.cotangent, parameters.W_dec, main.df, step.scratch, threads,
+                      main.cotangent_rows);
+    if (band.entries.size() > 0)
+      add_code_gradient(band.entries.codes, step.cotangent, parameters.W_dec, band.df, step.scratch, threads);
+    activation.backward(Backward<Scalar>{main.entries, main.df, main.dz, band.entries, band.df, band.dz, step.dgate},
+                        parameters.activation, *step.activation_gradient);
+  }
   main.by_latent.build(main.entries.codes);
   band.by_latent.build(band.entries.codes);
   for (std::size_t p = 0; p < step.extra_used; ++p) step.extra[p]->by_latent.build(step.extra[p]->entries.codes);
 }
 
-/// Adds a path's share to the gradient of latents first .. first + count - 1: g_enc, g_dec [count x D], g_bias [count].
+/// Adds a path's share to the gradient of latents first .. first + count - 1: g_enc [count x D_in], g_dec [count x D_out], g_bias
+/// [count].
 template <class Step>
 void add_path_gradient(const Step& step, const Path<typename Step::Scalar>& path, Index first, Index count,
                        typename Step::Scalar* g_enc, typename Step::Scalar* g_dec, typename Step::Scalar* g_bias,
                        ScratchPool<typename Step::Scalar>& scratch) {
   using Scalar = typename Step::Scalar;
-  const Index width = step.width(), rows = step.rows();
+  const Tensor<Scalar>& input = path.input == nullptr ? step.input : *path.input;
+  const Index in = step.input_width(), out = step.output_width(), rows = step.rows();
   const int* const offsets = path.by_latent.offsets.data();
   const int* const entries = path.by_latent.entries.data();
   const int* const entry_rows = path.by_latent.rows.data();
   for (Index i = 0; i < count; ++i)
     for (int t = offsets[first + i]; t < offsets[first + i + 1]; ++t)
       g_bias[i] += path.dz[static_cast<std::size_t>(entries[t])];
-  if (count > 1 && is_dense(offsets[first + count] - offsets[first], count * rows)) {
+  const bool by_row = path.input_rows.empty() && path.cotangent_rows.empty();
+  if (by_row && count > 1 && is_dense(offsets[first + count] - offsets[first], count * rows)) {
     auto loan = scratch.borrow(count * rows);
     Scalar* const tile = loan.data();
     const auto scatter = [&](const auto& value) {
@@ -138,30 +161,32 @@ void add_path_gradient(const Step& step, const Path<typename Step::Scalar>& path
         for (int t = offsets[first + i]; t < offsets[first + i + 1]; ++t) tile[i * rows + entry_rows[t]] = value(entries[t]);
     };
     scatter([&](int e) { return path.dz[static_cast<std::size_t>(e)]; });
-    kernels::add_product_nn(g_enc, width, tile, rows, step.input.data(), width, count, rows, width);
+    kernels::add_product_nn(g_enc, in, tile, rows, input.data(), in, count, rows, in);
     if (path.cotangent == nullptr) return;
     scatter([&](int e) { return path.entries.codes.value(e); });
-    kernels::add_product_nn(g_dec, width, tile, rows, path.cotangent->data(), width, count, rows, width);
+    kernels::add_product_nn(g_dec, out, tile, rows, path.cotangent->data(), out, count, rows, out);
     return;
   }
   for (Index i = 0; i < count; ++i) {
     const int from = offsets[first + i], n = offsets[first + i + 1] - from;
     kernels::add_weighted_rows(
-        g_enc + i * width, width, n, [&](Index t) { return path.dz[static_cast<std::size_t>(entries[from + t])]; },
-        [&](Index t) { return step.input.row(entry_rows[from + t]); });
+        g_enc + i * in, in, n, [&](Index t) { return path.dz[static_cast<std::size_t>(entries[from + t])]; },
+        [&](Index t) { return input.row(path.input_row(entries[from + t], entry_rows[from + t])); });
     if (path.cotangent == nullptr) continue;
     kernels::add_weighted_rows(
-        g_dec + i * width, width, n, [&](Index t) { return path.entries.codes.value(entries[from + t]); },
-        [&](Index t) { return path.cotangent->row(entry_rows[from + t]); });
+        g_dec + i * out, out, n, [&](Index t) { return path.entries.codes.value(entries[from + t]); },
+        [&](Index t) { return path.cotangent->row(path.cotangent_row(entries[from + t], entry_rows[from + t])); });
   }
 }
 
-/// Calls visit(latent, dL/dW_enc[i], dL/db_enc[i], dL/dW_dec[i]) for the latents of one block, in order; the two rows [D] may be
-/// overwritten. The decoder of the step must not have changed since the forward for latents not yet visited.
+/// Calls visit(latent, dL/dW_enc[i] [D_in], sum_b dz[b,i], dL/dW_dec[i] [D_out]) for the latents of one block, in order; the two
+/// rows may be overwritten. Where encoder and decoder are tied, the first is null and the last holds both. The decoder of the step
+/// must not have changed since the forward for latents not yet visited.
 template <class Step, class Visit>
 void visit_latent_gradients(Step& step, Index first, Index last, const Visit& visit) {
   using Scalar = typename Step::Scalar;
-  const Index width = step.width();
+  const Index in = step.input_width(), out = step.output_width();
+  const bool tied = step.encoder == step.decoder;
   const auto each_path = [&](const auto& f) {
     f(step.main);
     if (step.band.entries.size() > 0) f(step.band);
@@ -175,18 +200,20 @@ void visit_latent_gradients(Step& step, Index first, Index last, const Visit& vi
   });
   // One latent at a time keeps the two rows in the first-level cache; a dense block wants a matrix.
   const Index group = any_dense ? last - first : 1;
-  auto loan = step.scratch.borrow(group * (2 * width + 1));
-  Scalar *const g_enc = loan.data(), *const g_dec = g_enc + group * width, *const g_bias = g_dec + group * width;
+  auto loan = step.scratch.borrow(group * (in + out + 1));
+  Scalar *const g_enc = loan.data(), *const g_dec = g_enc + group * in, *const g_bias = g_dec + group * out;
   for (Index from = first; from < last; from += group) {
-    std::fill_n(g_enc, group * (2 * width + 1), Scalar(0));
+    std::fill_n(g_enc, group * (in + out + 1), Scalar(0));
     each_path(
         [&](const Path<Scalar>& path) { add_path_gradient(step, path, from, group, g_enc, g_dec, g_bias, step.scratch); });
     for (Index i = from; i < from + group; ++i) {
-      Scalar* const d_dec = g_dec + (i - from) * width;
+      Scalar* const d_enc = g_enc + (i - from) * in;
+      Scalar* const d_dec = g_dec + (i - from) * out;
       if (!step.decoder_norm_gradient.empty() && step.decoder_norms[i] > Scalar(0))  // d|d_i|/dd_i = d_i / |d_i|
         kernels::add_scaled(d_dec, step.decoder_norm_gradient[static_cast<std::size_t>(i)] / step.decoder_norms[i],
-                            step.decoder->row(i), width);
-      visit(i, g_enc + (i - from) * width, g_bias[i - from], d_dec);
+                            step.decoder->row(i), out);
+      if (tied) kernels::add_scaled(d_dec, Scalar(1), d_enc, in);
+      visit(i, tied ? nullptr : d_enc, g_bias[i - from], d_dec);
     }
   }
 }
@@ -204,30 +231,48 @@ void add_column_sums(const Tensor<Scalar>& m, Scalar* out, Tensor<Scalar>& parti
   for (Index k = 0; k < blocks; ++k) kernels::add_scaled(out, Scalar(1), partial.row(k), m.cols());
 }
 
-/// All gradients, materialised (2 F D numbers): what `gradient` returns and what clipping needs.
-///   dL/db_dec = sum_b G_b - c sum_i (sum_b dz[b,i]) W_enc[i]      c = 1 where the model subtracts b_dec from its input
+/// Gradients of what all latents share, b_dec and W_skip; `read` holds sum_i (sum_b dz[b,i]) W_enc[i] in its rows [n x D_in], and is
+/// used where the model subtracts b_dec from its input (c = 1):
+///   dL/db_dec = sum_b G_b - c sum_i (sum_b dz[b,i]) W_enc[i]          dL/dW_skip = G^T x
+template <class Step, class Parameters>
+void shared_gradients(Step& step, const Tensor<typename Step::Scalar>* read, Parameters& gradient,
+                      Tensor<typename Step::Scalar>& partial, Threads& threads) {
+  using Scalar = typename Step::Scalar;
+  gradient.b_dec.set_zero();
+  add_column_sums(step.cotangent, gradient.b_dec.data(), partial, threads);
+  for (std::size_t j = 0; j < step.own_decoder_bias_gradient.size(); ++j)
+    gradient.b_dec[static_cast<Index>(j)] += step.own_decoder_bias_gradient[j];
+  if (read != nullptr)
+    for (Index k = 0; k < read->rows(); ++k) kernels::add_scaled(gradient.b_dec.data(), Scalar(-1), read->row(k), read->cols());
+  if (gradient.W_skip.size() == 0) return;
+  const Index out = step.output_width(), in = step.input_width(), rows = step.rows();
+  Tensor<Scalar> transposed(out, rows);
+  transposed.map() = step.cotangent.map().transpose();
+  gradient.W_skip.set_zero();
+  threads.for_blocks(out, 64, [&](Index begin, Index end, Index) {
+    kernels::add_product_nn(gradient.W_skip.row(begin), in, transposed.row(begin), rows, step.raw.data, step.raw.stride,
+                            end - begin, rows, in);
+  });
+}
+
+/// All gradients, materialised (2 F D numbers): what `gradient` returns and what clipping needs. `gradient` has the model's shapes.
 template <class Model, class Step>
 void materialise_gradient(const Model& model, Step& step, typename Model::Parameters& gradient, Threads& threads) {
   using Scalar = typename Step::Scalar;
-  const Index width = step.width(), latents = step.latents();
-  threads.for_blocks(latents, gradient_block_latents, [&](Index begin, Index end, Index) {
+  const Index in = step.input_width(), out = step.output_width(), latents = step.latents();
+  const bool subtracts = model.subtracts_decoder_bias(), has_bias = gradient.b_enc.size() > 0;
+  const Tensor<Scalar>& encoder = *step.encoder;
+  const Index blocks = (latents + gradient_block_latents - 1) / gradient_block_latents;
+  Tensor<Scalar> read(subtracts ? blocks : 0, in), partial;
+  threads.for_blocks(latents, gradient_block_latents, [&](Index begin, Index end, Index block) {
     visit_latent_gradients(step, begin, end, [&](Index i, Scalar* g_enc, Scalar g_bias, Scalar* g_dec) {
-      std::copy_n(g_enc, width, gradient.W_enc.row(i));
-      std::copy_n(g_dec, width, gradient.W_dec.row(i));
-      gradient.b_enc[i] = g_bias;
+      if (g_enc != nullptr) std::copy_n(g_enc, in, gradient.W_enc.row(i));
+      std::copy_n(g_dec, out, gradient.W_dec.row(i));
+      if (has_bias) gradient.b_enc[i] = g_bias;
+      if (subtracts) kernels::add_scaled(read.row(block), g_bias, encoder.row(i), in);
     });
   });
-  gradient.b_dec.set_zero();
-  Tensor<Scalar> partial;
-  add_column_sums(*step.main.cotangent, gradient.b_dec.data(), partial, threads);
-  if (!model.subtracts_decoder_bias()) return;
-  const Index blocks = (latents + gradient_block_latents - 1) / gradient_block_latents;
-  partial.resize(blocks, width);
-  threads.for_blocks(latents, gradient_block_latents, [&](Index begin, Index end, Index k) {
-    for (Index i = begin; i < end; ++i)
-      kernels::add_scaled(partial.row(k), gradient.b_enc[i], model.parameters().W_enc.row(i), width);
-  });
-  for (Index k = 0; k < blocks; ++k) kernels::add_scaled(gradient.b_dec.data(), Scalar(-1), partial.row(k), width);
+  shared_gradients(step, subtracts ? &read : nullptr, gradient, partial, threads);
 }
 
 }  // namespace sae::inline SAE_ABI::detail

@@ -22,7 +22,8 @@ inline Index encode_block_rows(Index rows) { return std::clamp<Index>((rows + 3)
 inline bool is_dense(Index entries, Index cells) { return entries * 1000 > cells * dense_entries_per_1000; }
 
 /// Calls take(block, row in block, first latent, z) for every tile of pre-activations z = x w^T + b of every row; the latents of
-/// a row ascend. x [rows x width], w [latents x width], b [latents]. Blocks run in parallel, the calls of one block in order.
+/// a row ascend. x [rows x width], w [latents x width], b [latents] or null: 0. Blocks run in parallel, the calls of one block in
+/// order.
 template <class Scalar, class Take>
 void for_each_pre_activation(const Scalar* x, Index rows, Index width, const Scalar* w, const Scalar* b, Index latents,
                              ScratchPool<Scalar>& scratch, Threads& threads, const Take& take) {
@@ -32,7 +33,13 @@ void for_each_pre_activation(const Scalar* x, Index rows, Index width, const Sca
     Scalar* const z = loan.data();
     for (Index first = 0; first < latents; first += tile_latents) {
       const Index n = std::min(tile_latents, latents - first);
-      for (Index r = 0; r < end - begin; ++r) std::copy_n(b + first, n, z + r * tile_latents);
+      for (Index r = 0; r < end - begin; ++r) {
+        if (b != nullptr) {
+          std::copy_n(b + first, n, z + r * tile_latents);
+        } else {
+          std::fill_n(z + r * tile_latents, n, Scalar(0));
+        }
+      }
       kernels::add_product_nt(z, tile_latents, x + begin * width, width, w + first * width, width, end - begin, n, width);
       for (Index r = 0; r < end - begin; ++r)
         take(block, r, first, std::span<const Scalar>(z + r * tile_latents, static_cast<std::size_t>(n)));
@@ -82,17 +89,19 @@ void add_decoded(const Codes<Scalar>& codes, const Tensor<Scalar>& w, Tensor<Sca
 }
 
 /// df[e] += cotangent[b] . w[latent(e)] for every entry e of every row b: the code gradient, at active entries only.
+/// \param own_rows  row of the cotangent of each entry, where it is not b; else empty
 template <class Scalar>
 void add_code_gradient(const Codes<Scalar>& codes, const Tensor<Scalar>& cotangent, const Tensor<Scalar>& w, Buffer<Scalar>& df,
-                       ScratchPool<Scalar>& scratch, Threads& threads) {
+                       ScratchPool<Scalar>& scratch, Threads& threads, std::span<const int> own_rows = {}) {
   const Index width = w.cols(), latents = w.rows();
-  const bool dense = is_dense(codes.size(), codes.rows() * latents);
+  const bool dense = own_rows.empty() && is_dense(codes.size(), codes.rows() * latents);
   threads.for_blocks(codes.rows(), dense ? 256 : 32, [&](Index begin, Index end, Index) {
     const Index rows = end - begin;
     if (!dense) {
       for (Index b = begin; b < end; ++b)
         for (Index e = codes.begin(b); e < codes.end(b); ++e)
-          df[static_cast<std::size_t>(e)] += kernels::dot(cotangent.row(b), w.row(codes.latent(e)), width);
+          df[static_cast<std::size_t>(e)] += kernels::dot(
+              cotangent.row(own_rows.empty() ? b : own_rows[static_cast<std::size_t>(e)]), w.row(codes.latent(e)), width);
       return;
     }
     auto loan = scratch.borrow(rows * tile_latents);
@@ -123,57 +132,73 @@ void concatenate(std::span<const Entries<Scalar>> blocks, Index latents, Entries
 }
 
 /// Fills step.input: x, minus b_dec where the model subtracts it.
-template <class Parameters, class Step, int D>
-void load_input(const Parameters& parameters, bool subtract_decoder_bias, const Batch<typename Step::Scalar, D>& x, Step& step,
+template <class Parameters, class Step>
+void load_input(const Parameters& parameters, bool subtract_decoder_bias, const RowsView<typename Step::Scalar>& x, Step& step,
                 Threads& threads) {
   const Index width = parameters.width();
-  if (x.cols() != width) throw_shape("rows have ", x.cols(), " columns, the model reads ", width);
-  if (step.input.rows() != x.rows() || step.input.cols() != width) step.input.resize(x.rows(), width);
+  if (x.cols != width) throw_shape("rows have ", x.cols, " columns, the model reads ", width);
+  if (step.input.rows() != x.rows || step.input.cols() != width) step.input.resize(x.rows, width);
   const auto* bias = parameters.b_dec.data();
-  threads.for_blocks(x.rows(), 64, [&](Index begin, Index end, Index) {
+  threads.for_blocks(x.rows, 64, [&](Index begin, Index end, Index) {
     for (Index b = begin; b < end; ++b)
       for (Index j = 0; j < width; ++j) step.input.row(b)[j] = subtract_decoder_bias ? x.row(b)[j] - bias[j] : x.row(b)[j];
   });
 }
 
+/// out = b_dec + x W_skip^T [B x D_out]: what a reconstruction starts from. W_skip may be empty.
+template <class Scalar>
+void load_decoder_bias(const Tensor<Scalar>& b_dec, const Tensor<Scalar>* skip, const RowsView<Scalar>& x, Index rows,
+                       Tensor<Scalar>& out, Threads& threads) {
+  const Index width = b_dec.cols();
+  if (out.rows() != rows || out.cols() != width) out.resize(rows, width);
+  threads.for_blocks(rows, 256, [&](Index begin, Index end, Index) {
+    for (Index b = begin; b < end; ++b) std::copy_n(b_dec.data(), width, out.row(b));
+    if (skip != nullptr && skip->size() > 0)
+      kernels::add_product_nt(out.row(begin), width, x.row(begin), x.stride, skip->data(), skip->cols(), end - begin, width,
+                              skip->cols());
+  });
+}
+
 /// Encode and select: step.main.entries and step.band.entries from step.input. Each tile is also shown to
-/// `watch(block, row in block, first latent, z)`: selectors of the terms of the loss.
+/// `watch(block, row in block, first latent, z)`: selectors of the terms of the loss. An activation whose encoder is not one
+/// product (a pursuit) does it itself; then nothing is shown and false is returned.
 template <class Activation, class Parameters, class Step, class Watch>
-void select(const Activation& activation, const Parameters& parameters, Step& step, Threads& threads, const Watch& watch) {
+bool select(const Activation& activation, const Parameters& parameters, Step& step, Threads& threads, const Watch& watch) {
   using Scalar = typename Step::Scalar;
   const Index rows = step.input.rows(), latents = parameters.latents();
+  if constexpr (requires { activation.pursue(parameters, step, threads); })
+    if (activation.pursue(parameters, step, threads)) return false;
   const Index block_rows = encode_block_rows(rows), blocks = (rows + block_rows - 1) / block_rows;
   const auto count = static_cast<std::size_t>(blocks);
-  if (step.selectors.size() < count) step.selectors.resize(count);
   if (step.block_active.size() < count) {
     step.block_active.resize(count);
     step.block_band.resize(count);
   }
   std::span<const Scalar> norms;
   if (activation.needs_decoder_norms()) norms = {step.decoder_norms.data(), static_cast<std::size_t>(latents)};
-  for (std::size_t block = 0; block < count; ++block)
-    step.selectors[block].begin(activation, parameters.activation, norms,
-                                std::min(block_rows, rows - static_cast<Index>(block) * block_rows));
-  for_each_pre_activation(step.input.data(), rows, step.input.cols(), parameters.W_enc.data(), parameters.b_enc.data(), latents,
-                          step.scratch, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
-                            step.selectors[static_cast<std::size_t>(block)].take(row, first, z);
+  auto& selectors = step.selectors;
+  selectors.begin(activation, parameters.activation, norms, rows, block_rows);
+  for_each_pre_activation(step.input.data(), rows, step.input.cols(), parameters.encoder().data(),
+                          parameters.b_enc.size() > 0 ? parameters.b_enc.data() : nullptr, latents, step.scratch, threads,
+                          [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+                            selectors.take(block, row, first, z);
                             watch(block, row, first, z);
                           });
-  using Selector = typename Activation::template Selector<Scalar>;
-  Selector::merge(std::span<Selector>(step.selectors.data(), count));
+  selectors.merge();
   threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
     auto& active = step.block_active[static_cast<std::size_t>(block)];
     auto& band = step.block_band[static_cast<std::size_t>(block)];
     active.reset(latents);
     band.reset(latents);
     for (Index r = 0; r < end - begin; ++r) {
-      step.selectors[static_cast<std::size_t>(block)].emit(r, active, band);
+      selectors.emit(block, r, active, band);
       active.finish_row();
       band.finish_row();
     }
   });
   concatenate<Scalar>(std::span<const Entries<Scalar>>(step.block_active.data(), count), latents, step.main.entries);
   concatenate<Scalar>(std::span<const Entries<Scalar>>(step.block_band.data(), count), latents, step.band.entries);
+  return true;
 }
 
 }  // namespace sae::inline SAE_ABI::detail

@@ -33,7 +33,7 @@ struct TiedInitialization {
       } while (norm == 0);
       kernels::scale(direction, static_cast<Scalar>(decoder_norm / std::sqrt(norm)), width);
     }
-    parameters.W_enc = parameters.W_dec;
+    if (!parameters.tied()) parameters.W_enc = parameters.W_dec;
     parameters.b_enc.set_zero();
     parameters.b_dec.set_zero();
   }

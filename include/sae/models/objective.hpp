@@ -1,11 +1,19 @@
 #pragma once
-#include <sae/models/forward.hpp>
+#include <sae/models/reconstruction_loss.hpp>
 
+#include <optional>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 
 namespace sae::inline SAE_ABI {
+
+namespace detail {
+template <class Term>
+inline constexpr bool reconstructs = requires {
+  Term::reconstructs;
+};
+}  // namespace detail
 
 /// The loss that is trained: the reconstruction error mean_b |x'_b - x_b|^2 (sum over D, mean over the batch) plus terms.
 ///
@@ -19,8 +27,18 @@ namespace sae::inline SAE_ABI {
 /// `apply` runs after the codes, the residual and dL/dx' are known, and adds to main.df, band.df, gate_gradient(), norm_gradient(),
 /// the cotangent, *activation_gradient, or paths of its own. A term with a selector of its own over the same tiles of pre-activations declares
 ///   template <class Scalar> class Selection { bool begin(const Term&, Step&, Index blocks, Index block_rows); void take(block, row, first, z); };
+/// A term whose state changes in a training has `template <class Step> void advance(const Step&)`, called after each of its steps,
+/// and `visit_state(visitor)` with the calls of `Trainer::visit_state`.
+///
+/// One element may be the reconstruction loss itself instead of a term (Matryoshka, a `SquaredError` with another normaliser):
+///   static constexpr bool reconstructs = true;
+///   template <class Step> double reconstruct(Step&, Threads&) const;
+/// in the place of `apply`. It fills step.residual, step.row_loss and step.cotangent from the codes, and may leave a cotangent for
+/// each level of its own in step.level_cotangent and step.main.cotangent_rows.
 template <class... Terms>
 struct Objective {
+  static_assert((0 + ... + (detail::reconstructs<Terms> ? 1 : 0)) <= 1,
+                "sae: an objective holds at most one loss that reconstructs");
   std::tuple<Terms...> terms;
 
   constexpr Objective() = default;
@@ -31,6 +49,37 @@ struct Objective {
   }
   bool needs_decoder_norms() const {
     return std::apply([](const Terms&... term) { return (false || ... || term.needs_decoder_norms()); }, terms);
+  }
+  /// Calls f(element) for every element, the one that reconstructs, too.
+  template <class F>
+  void for_each(const F& f) {
+    std::apply([&](Terms&... term) { (f(term), ...); }, terms);
+  }
+  template <class F>
+  void for_each(const F& f) const {
+    std::apply([&](const Terms&... term) { (f(term), ...); }, terms);
+  }
+  /// Calls f(term, selection) for every term, in order; what reconstructs is no term.
+  template <class Selections, class F>
+  void for_each_term(Selections& selections, const F& f) const {
+    const auto call = [&]<class Term>(const Term& term, auto& selection) {
+      if constexpr (!detail::reconstructs<Term>) f(term, selection);
+    };
+    [&]<std::size_t... n>(std::index_sequence<n...>) { (call(std::get<n>(terms), std::get<n>(selections)), ...); }
+    (std::index_sequence_for<Terms...>());
+  }
+  /// Runs the reconstruction loss: its name and value. It is SquaredError{} where the objective names none, and nameless then.
+  template <class Step>
+  std::pair<std::string_view, double> reconstruct(Step& step, Threads& threads) const {
+    std::pair<std::string_view, double> out;
+    if constexpr ((false || ... || detail::reconstructs<Terms>)) {
+      for_each([&]<class Term>(const Term& term) {
+        if constexpr (detail::reconstructs<Term>) out = {Term::name, term.reconstruct(step, threads)};
+      });
+    } else {
+      out.second = SquaredError{}.reconstruct(step, threads);
+    }
+    return out;
   }
 };
 template <class... Terms>
@@ -63,12 +112,6 @@ struct SelectionsOf<Objective<Terms...>, Scalar> {
   using type = std::tuple<typename SelectionOf<Terms, Scalar>::type...>;
 };
 
-/// Calls f(term, selection) for every term of an objective, in order.
-template <class... Terms, class Selections, class F>
-void for_each_term(const Objective<Terms...>& objective, Selections& selections, const F& f) {
-  [&]<std::size_t... n>(std::index_sequence<n...>) { (f(std::get<n>(objective.terms), std::get<n>(selections)), ...); }
-  (std::index_sequence_for<Terms...>());
-}
 template <class Selection>
 inline constexpr bool watches_tiles = !std::is_same_v<Selection, NoSelection>;
 }  // namespace detail

@@ -5,40 +5,73 @@
 
 namespace sae::inline SAE_ABI {
 
-/// The trainable tensors of an autoencoder. The same struct holds weights, gradients, optimizer moments and averages.
+/// Sizes of a model's tensors.
+struct ParameterShape {
+  Index d_in = 0, latents = 0;
+  Index d_out = 0;           ///< 0: d_in
+  bool encoder_bias = true;  ///< false: no b_enc (the activation has biases of its own)
+  bool tied = false;         ///< no W_enc: latents read along W_dec
+  bool skip = false;         ///< W_skip
+};
+
+/// The trainable tensors of an autoencoder or transcoder. The same struct holds weights, gradients, optimizer moments and
+/// averages. A tensor that the architecture does not have is empty and is not visited.
 ///
-///   W_enc [F x D]  row i: the direction that latent i reads      (the transpose of the textbook's and of SAELens' W_enc)
-///   b_enc [1 x F]
-///   W_dec [F x D]  row i: the direction that latent i writes
-///   b_dec [1 x D]
+///   W_enc  [F x D_in]    row i: the direction that latent i reads      (the transpose of the textbook's and of SAELens' W_enc)
+///   b_enc  [1 x F]
+///   W_dec  [F x D_out]   row i: the direction that latent i writes
+///   b_dec  [1 x D_out]
+///   W_skip [D_out x D_in]
 template <class Activation, class Scalar_>
 struct AutoencoderParameters {
   using Scalar = Scalar_;
-  Tensor<Scalar> W_enc, b_enc, W_dec, b_dec;
+  Tensor<Scalar> W_enc, b_enc, W_dec, b_dec, W_skip;
   typename Activation::template Parameters<Scalar> activation;
 
   AutoencoderParameters() = default;
-  AutoencoderParameters(Index d_in, Index latents) { resize(d_in, latents); }
+  AutoencoderParameters(Index d_in, Index latents) { resize({.d_in = d_in, .latents = latents}); }
   /// Sets the shapes; all numbers become 0.
-  void resize(Index d_in, Index latents) {
-    W_enc.resize(latents, d_in);
-    b_enc.resize(1, latents);
-    W_dec.resize(latents, d_in);
-    b_dec.resize(1, d_in);
-    activation.resize(latents);
+  void resize(const ParameterShape& shape) {
+    const Index d_out = shape.d_out > 0 ? shape.d_out : shape.d_in;
+    W_enc.resize(shape.tied ? 0 : shape.latents, shape.tied ? 0 : shape.d_in);
+    b_enc.resize(shape.encoder_bias ? 1 : 0, shape.encoder_bias ? shape.latents : 0);
+    W_dec.resize(shape.latents, d_out);
+    b_dec.resize(1, d_out);
+    W_skip.resize(shape.skip ? d_out : 0, shape.skip ? shape.d_in : 0);
+    activation.resize(shape.latents);
   }
-  Index width() const { return W_enc.cols(); }
-  Index latents() const { return W_enc.rows(); }
+  /// The shapes of other parameters, all numbers 0.
+  void resize_like(const AutoencoderParameters& other) {
+    activation = other.activation;
+    resize(other.shape());
+  }
+  ParameterShape shape() const {
+    return {.d_in = width(),
+            .latents = latents(),
+            .d_out = output_width(),
+            .encoder_bias = b_enc.size() > 0,
+            .tied = tied(),
+            .skip = W_skip.size() > 0};
+  }
+  Index width() const { return encoder().cols(); }     ///< D_in
+  Index output_width() const { return W_dec.cols(); }  ///< D_out
+  Index latents() const { return W_dec.rows(); }
+  bool tied() const { return W_enc.size() == 0; }
+  const Tensor<Scalar>& encoder() const { return tied() ? W_dec : W_enc; }  ///< [F x D_in] the directions that are read
 
   /// Calls visitor(name, tensor of each set ...) for every tensor: one set to read or write it, several to walk weights,
   /// gradient and moments together. Optimizers, files, checkpoints and gradient checks know parameters by this alone.
-  template <class Visitor, class... Sets>
-  static void visit(Visitor&& visitor, Sets&... sets) {
-    visitor(std::string_view("W_enc"), sets.W_enc...);
-    visitor(std::string_view("b_enc"), sets.b_enc...);
-    visitor(std::string_view("W_dec"), sets.W_dec...);
-    visitor(std::string_view("b_dec"), sets.b_dec...);
-    visit_activation(visitor, sets...);
+  template <class Visitor, class First, class... Sets>
+  static void visit(Visitor&& visitor, First& first, Sets&... sets) {
+    const auto call = [&](std::string_view name, auto member) {
+      if ((first.*member).size() > 0) visitor(name, first.*member, sets.*member...);
+    };
+    call("W_enc", &AutoencoderParameters::W_enc);
+    call("b_enc", &AutoencoderParameters::b_enc);
+    call("W_dec", &AutoencoderParameters::W_dec);
+    call("b_dec", &AutoencoderParameters::b_dec);
+    call("W_skip", &AutoencoderParameters::W_skip);
+    visit_activation(visitor, first, sets...);
   }
   /// The activation's own tensors alone.
   template <class Visitor, class... Sets>

@@ -59,7 +59,11 @@ class SparseAutoencoder {
     if (d_in > (Index{1} << 30) || latents > (Index{1} << 30))
       throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not both at most 2^30");
     activation_.check(latents);
-    parameters_.resize(d_in, latents);
+    if constexpr (requires { parameters_.activation.choose(activation_); }) parameters_.activation.choose(activation_);
+    parameters_.resize({.d_in = d_in,
+                        .latents = latents,
+                        .encoder_bias = detail::has_encoder_bias(activation_),
+                        .tied = detail::has_tied_weights(activation_)});
     options.initialization(parameters_);
     parameters_.activation.initialize(activation_);
   }
@@ -75,25 +79,32 @@ class SparseAutoencoder {
   using ConstWeights = Eigen::Map<const Eigen::Matrix<Scalar, F, D, Eigen::RowMajor>>;
   using ConstLatentVector = Eigen::Map<const Eigen::Matrix<Scalar, 1, F, Eigen::RowMajor>>;
   using ConstInputVector = Eigen::Map<const Eigen::Matrix<Scalar, 1, D, Eigen::RowMajor>>;
-  ConstWeights W_enc() const { return {parameters_.W_enc.data(), latents(), d_in()}; }  ///< [F x D]
+  ConstWeights W_enc() const {
+    return {parameters_.encoder().data(), latents(), d_in()};
+  }                                                                                     ///< [F x D]; W_dec where they are tied
   ConstWeights W_dec() const { return {parameters_.W_dec.data(), latents(), d_in()}; }  ///< [F x D]
-  Weights W_enc() { return {parameters_.W_enc.data(), latents(), d_in()}; }
+  Weights W_enc() { return {parameters_.tied() ? parameters_.W_dec.data() : parameters_.W_enc.data(), latents(), d_in()}; }
   Weights W_dec() { return {parameters_.W_dec.data(), latents(), d_in()}; }
-  ConstLatentVector b_enc() const { return {parameters_.b_enc.data(), 1, latents()}; }  ///< [1 x F]
-  ConstInputVector b_dec() const { return {parameters_.b_dec.data(), 1, d_in()}; }      ///< [1 x D]
+  ConstLatentVector b_enc() const {  ///< [1 x F]
+    if (parameters_.b_enc.size() == 0)
+      throw_value("a SAE with the activation ", std::string_view(activation_.name), " has no b_enc");
+    return {parameters_.b_enc.data(), 1, latents()};
+  }
+  ConstInputVector b_dec() const { return {parameters_.b_dec.data(), 1, d_in()}; }  ///< [1 x D]
 
   /// Pre-activations z [B x F], dense: to look at, not to compute with.
   Matrix<Scalar> pre_activations(const Rows& x, Threads& threads = Threads::shared()) const {
     Workspace<> workspace;
     auto& step = workspace.step;
-    detail::load_input(parameters_, subtract_decoder_bias_, x, step, threads);
+    detail::load_input(parameters_, subtract_decoder_bias_, RowsView<Scalar>(x), step, threads);
     Matrix<Scalar> out(x.rows(), latents());
     const Index block_rows = detail::encode_block_rows(x.rows());
-    detail::for_each_pre_activation(
-        step.input.data(), x.rows(), d_in(), parameters_.W_enc.data(), parameters_.b_enc.data(), latents(), step.scratch,
-        threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
-          std::copy(z.begin(), z.end(), out.data() + (block * block_rows + row) * latents() + first);
-        });
+    detail::for_each_pre_activation(step.input.data(), x.rows(), d_in(), parameters_.encoder().data(),
+                                    parameters_.b_enc.size() > 0 ? parameters_.b_enc.data() : nullptr, latents(), step.scratch,
+                                    threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+                                      std::copy(z.begin(), z.end(),
+                                                out.data() + (block * block_rows + row) * latents() + first);
+                                    });
     return out;
   }
 
@@ -113,7 +124,10 @@ class SparseAutoencoder {
   /// The reference is valid until its next use.
   const Codes<Scalar>& encode_into(const Rows& x, Workspace<>& workspace, Threads& threads = Threads::shared()) const {
     auto& step = workspace.step;
-    detail::load_input(parameters_, subtract_decoder_bias_, x, step, threads);
+    detail::load_input(parameters_, subtract_decoder_bias_, RowsView<Scalar>(x), step, threads);
+    step.encoder = &parameters_.encoder();
+    step.encoder_bias = &parameters_.b_enc;
+    step.decoder = &parameters_.W_dec;
     if (activation_.needs_decoder_norms()) detail::row_norms(parameters_.W_dec, step.decoder_norms, threads);
     detail::select(activation_, parameters_, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
     return step.main.entries.codes;
@@ -133,8 +147,7 @@ class SparseAutoencoder {
   void decode_into(const Codes<Scalar>& codes, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,
                    Threads& threads = Threads::shared()) const {
     if (codes.latents() != latents()) throw_shape("codes have ", codes.latents(), " latents, the model has ", latents());
-    if (out.rows() != codes.rows() || out.cols() != d_in()) out.resize(codes.rows(), d_in());
-    for (Index b = 0; b < codes.rows(); ++b) std::copy_n(parameters_.b_dec.data(), d_in(), out.row(b));
+    detail::load_decoder_bias<Scalar>(parameters_.b_dec, nullptr, {}, codes.rows(), out, threads);
     detail::add_decoded(codes, parameters_.W_dec, out, scratch, threads);
   }
 
@@ -144,10 +157,14 @@ class SparseAutoencoder {
   }
 
   /// Value of the objective (default: the reconstruction error alone), mean over the rows.
-  template <class... Terms>
-  LossValues loss(const Rows& x, const Objective<Terms...>& objective = {}, Threads& threads = Threads::shared()) const {
-    Workspace<Objective<Terms...>> workspace;
-    return evaluate(x, objective, workspace, threads);
+  template <class Terms = Objective<>>
+    requires detail::is_objective<Terms> LossValues loss(const Rows& x, const Terms& objective = {},
+                                                         Threads& threads = Threads::shared())
+  const {
+    Workspace<Terms> workspace;
+    objective.check(d_in(), latents());
+    detail::run_step(*this, rows_of(x), objective, workspace, threads, [](auto&) {});
+    return workspace.step.loss;
   }
 
   struct Gradient {
@@ -156,14 +173,16 @@ class SparseAutoencoder {
   };
   /// Loss and the gradient of every parameter. Exact, but that a selection (which entries are active) is held constant and a
   /// straight-through estimator is what its activation says. Formulas: docs/math.md.
-  template <class... Terms>
-  Gradient gradient(const Rows& x, const Objective<Terms...>& objective = {}, Threads& threads = Threads::shared()) const {
-    Workspace<Objective<Terms...>> workspace;
+  template <class Terms = Objective<>>
+    requires detail::is_objective<Terms> Gradient gradient(const Rows& x, const Terms& objective = {},
+                                                           Threads& threads = Threads::shared())
+  const {
+    Workspace<Terms> workspace;
     return gradient(x, objective, workspace, threads);
   }
   /// The same with a workspace of the caller's, whose step carries the dead latents and the sparsity scale.
-  template <class... Terms>
-  Gradient gradient(const Rows& x, const Objective<Terms...>& objective, Workspace<Objective<Terms...>>& workspace,
+  template <class Terms>
+  Gradient gradient(const Rows& x, const Terms& objective, Workspace<Terms>& workspace,
                     Threads& threads = Threads::shared()) const {
     return gradient_of(x, objective, workspace, nullptr, threads);
   }
@@ -171,7 +190,8 @@ class SparseAutoencoder {
   /// training, a weighted error). `loss` of the result is 0.
   Gradient gradient(const Rows& x, const Rows& reconstruction_gradient, Threads& threads = Threads::shared()) const {
     Workspace<> workspace;
-    return gradient_of(x, Objective<>{}, workspace, &reconstruction_gradient, threads);
+    const RowsView<Scalar> external(reconstruction_gradient);
+    return gradient_of(x, Objective<>{}, workspace, &external, threads);
   }
 
   /// The model was trained on scale * x; afterwards it reads x. Activations and biases change their units, directions keep
@@ -181,7 +201,7 @@ class SparseAutoencoder {
     if (!(scale > 0 && std::isfinite(scale)))
       throw_value("fold_input_scale: scale = ", scale, " is not a positive finite number");
     const auto factor = static_cast<Scalar>(1 / scale);
-    kernels::scale(parameters_.b_enc.data(), factor, latents());
+    kernels::scale(parameters_.b_enc.data(), factor, parameters_.b_enc.size());
     kernels::scale(parameters_.b_dec.data(), factor, d_in());
     parameters_.activation.rescale(factor);
   }
@@ -191,44 +211,39 @@ class SparseAutoencoder {
   /// norm (its rank is then z itself); plain TopK would select other latents, so it is refused. Rows of norm 0 stay; where the
   /// rank was z n = 0 they never won, so their encoder rows and biases become 0 and they never win.
   void fold_decoder_norms() {
-    bool ranked_by_norm = false;
-    if constexpr (requires(Activation & a) { a.rank_by_decoder_norm; }) {
-      if (!activation_.rank_by_decoder_norm)
-        throw_value(
-            "fold_decoder_norms: a TopK that ranks by z would select other latents; only rank_by_decoder_norm can be folded");
-      activation_.rank_by_decoder_norm = false;
-      ranked_by_norm = true;
-    }
+    if (parameters_.tied()) throw_value("fold_decoder_norms: encoder and decoder are tied, a fold would change what is read");
+    bool* const by_norm = detail::rank_by_norm(activation_);
+    if (by_norm != nullptr && !*by_norm)
+      throw_value(
+          "fold_decoder_norms: a TopK that ranks by z would select other latents; only rank_by_decoder_norm can be folded");
+    const bool ranked_by_norm = by_norm != nullptr;
+    if (ranked_by_norm) *by_norm = false;
+    const bool has_bias = parameters_.b_enc.size() > 0;
     for (Index i = 0; i < latents(); ++i) {
       const Scalar norm = std::sqrt(kernels::squared_norm(parameters_.W_dec.row(i), d_in()));
       if (norm == Scalar(0) && ranked_by_norm) {
         std::fill_n(parameters_.W_enc.row(i), d_in(), Scalar(0));
-        parameters_.b_enc[i] = Scalar(0);
+        if (has_bias) parameters_.b_enc[i] = Scalar(0);
       }
       if (!(norm > Scalar(0))) continue;
       kernels::scale(parameters_.W_dec.row(i), Scalar(1) / norm, d_in());
       kernels::scale(parameters_.W_enc.row(i), norm, d_in());
-      parameters_.b_enc[i] *= norm;
+      if (has_bias) parameters_.b_enc[i] *= norm;
       parameters_.activation.rescale_latent(i, norm);
     }
   }
 
  private:
+  static detail::StepRows<Scalar> rows_of(const Rows& x) { return {x, x}; }
   template <class Terms>
-  LossValues evaluate(const Rows& x, const Terms& objective, Workspace<Terms>& workspace, Threads& threads) const {
-    objective.check(d_in(), latents());
-    workspace.step.wants_gradient = false;
-    detail::run_step(*this, x, objective, workspace, threads, [](auto&) {});
-    return workspace.step.loss;
-  }
-  template <class Terms>
-  Gradient gradient_of(const Rows& x, const Terms& objective, Workspace<Terms>& workspace, const Rows* external,
+  Gradient gradient_of(const Rows& x, const Terms& objective, Workspace<Terms>& workspace, const RowsView<Scalar>* external,
                        Threads& threads) const {
     objective.check(d_in(), latents());
-    Gradient out{{}, Parameters(d_in(), latents())};
+    Gradient out;
+    out.parameters.resize_like(parameters_);
     workspace.step.wants_gradient = true;
     detail::run_step(
-        *this, x, objective, workspace, threads, [](auto&) {}, &out.parameters, external);
+        *this, rows_of(x), objective, workspace, threads, [](auto&) {}, &out.parameters, external);
     detail::materialise_gradient(*this, workspace.step, out.parameters, threads);
     out.loss = workspace.step.loss;
     return out;

@@ -1,7 +1,9 @@
 #pragma once
 #include <sae/activations/selection.hpp>
 #include <sae/core/threads.hpp>
+#include <sae/kernels/vector.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -11,6 +13,19 @@
 #include <vector>
 
 namespace sae::inline SAE_ABI {
+
+/// Rows of a batch that somebody else holds.
+template <class Scalar>
+struct RowsView {
+  const Scalar* data = nullptr;
+  Index rows = 0, cols = 0, stride = 0;
+
+  RowsView() = default;
+  template <int D>
+  RowsView(const Batch<Scalar, D>& x) : data(x.row(0)), rows(x.rows()), cols(x.cols()), stride(x.stride()) {}  // NOLINT
+  RowsView(const Tensor<Scalar>& x) : data(x.data()), rows(x.rows()), cols(x.cols()), stride(x.cols()) {}      // NOLINT
+  const Scalar* row(Index b) const { return data + b * stride; }
+};
 
 /// Scratch memory that blocks of work borrow: as many buffers as blocks run at once, kept for the next step.
 template <class Scalar>
@@ -78,13 +93,26 @@ struct ByLatent {
 /// Entries (row b, latent i) that act through the two directions of their latents. Each adds
 ///   f cotangent[b] to dL/dW_dec[i],    dz x[b] to dL/dW_enc[i],    dz to dL/db_enc[i].
 /// The main codes are one path; AuxK's dead latents, a band of a straight-through estimator or a second reconstruction others.
+/// Where the entries of one row feed different reconstructions (Matryoshka's prefixes) or read different residuals (a pursuit),
+/// each names its own row of `cotangent` or `input`.
 template <class Scalar>
 struct Path {
   Entries<Scalar> entries;
-  Buffer<Scalar> df, dz;                      ///< dL/df, dL/dz of each entry
-  const Tensor<Scalar>* cotangent = nullptr;  ///< dL/d(reconstruction that these codes feed) [B x D]; null: no decoder gradient
-  Tensor<Scalar> own_cotangent;               ///< storage for a cotangent that belongs to this path
+  Buffer<Scalar> df, dz;  ///< dL/df, dL/dz of each entry
+  const Tensor<Scalar>* cotangent =
+      nullptr;                            ///< dL/d(reconstruction that these codes feed) [n x D_out]; null: no decoder gradient
+  Buffer<int> cotangent_rows;             ///< row of `cotangent` of each entry; empty: its row b
+  const Tensor<Scalar>* input = nullptr;  ///< what the entries were read from [n x D_in]; null: the step's input
+  Buffer<int> input_rows;                 ///< row of `input` of each entry; empty: its row b
+  Tensor<Scalar> own_cotangent;           ///< storage for a cotangent that belongs to this path
   ByLatent by_latent;
+
+  Index cotangent_row(Index entry, Index row) const {
+    return cotangent_rows.empty() ? row : cotangent_rows[static_cast<std::size_t>(entry)];
+  }
+  Index input_row(Index entry, Index row) const {
+    return input_rows.empty() ? row : input_rows[static_cast<std::size_t>(entry)];
+  }
 };
 
 /// Value of a loss and its parts, in the units of the rows that were given.
@@ -104,10 +132,16 @@ struct Step {
 
   // Given by the caller.
   double sparsity_scale = 1;                     ///< s(t) in [0, 1]: sparsity warm-up, multiplies the sparsity terms
+  Index number = 0;                              ///< t: steps of the training before this one
   std::span<const std::uint8_t> dead;            ///< [F] 1 where a latent counts as dead; empty: none
-  const Tensor<Scalar>* encoder = nullptr;       ///< W_enc [F x D]
-  const Tensor<Scalar>* encoder_bias = nullptr;  ///< b_enc [1 x F]
-  const Tensor<Scalar>* decoder = nullptr;       ///< W_dec [F x D]
+  const Tensor<Scalar>* encoder = nullptr;       ///< W_enc [F x D_in]; W_dec where the two are tied
+  const Tensor<Scalar>* encoder_bias = nullptr;  ///< b_enc [1 x F]; empty where the activation adds biases of its own
+  const Tensor<Scalar>* decoder = nullptr;       ///< W_dec [F x D_out]
+  const Tensor<Scalar>* decoder_bias = nullptr;  ///< b_dec [1 x D_out]
+  const Tensor<Scalar>* skip = nullptr;          ///< W_skip [D_out x D_in]; empty: none
+  RowsView<Scalar> raw;                          ///< the rows x as they were given [B x D_in]
+  RowsView<Scalar> target;                       ///< what x' is compared with [B x D_out]; x itself in an autoencoder
+  std::span<const Scalar> row_weight;            ///< weight of each row's error in the loss [B]; empty: 1
   /// The activation's own tensors, and dL/d of them, to which a term may add where `wants_gradient`.
   const typename Activation::template Parameters<Scalar>* activation = nullptr;
   typename Activation::template Parameters<Scalar>* activation_gradient = nullptr;
@@ -118,24 +152,27 @@ struct Step {
   Tensor<Scalar> decoder_norms;  ///< |W_dec[i]| [1 x F] where anything asks
   Path<Scalar> main;             ///< the codes
   Path<Scalar> band;             ///< the band, see Backward
-  Tensor<Scalar> residual;       ///< x' - target [B x D]
+  Tensor<Scalar> residual;       ///< x' - target [B x D_out]
   Buffer<double> row_loss;       ///< |x'_b - target_b|^2 [B]
   LossValues loss;
 
   // Backward: filled by the reconstruction loss and the terms.
-  Tensor<Scalar> cotangent;                          ///< dL/dx' [B x D]
-  Buffer<Scalar> dgate;                              ///< dL/dH [B], or empty, see Backward
-  Buffer<Scalar> decoder_norm_gradient;              ///< dL/d|W_dec[i]| [F], or empty
+  Tensor<Scalar> cotangent;                  ///< dL/dx' [B x D_out]: of b_dec, and of every code but for `level_cotangent`
+  Tensor<Scalar> level_cotangent;            ///< dL/d(prefix reconstructions) [n B x D_out] where the loss has several
+  Buffer<Scalar> dgate;                      ///< dL/dH [B], or empty, see Backward
+  Buffer<Scalar> decoder_norm_gradient;      ///< dL/d|W_dec[i]| [F], or empty
+  Buffer<Scalar> own_decoder_bias_gradient;  ///< dL/db_dec [D_out] beyond the sum of `cotangent`, or empty
   std::vector<std::unique_ptr<Path<Scalar>>> extra;  ///< paths of terms; the first `extra_used` count
   std::size_t extra_used = 0;
 
   // Scratch.
-  std::vector<typename Activation::template Selector<Scalar>> selectors;
+  SelectorBlocks<Activation, Scalar> selectors;
   std::vector<Entries<Scalar>> block_active, block_band;
   ScratchPool<Scalar> scratch;
 
   Index rows() const { return input.rows(); }
-  Index width() const { return input.cols(); }
+  Index input_width() const { return input.cols(); }
+  Index output_width() const { return decoder->cols(); }
   Index latents() const { return main.entries.codes.latents(); }
 
   /// A fresh path for a term; storage of earlier steps is reused.
@@ -143,12 +180,27 @@ struct Step {
     if (extra_used == extra.size()) extra.push_back(std::make_unique<Path<Scalar>>());
     Path<Scalar>& path = *extra[extra_used++];
     path.cotangent = nullptr;
+    path.input = nullptr;
+    path.cotangent_rows.clear();
+    path.input_rows.clear();
     return path;
   }
   /// dL/dH [B], zero before the first term writes it.
   std::span<Scalar> gate_gradient() {
     if (dgate.empty()) dgate.assign(static_cast<std::size_t>(rows()), Scalar(0));
     return dgate;
+  }
+  /// What a term adds to dL/db_dec [D_out] that does not come through `cotangent`; zero before the first term writes it.
+  std::span<Scalar> decoder_bias_gradient() {
+    if (own_decoder_bias_gradient.empty())
+      own_decoder_bias_gradient.assign(static_cast<std::size_t>(output_width()), Scalar(0));
+    return own_decoder_bias_gradient;
+  }
+  /// dL/dx' += factor g, g [B x D_out]: in every prefix, too, as x' is the last of them.
+  void add_to_cotangent(Scalar factor, const Tensor<Scalar>& g) {
+    kernels::add_scaled(cotangent.data(), factor, g.data(), g.size());
+    for (Index first = 0; first < level_cotangent.rows(); first += g.rows())
+      kernels::add_scaled(level_cotangent.row(first), factor, g.data(), g.size());
   }
   /// dL/d|W_dec[i]| [F], zero before the first term writes it.
   std::span<Scalar> norm_gradient() {

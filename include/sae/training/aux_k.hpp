@@ -85,7 +85,7 @@ struct AuxK {
       block_rows_ = block_rows;
       norms_ = term.rank_by_decoder_norm ? step.decoder_norms.data() : nullptr;
       if (blocks_.size() < static_cast<std::size_t>(blocks)) blocks_.resize(static_cast<std::size_t>(blocks));
-      const Index kept = std::min(term.wanted(step.width()), static_cast<Index>(dead_.size()));
+      const Index kept = std::min(term.wanted(step.output_width()), static_cast<Index>(dead_.size()));
       const Scalar floor = term.raw_values ? -std::numeric_limits<Scalar>::infinity() : Scalar(0);
       for (Index block = 0; block < blocks; ++block)
         blocks_[static_cast<std::size_t>(block)].begin(std::min(block_rows, step.rows() - block * block_rows), kept, floor);
@@ -109,7 +109,7 @@ struct AuxK {
       if (selection.dead_.empty()) return 0;
       select_gathered(step, selection, threads);
     }
-    const Index rows = step.rows(), width = step.width(), dead = static_cast<Index>(selection.dead_.size());
+    const Index rows = step.rows(), width = step.output_width(), dead = static_cast<Index>(selection.dead_.size());
 
     Path<Scalar>& path = step.add_path();
     path.entries.reset(step.latents());
@@ -132,7 +132,7 @@ struct AuxK {
     double factor = coefficient;
     if (scale_by_dead) factor *= std::min(static_cast<double>(dead) / static_cast<double>(wanted(width)), 1.0);
     if (normaliser == AuxKNormaliser::residual_variance) {
-      const double variance = row_variance(step.residual);
+      const double variance = detail::row_variance(RowsView<Scalar>(step.residual));
       factor = variance > 0 ? factor / variance : 0.0;
     }
     const double value = factor * sum / static_cast<double>(rows);
@@ -147,31 +147,15 @@ struct AuxK {
   }
 
  private:
-  /// mean_b |r_b - mean r|^2 in double.
-  template <class Scalar>
-  static double row_variance(const Tensor<Scalar>& r) {
-    std::vector<double> mean(static_cast<std::size_t>(r.cols()), 0.0);
-    for (Index b = 0; b < r.rows(); ++b)
-      for (Index j = 0; j < r.cols(); ++j) mean[static_cast<std::size_t>(j)] += static_cast<double>(r.row(b)[j]);
-    for (double& m : mean) m /= static_cast<double>(r.rows());
-    double sum = 0;
-    for (Index b = 0; b < r.rows(); ++b)
-      for (Index j = 0; j < r.cols(); ++j) {
-        const double d = static_cast<double>(r.row(b)[j]) - mean[static_cast<std::size_t>(j)];
-        sum += d * d;
-      }
-    return sum / static_cast<double>(r.rows());
-  }
-
   template <class Step, class Scalar>
   void select_gathered(Step& step, Selection<Scalar>& selection, Threads& threads) const {
-    const Index dead = static_cast<Index>(selection.dead_.size()), width = step.width();
+    const Index dead = static_cast<Index>(selection.dead_.size()), width = step.input_width();
     selection.gathered_weights_.resize(dead, width);
     selection.gathered_bias_.resize(1, dead);
     for (Index n = 0; n < dead; ++n) {
       const Index i = selection.dead_[static_cast<std::size_t>(n)];
       std::copy_n(step.encoder->row(i), width, selection.gathered_weights_.row(n));
-      selection.gathered_bias_[n] = (*step.encoder_bias)[i];
+      selection.gathered_bias_[n] = step.encoder_bias->size() > 0 ? (*step.encoder_bias)[i] : Scalar(0);
     }
     const Index block_rows = detail::encode_block_rows(step.rows());
     selection.start(*this, step, (step.rows() + block_rows - 1) / block_rows, block_rows);

@@ -1,4 +1,5 @@
 #pragma once
+#include <sae/activations/jump_relu.hpp>
 #include <sae/models/objective.hpp>
 
 #include <string_view>
@@ -39,12 +40,15 @@ struct PreActivationLoss {
       if (!dead_only || (!step.dead.empty() && step.dead[static_cast<std::size_t>(i)] != 0)) chosen.push_back(i);
     if (chosen.empty() || coefficient == 0) return 0;
     const auto count = static_cast<Index>(chosen.size());
-    Tensor<Scalar> weights(count, step.width()), bias(1, count);
+    Tensor<Scalar> weights(count, step.input_width()), bias(1, count);
     for (Index n = 0; n < count; ++n) {
-      std::copy_n(step.encoder->row(chosen[static_cast<std::size_t>(n)]), step.width(), weights.row(n));
+      std::copy_n(step.encoder->row(chosen[static_cast<std::size_t>(n)]), step.input_width(), weights.row(n));
       bias[n] = (*step.encoder_bias)[chosen[static_cast<std::size_t>(n)]];
     }
-    const Tensor<Scalar>& theta = step.activation->threshold;
+    const auto* const own = detail::own_parameters<JumpReLU>(*step.activation);
+    if (own == nullptr) throw_value("PreActivationLoss: the model has no thresholds; it goes with JumpReLU");
+    const Tensor<Scalar>& theta = own->threshold;
+    auto* const gradient = step.wants_gradient ? detail::own_parameters<JumpReLU>(*step.activation_gradient) : nullptr;
     const Index block_rows = detail::encode_block_rows(step.rows()), blocks = (step.rows() + block_rows - 1) / block_rows;
     struct Below {
       Index latent;
@@ -52,7 +56,7 @@ struct PreActivationLoss {
     };
     std::vector<std::vector<std::vector<Below>>> below(static_cast<std::size_t>(blocks),
                                                        std::vector<std::vector<Below>>(static_cast<std::size_t>(block_rows)));
-    detail::for_each_pre_activation(step.input.data(), step.rows(), step.width(), weights.data(), bias.data(), count,
+    detail::for_each_pre_activation(step.input.data(), step.rows(), step.input_width(), weights.data(), bias.data(), count,
                                     step.scratch, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
                                       auto& found = below[static_cast<std::size_t>(block)][static_cast<std::size_t>(row)];
                                       for (std::size_t j = 0; j < z.size(); ++j)
@@ -78,7 +82,7 @@ struct PreActivationLoss {
         if (path == nullptr) continue;
         path->entries.push(e.latent, Scalar(0), e.z);
         path->dz.push_back(static_cast<Scalar>(-factor * norm));
-        step.activation_gradient->threshold[e.latent] += static_cast<Scalar>(factor * norm);
+        gradient->threshold[e.latent] += static_cast<Scalar>(factor * norm);
         norm_gradient[static_cast<std::size_t>(e.latent)] += static_cast<Scalar>(factor * gap);
       }
       if (path != nullptr) path->entries.finish_row();

@@ -1,12 +1,8 @@
 #pragma once
-#include <sae/activations/jump_relu.hpp>
-#include <sae/activations/relu.hpp>
-#include <sae/activations/topk.hpp>
+#include <sae/activations/any_activation.hpp>
 #include <sae/data/source.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
-#include <sae/training/aux_k.hpp>
-#include <sae/training/l0_penalty.hpp>
-#include <sae/training/l1.hpp>
+#include <sae/training/any_objective.hpp>
 #include <sae/training/statistics.hpp>
 #include <sae/training/trainer_config.hpp>
 
@@ -45,6 +41,15 @@ struct DefaultObjective<TopK> {
   using type = Objective<AuxK>;
   static type make(const TopK& topk) { return Objective{AuxK{.rank_by_decoder_norm = topk.rank_by_decoder_norm}}; }
 };
+template <>
+struct DefaultObjective<AnyActivation> {
+  using type = AnyObjective;
+  static type make(const AnyActivation& any) {
+    return any.visit([]<class Activation>(const Activation& activation) -> AnyObjective {
+      return DefaultObjective<Activation>::make(activation);
+    });
+  }
+};
 
 /// Trains a model on a source of rows.
 ///
@@ -68,8 +73,11 @@ class Trainer {
       : model_(model), config_(std::move(config)), objective_(std::move(objective)), threads_(threads) {
     config_.check();
     objective_.check(model.d_in(), model.latents());
-    for (Parameters& slot : moments_) slot.resize(model.d_in(), model.latents());
-    activation_gradient_.activation.resize(model.latents());
+    for (Parameters& slot : moments_) slot.resize_like(model.parameters());
+    shared_gradient_.activation = model.parameters().activation;
+    shared_gradient_.activation.resize(model.latents());
+    shared_gradient_.b_dec.resize(1, model.parameters().output_width());
+    shared_gradient_.W_skip.resize(model.parameters().W_skip.rows(), model.parameters().W_skip.cols());
     dead_.reset(model.latents());
     if (config_.dead.window == 0) {
       const Index run = config_.total_steps() * (config_.dead.unit == DeadUnit::tokens ? config_.batch : 1);
@@ -102,8 +110,7 @@ class Trainer {
     requires(RowSource<Source, Scalar>)
   FitStatus fit(Source& source, Callbacks&&... callbacks) {
     if (folded_) throw_value("Trainer: fit was run to its end already; make a new trainer to go on");
-    if (source.width() != model_.d_in())
-      throw_shape("Trainer: the source yields rows of width ", source.width(), ", the model reads ", model_.d_in());
+    if (source.width() != row_width()) throw_shape("Trainer: the source yields rows of width ", source.width(), ", ", needs());
     if (restored_) {
       source.restore(source_state_);
       source_state_ = {};
@@ -115,7 +122,7 @@ class Trainer {
     ask_source_ = [&source] { return source.state(); };
     const Asking asking{*this};
     FitStatus status = FitStatus::finished;
-    Tensor<Scalar> batch(config_.batch, model_.d_in());
+    Tensor<Scalar> batch(config_.batch, row_width());
     const Index steps = config_.total_steps();
     while (step_ < steps && status == FitStatus::finished) {
       if (fill_batch(source, batch) < config_.batch) {
@@ -137,11 +144,11 @@ class Trainer {
   const StepReport& train_step(const Batch<Scalar>& rows, bool report = true) {
     load(rows);
     model_.parameters().activation.constrain();
-    const Batch<Scalar> batch(rows_);
     auto& step = workspace_.step;
     const Index steps = config_.total_steps();
     const double rate = config_.learning_rate * config_.schedule.factor(step_, steps);
-    if (step_ == 0 && config_.center == Center::first_batch_geometric_median) set_decoder_bias(geometric_median(rows_), 1.0);
+    if (step_ == 0 && config_.center == Center::first_batch_geometric_median) set_decoder_bias(geometric_median(target()), 1.0);
+    step.number = step_;
     step.sparsity_scale = sparsity_warmup_factor(step_, config_.sparsity_warmup);
     step.wants_gradient = true;
     Index dead = 0;
@@ -149,12 +156,17 @@ class Trainer {
     if (!config_.dead.after_counting) mark_dead(step, dead);
     zero_activation_gradient();
     detail::run_step(
-        model_, batch, objective_, workspace_, threads_,
+        model_, detail::StepRows<Scalar>{rows_, target()}, objective_, workspace_, threads_,
         [&](auto& s) {
           dead_.count(s.main.entries.codes, config_.dead.unit == DeadUnit::tokens ? s.rows() : 1);
           if (config_.dead.after_counting) mark_dead(s, dead);
         },
-        &activation_gradient_);
+        &shared_gradient_);
+
+    step.selectors.observe(model_.activation(), model_.parameters().activation);
+    objective_.for_each([&](auto& term) {
+      if constexpr (requires { term.advance(step); }) term.advance(step);
+    });
 
     report_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
     const auto update = config_.adam.template update<Scalar>(step_ + 1, rate);
@@ -193,9 +205,15 @@ class Trainer {
       Parameters::visit(
           [&](std::string_view name, auto& tensor) { visitor.tensor(detail::concat("moment", s, ".", name), tensor); },
           moments_[s]);
+    if constexpr (requires { model_.parameters().activation.visit_state(visitor); })
+      model_.parameters().activation.visit_state(visitor);
+    objective_.for_each([&](auto& term) {
+      if constexpr (requires { term.visit_state(visitor); }) term.visit_state(visitor);
+    });
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
     visitor.number("scale", scale_);
+    if (predicts) visitor.number("target_scale", target_scale_);
     if (ask_source_) source_state_ = ask_source_();
     visitor.source(source_state_);
     if (counters.size() != 2 || static_cast<Index>(dead_.silent().size()) != model_.latents())
@@ -224,45 +242,70 @@ class Trainer {
       const SourceState start = source.state();
       const Index wanted = std::min(config_.statistics_rows, config_.total_steps() * config_.batch);
       const bool keep = config_.center == Center::geometric_median;
-      RowStatistics statistics;
-      Tensor<Scalar> piece(keep ? wanted : std::min<Index>(wanted, 512), model_.d_in());
-      while (statistics.rows() < wanted) {
-        const Index got = std::min(fill_batch(source, piece), wanted - statistics.rows());
+      RowStatistics inputs, targets;
+      const Index in = model_.d_in(), out = row_width() - in;
+      Tensor<Scalar> piece(keep ? wanted : std::min<Index>(wanted, 512), row_width());
+      while (inputs.rows() < wanted) {
+        const Index got = std::min(fill_batch(source, piece), wanted - inputs.rows());
         for (Index b = 0; b < got; ++b) {
-          check_finite(piece.row(b), piece.cols(), statistics.rows());
-          statistics.add(piece.row(b), piece.cols());
+          check_finite(piece.row(b), piece.cols(), inputs.rows());
+          inputs.add(piece.row(b), in);
+          if (predicts) targets.add(piece.row(b) + in, out);
         }
         if (got == 0 || keep) break;
       }
-      if (statistics.rows() == 0) throw_value("Trainer: the source has no rows");
+      if (inputs.rows() == 0) throw_value("Trainer: the source has no rows");
       source.restore(start);
-      if (config_.normalisation == Normalisation::mean_square && statistics.mean_squared_norm() > 0)
-        scale_ = 1 / std::sqrt(statistics.mean_squared_norm());
-      if (config_.normalisation == Normalisation::sqrt_d && statistics.mean_norm() > 0)
-        scale_ = std::sqrt(static_cast<double>(model_.d_in())) / statistics.mean_norm();
-      if (config_.reads_raw_rows) model_.fold_input_scale(1 / scale_);
-      if (config_.center == Center::mean) set_decoder_bias(statistics.mean(), scale_);
+      scale_ = scale_of(inputs, in);
+      target_scale_ = predicts ? scale_of(targets, out) : scale_;
+      if (config_.reads_raw_rows) fold_scales(1 / scale_, 1 / target_scale_);
+      const RowStatistics& seen = predicts ? targets : inputs;
+      if (config_.center == Center::mean) set_decoder_bias(seen.mean(), target_scale_);
       if (keep) {
-        Tensor<Scalar> seen(statistics.rows(), piece.cols());
-        std::copy_n(piece.data(), seen.size(), seen.data());
-        set_decoder_bias(geometric_median(seen), scale_);
+        Tensor<Scalar> rows(seen.rows(), model_.parameters().output_width());
+        for (Index b = 0; b < rows.rows(); ++b) std::copy_n(piece.row(b) + (predicts ? in : 0), rows.cols(), rows.row(b));
+        set_decoder_bias(geometric_median(rows), target_scale_);
       }
     }
+  }
+  double scale_of(const RowStatistics& rows, Index width) const {
+    if (config_.normalisation == Normalisation::mean_square && rows.mean_squared_norm() > 0)
+      return 1 / std::sqrt(rows.mean_squared_norm());
+    if (config_.normalisation == Normalisation::sqrt_d && rows.mean_norm() > 0)
+      return std::sqrt(static_cast<double>(width)) / rows.mean_norm();
+    return 1;
   }
   void set_decoder_bias(const std::vector<double>& center, double factor) {
     for (std::size_t j = 0; j < center.size(); ++j)
       model_.parameters().b_dec[static_cast<Index>(j)] = static_cast<Scalar>(factor * center[j]);
   }
 
+  /// A transcoder's rows hold its input and, behind it, its target.
+  static constexpr bool predicts = requires(const Model& model) { model.predict(std::declval<const Batch<Scalar>&>()); };
+  Index row_width() const {
+    if constexpr (predicts)
+      return model_.d_in() + model_.d_out();
+    else
+      return model_.d_in();
+  }
+  std::string needs() const {
+    return predicts ? detail::concat("the model needs inputs of ", model_.d_in(), " and targets of ",
+                                     row_width() - model_.d_in(), " side by side, ", row_width())
+                    : detail::concat("the model reads ", model_.d_in());
+  }
+  const Tensor<Scalar>& target() const { return predicts ? targets_ : rows_; }
+
   void load(const Batch<Scalar>& rows) {
-    if (rows.cols() != model_.d_in())
-      throw_shape("Trainer: rows have ", rows.cols(), " columns, the model reads ", model_.d_in());
-    if (rows_.rows() != rows.rows() || rows_.cols() != rows.cols()) rows_.resize(rows.rows(), rows.cols());
-    const auto factor = static_cast<Scalar>(scale_);
+    const Index in = model_.d_in(), out = row_width() - in;
+    if (rows.cols() != row_width()) throw_shape("Trainer: rows have ", rows.cols(), " columns, ", needs());
+    if (rows_.rows() != rows.rows() || rows_.cols() != in) rows_.resize(rows.rows(), in);
+    if (predicts && (targets_.rows() != rows.rows() || targets_.cols() != out)) targets_.resize(rows.rows(), out);
+    const auto factor = static_cast<Scalar>(scale_), target_factor = static_cast<Scalar>(target_scale_);
     threads_.for_blocks(rows.rows(), row_block, [&](Index begin, Index end, Index) {
       for (Index b = begin; b < end; ++b) {
         check_finite(rows.row(b), rows.cols(), tokens_ + b);
-        for (Index j = 0; j < rows.cols(); ++j) rows_.row(b)[j] = factor * rows.row(b)[j];
+        for (Index j = 0; j < in; ++j) rows_.row(b)[j] = factor * rows.row(b)[j];
+        for (Index j = 0; j < out; ++j) targets_.row(b)[j] = target_factor * rows.row(b)[in + j];
       }
     });
   }
@@ -279,19 +322,19 @@ class Trainer {
     if (dead > 0) step.dead = dead_.mask();
   }
   void zero_activation_gradient() {
-    Parameters::visit_activation([](std::string_view, auto& tensor) { tensor.set_zero(); }, activation_gradient_);
+    Parameters::visit_activation([](std::string_view, auto& tensor) { tensor.set_zero(); }, shared_gradient_);
   }
 
   /// g -= (g . d^) d^ with d^ = d / (|d| + epsilon).
   void project(const Scalar* direction, Scalar* gradient) const {
-    const Index width = model_.d_in();
+    const Index width = model_.parameters().output_width();
     const Scalar norm = std::sqrt(kernels::squared_norm(direction, width)) + static_cast<Scalar>(config_.projection_epsilon);
     if (!(norm > Scalar(0))) return;
     const Scalar along = kernels::dot(gradient, direction, width) / (norm * norm);
     kernels::add_scaled(gradient, -along, direction, width);
   }
   void normalise(Scalar* direction) const {
-    const Index width = model_.d_in();
+    const Index width = model_.parameters().output_width();
     const Scalar norm = std::sqrt(kernels::squared_norm(direction, width)) + static_cast<Scalar>(config_.unit_norm_epsilon);
     if (norm > Scalar(0)) kernels::scale(direction, Scalar(1) / norm, width);
   }
@@ -307,40 +350,39 @@ class Trainer {
     auto& step = workspace_.step;
     Parameters& p = model_.parameters();
     Parameters &m = moments_[0], &v = moments_[1];
-    const Index width = p.width(), latents = p.latents();
+    const Index in = p.width(), out = p.output_width(), latents = p.latents();
     const bool unit = config_.decoder == DecoderNorm::unit, subtracts = model_.subtracts_decoder_bias();
+    const bool has_bias = p.b_enc.size() > 0;
     const Index blocks = (latents + detail::gradient_block_latents - 1) / detail::gradient_block_latents;
-    if (partial_.rows() != blocks || partial_.cols() != width) partial_.resize(blocks, width);
+    if (subtracts && (partial_.rows() != blocks || partial_.cols() != in)) partial_.resize(blocks, in);
     threads_.for_blocks(latents, detail::gradient_block_latents, [&](Index begin, Index end, Index block) {
-      std::fill_n(partial_.row(block), width, Scalar(0));
+      if (subtracts) std::fill_n(partial_.row(block), in, Scalar(0));
       detail::visit_latent_gradients(step, begin, end, [&](Index i, Scalar* g_enc, Scalar g_bias, Scalar* g_dec) {
         // The gradient of b_dec reads W_enc before it moves.
-        if (subtracts) kernels::add_scaled(partial_.row(block), g_bias, p.W_enc.row(i), width);
+        if (subtracts) kernels::add_scaled(partial_.row(block), g_bias, p.encoder().row(i), in);
         if (unit) project(p.W_dec.row(i), g_dec);
-        update(p.W_enc.row(i), g_enc, slots_at(i * width, m.W_enc, v.W_enc), width);
-        update(p.W_dec.row(i), g_dec, slots_at(i * width, m.W_dec, v.W_dec), width);
-        update(&p.b_enc[i], &g_bias, slots_at(i, m.b_enc, v.b_enc), 1);
+        if (g_enc != nullptr) update(p.W_enc.row(i), g_enc, slots_at(i * in, m.W_enc, v.W_enc), in);
+        update(p.W_dec.row(i), g_dec, slots_at(i * out, m.W_dec, v.W_dec), out);
+        if (has_bias) update(&p.b_enc[i], &g_bias, slots_at(i, m.b_enc, v.b_enc), 1);
         if (unit) normalise(p.W_dec.row(i));
       });
     });
-    bias_gradient_.resize(1, width);
-    detail::add_column_sums(*step.main.cotangent, bias_gradient_.data(), column_sums_, threads_);
-    if (subtracts)
-      for (Index k = 0; k < blocks; ++k) kernels::add_scaled(bias_gradient_.data(), Scalar(-1), partial_.row(k), width);
-    update(p.b_dec.data(), bias_gradient_.data(), slots_at(0, m.b_dec, v.b_dec), width);
+    detail::shared_gradients(step, subtracts ? &partial_ : nullptr, shared_gradient_, column_sums_, threads_);
+    update(p.b_dec.data(), shared_gradient_.b_dec.data(), slots_at(0, m.b_dec, v.b_dec), out);
+    if (p.W_skip.size() > 0)
+      update(p.W_skip.data(), shared_gradient_.W_skip.data(), slots_at(0, m.W_skip, v.W_skip), p.W_skip.size());
     Parameters::visit_activation([&](std::string_view, auto& w, auto& g, auto& slot0,
                                      auto& slot1) { update(w.data(), g.data(), slots_at(0, slot0, slot1), w.size()); },
-                                 p, activation_gradient_, m, v);
+                                 p, shared_gradient_, m, v);
   }
 
   /// Two passes: all gradients, their norm in a fixed order, then the update.
   template <class Update>
   void update_from_all_gradients(const Update& update) {
     Parameters& p = model_.parameters();
-    if (gradient_.width() != p.width()) gradient_.resize(p.width(), p.latents());
+    if (gradient_.latents() != p.latents()) gradient_.resize_like(p);
     detail::materialise_gradient(model_, workspace_.step, gradient_, threads_);
-    Parameters::visit_activation([](std::string_view, auto& to, const auto& from) { to = from; }, gradient_,
-                                 activation_gradient_);
+    Parameters::visit_activation([](std::string_view, auto& to, const auto& from) { to = from; }, gradient_, shared_gradient_);
     const bool unit = config_.decoder == DecoderNorm::unit;
     if (unit)
       threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
@@ -379,9 +421,10 @@ class Trainer {
     return codes.size() - static_cast<Index>(std::count(codes.values().begin(), codes.values().end(), Scalar(0)));
   }
   double batch_variance() const {
-    std::vector<RowStatistics> blocks(static_cast<std::size_t>((rows_.rows() + row_block - 1) / row_block));
-    threads_.for_blocks(rows_.rows(), row_block, [&](Index begin, Index end, Index block) {
-      for (Index b = begin; b < end; ++b) blocks[static_cast<std::size_t>(block)].add(rows_.row(b), rows_.cols());
+    const Tensor<Scalar>& rows = target();
+    std::vector<RowStatistics> blocks(static_cast<std::size_t>((rows.rows() + row_block - 1) / row_block));
+    threads_.for_blocks(rows.rows(), row_block, [&](Index begin, Index end, Index block) {
+      for (Index b = begin; b < end; ++b) blocks[static_cast<std::size_t>(block)].add(rows.row(b), rows.cols());
     });
     RowStatistics statistics;
     for (const RowStatistics& block : blocks) statistics.merge(block);
@@ -407,11 +450,19 @@ class Trainer {
       return ask(std::as_const(report_));
     }
   }
+  /// The model was trained on (in * x, out * y).
+  void fold_scales(double in, [[maybe_unused]] double out) {
+    if constexpr (predicts) {
+      model_.fold_scales(in, out);
+    } else {
+      model_.fold_input_scale(in);
+    }
+  }
   void fold() {
     folded_ = true;
     model_.parameters().activation.constrain();
-    model_.fold_input_scale(scale_);
-    scale_ = 1;
+    fold_scales(scale_, target_scale_);
+    scale_ = target_scale_ = 1;
   }
 
   Model& model_;
@@ -422,16 +473,16 @@ class Trainer {
   std::array<Parameters, Adam::slots> moments_;
   DeadLatents dead_;
   Index step_ = 0, tokens_ = 0;
-  double scale_ = 1;
+  double scale_ = 1, target_scale_ = 1;  // target_scale_: of a transcoder's targets
   SourceState source_state_;
   std::function<SourceState()> ask_source_;  ///< while `fit` runs
   bool restored_ = false, prepared_ = false, folded_ = false;
 
   StepReport report_;
   typename Model::template Workspace<Terms> workspace_;
-  Parameters activation_gradient_;  ///< its activation part alone is used
-  Parameters gradient_;             ///< all gradients; empty while clipping is off
-  Tensor<Scalar> rows_, partial_, column_sums_, bias_gradient_;
+  Parameters shared_gradient_;  ///< its activation part alone is used
+  Parameters gradient_;         ///< all gradients; empty while clipping is off
+  Tensor<Scalar> rows_, targets_, partial_, column_sums_;
 };
 
 template <class Model>

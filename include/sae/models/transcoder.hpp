@@ -1,0 +1,181 @@
+#pragma once
+#include <sae/models/backward.hpp>
+#include <sae/models/initialization.hpp>
+#include <sae/models/parameters.hpp>
+
+#include <string_view>
+#include <utility>
+
+namespace sae::inline SAE_ABI {
+
+/// Settings of a transcoder that are no sizes.
+struct TranscoderOptions {
+  bool skip = false;  ///< a linear path x W_skip^T beside the latents, which then need not spend themselves on it
+  /// Start of W_enc; W_dec starts at 0, as nothing is known about how inputs and targets hang together.
+  TiedInitialization initialization{};
+};
+
+/// A transcoder: from rows x [B x D_in] (what a layer reads) the rows y [B x D_out] (what it writes), through a few active latents.
+///
+///   z  = x W_enc^T + b_enc                          pre-activations [B x F], never stored whole
+///   f  = activation(z)                              codes, sparse
+///   y' = f W_dec + b_dec [+ x W_skip^T]             prediction [B x D_out]
+///
+/// W_enc is [F x D_in], W_dec [F x D_out], W_skip [D_out x D_in]; b_dec is not subtracted from the input. Trained on
+/// mean_b |y'_b - y_b|^2 plus the terms of an objective. A `Trainer` takes rows of width D_in + D_out, x before y.
+///
+/// \tparam D_in, D_out, F  sizes, or sae::Dynamic.
+/// \tparam Activation      as of SparseAutoencoder. Gradients, threads, exceptions: as there.
+/// Source: Dunefsky et al. 2024, arXiv:2406.11944; skip: Paulo et al. 2025, arXiv:2501.18823; SAELens saes/transcoder.py; sparsify
+/// sparse_coder.py (`transcode`, `skip_connection`; there b_dec starts at the mean target and W_dec at 0).
+template <int D_in, int D_out, int F, class Activation_, class Scalar_ = float>
+class Transcoder {
+  static_assert(std::is_floating_point_v<Scalar_>, "sae: Scalar is float or double");
+  static_assert(D_in != 1 && D_out != 1, "sae: a fixed width is at least 2; give the width 1 at run time");
+
+ public:
+  using Activation = Activation_;
+  using Scalar = Scalar_;
+  using Parameters = AutoencoderParameters<Activation, Scalar>;
+  using Rows = Batch<Scalar, D_in>;
+  using Targets = Batch<Scalar, D_out>;
+  static constexpr int fixed_width = D_in;
+  static constexpr int fixed_latents = F;
+
+  explicit Transcoder(Activation activation = {},
+                      TranscoderOptions options = {}) requires(D_in != Dynamic && D_out != Dynamic && F != Dynamic)
+      : Transcoder(D_in, D_out, F, std::move(activation), options) {}
+
+  Transcoder(Index d_in, Index d_out, Index latents, Activation activation = {}, TranscoderOptions options = {})
+      : activation_(std::move(activation)) {
+    if (d_in < 1 || d_out < 1 || latents < 1)
+      throw_value("Transcoder: sizes d_in = ", d_in, ", d_out = ", d_out, ", latents = ", latents, " are not positive");
+    if ((D_in != Dynamic && d_in != D_in) || (D_out != Dynamic && d_out != D_out) || (F != Dynamic && latents != F))
+      throw_shape("Transcoder: sizes [", d_in, " -> ", latents, " -> ", d_out, "] differ from the fixed ones [", D_in, " -> ",
+                  F, " -> ", D_out, "]");
+    if (d_in > (Index{1} << 30) || d_out > (Index{1} << 30) || latents > (Index{1} << 30))
+      throw_value("Transcoder: sizes d_in = ", d_in, ", d_out = ", d_out, ", latents = ", latents, " are not all at most 2^30");
+    activation_.check(latents);
+    if (detail::has_tied_weights(activation_))
+      throw_value("Transcoder: ", std::string_view(activation_.name), " ties encoder and decoder, whose widths differ here");
+    if constexpr (requires { parameters_.activation.choose(activation_); }) parameters_.activation.choose(activation_);
+    parameters_.resize({.d_in = d_in,
+                        .latents = latents,
+                        .d_out = d_out,
+                        .encoder_bias = detail::has_encoder_bias(activation_),
+                        .skip = options.skip});
+    Parameters start;
+    start.activation = parameters_.activation;
+    start.resize({.d_in = d_in, .latents = latents});
+    options.initialization(start);
+    parameters_.W_enc = std::move(start.W_enc);
+    parameters_.activation.initialize(activation_);
+  }
+
+  Index d_in() const { return parameters_.width(); }
+  Index d_out() const { return parameters_.output_width(); }
+  Index latents() const { return parameters_.latents(); }
+  bool has_skip() const { return parameters_.W_skip.size() > 0; }
+  const Activation& activation() const { return activation_; }
+  static constexpr bool subtracts_decoder_bias() { return false; }
+  Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
+
+  ConstMatrixMap<Scalar> W_enc() const { return parameters_.W_enc.map(); }    ///< [F x D_in]
+  ConstMatrixMap<Scalar> W_dec() const { return parameters_.W_dec.map(); }    ///< [F x D_out]
+  ConstMatrixMap<Scalar> W_skip() const { return parameters_.W_skip.map(); }  ///< [D_out x D_in], empty without a skip
+
+  template <class Terms = Objective<>>
+  using Workspace = sae::Workspace<Activation, Scalar, Terms>;
+
+  /// Codes f, sparse: for each row its active latents, ascending, and their values.
+  Codes<Scalar> encode(const Rows& x, Threads& threads = Threads::shared()) const {
+    Workspace<> workspace;
+    encode_into(x, workspace, threads);
+    return std::move(workspace.step.main.entries.codes);
+  }
+  const Codes<Scalar>& encode_into(const Rows& x, Workspace<>& workspace, Threads& threads = Threads::shared()) const {
+    auto& step = workspace.step;
+    detail::load_input(parameters_, false, RowsView<Scalar>(x), step, threads);
+    if (activation_.needs_decoder_norms()) detail::row_norms(parameters_.W_dec, step.decoder_norms, threads);
+    detail::select(activation_, parameters_, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
+    return step.main.entries.codes;
+  }
+  /// Prediction y' [B x D_out] from codes and the rows x that they came from (used by the skip alone).
+  Matrix<Scalar> decode(const Codes<Scalar>& codes, const Rows& x, Threads& threads = Threads::shared()) const {
+    if (codes.latents() != latents()) throw_shape("codes have ", codes.latents(), " latents, the model has ", latents());
+    if (x.rows() != codes.rows() || x.cols() != d_in())
+      throw_shape("the input is [", x.rows(), " x ", x.cols(), "], the codes are of [", codes.rows(), " x ", d_in(), "]");
+    Tensor<Scalar> out;
+    ScratchPool<Scalar> scratch;
+    detail::load_decoder_bias(parameters_.b_dec, &parameters_.W_skip, RowsView<Scalar>(x), codes.rows(), out, threads);
+    detail::add_decoded(codes, parameters_.W_dec, out, scratch, threads);
+    return out.map();
+  }
+  /// y' [B x D_out] of rows x.
+  Matrix<Scalar> predict(const Rows& x, Threads& threads = Threads::shared()) const {
+    return decode(encode(x, threads), x, threads);
+  }
+
+  /// Value of the objective (default: the squared error alone), mean over the rows.
+  template <class Terms = Objective<>>
+    requires detail::is_objective<Terms> LossValues loss(const Rows& x, const Targets& y, const Terms& objective = {},
+                                                         Threads& threads = Threads::shared())
+  const {
+    Workspace<Terms> workspace;
+    objective.check(d_in(), latents());
+    detail::run_step(*this, detail::StepRows<Scalar>{x, y}, objective, workspace, threads, [](auto&) {});
+    return workspace.step.loss;
+  }
+  struct Gradient {
+    LossValues loss;
+    Parameters parameters;  ///< dL/dp for every parameter p, in the same shapes
+  };
+  /// Loss and the gradient of every parameter, as SparseAutoencoder::gradient; dL/dW_skip = G^T x with G = dL/dy'.
+  template <class Terms = Objective<>>
+    requires detail::is_objective<Terms> Gradient gradient(const Rows& x, const Targets& y, const Terms& objective = {},
+                                                           Threads& threads = Threads::shared())
+  const {
+    Workspace<Terms> workspace;
+    return gradient(x, y, objective, workspace, threads);
+  }
+  template <class Terms>
+  Gradient gradient(const Rows& x, const Targets& y, const Terms& objective, Workspace<Terms>& workspace,
+                    Threads& threads = Threads::shared()) const {
+    objective.check(d_in(), latents());
+    Gradient out;
+    out.parameters.resize_like(parameters_);
+    workspace.step.wants_gradient = true;
+    detail::run_step(
+        *this, detail::StepRows<Scalar>{x, y}, objective, workspace, threads, [](auto&) {}, &out.parameters);
+    detail::materialise_gradient(*this, workspace.step, out.parameters, threads);
+    out.loss = workspace.step.loss;
+    return out;
+  }
+
+  /// The model was trained on (in * x, out * y); afterwards it reads x and predicts y: b_enc, thresholds and codes are divided by
+  /// `in`, b_dec by `out`, W_dec and W_skip multiplied by in / out. Exact for positively homogeneous activations.
+  void fold_scales(double in, double out) {
+    if (!(in > 0 && std::isfinite(in)) || !(out > 0 && std::isfinite(out)))
+      throw_value("fold_scales: scales ", in, " and ", out, " are not both positive finite numbers");
+    const auto factor = static_cast<Scalar>(1 / in);
+    kernels::scale(parameters_.b_enc.data(), factor, parameters_.b_enc.size());
+    parameters_.activation.rescale(factor);
+    kernels::scale(parameters_.b_dec.data(), static_cast<Scalar>(1 / out), parameters_.b_dec.size());
+    const auto across = static_cast<Scalar>(in / out);
+    if (across == Scalar(1)) return;
+    kernels::scale(parameters_.W_dec.data(), across, parameters_.W_dec.size());
+    kernels::scale(parameters_.W_skip.data(), across, parameters_.W_skip.size());
+  }
+
+ private:
+  Activation activation_;
+  Parameters parameters_;
+};
+
+template <class Activation>
+Transcoder(Index, Index, Index, Activation) -> Transcoder<Dynamic, Dynamic, Dynamic, Activation, float>;
+template <class Activation>
+Transcoder(Index, Index, Index, Activation, TranscoderOptions) -> Transcoder<Dynamic, Dynamic, Dynamic, Activation, float>;
+
+}  // namespace sae::inline SAE_ABI
