@@ -40,6 +40,9 @@ void run_step(const Model& model, const Batch<Scalar, D>& x, const Objective& ob
   step.extra_used = 0;
   step.dgate.clear();
   step.decoder_norm_gradient.clear();
+  step.own_decoder_bias_gradient.clear();
+  step.given = x.row(0);
+  step.given_stride = x.stride();
   step.loss.terms.clear();
 
   load_input(parameters, model.subtracts_decoder_bias(), x, step, threads);
@@ -204,6 +207,16 @@ void add_column_sums(const Tensor<Scalar>& m, Scalar* out, Tensor<Scalar>& parti
   for (Index k = 0; k < blocks; ++k) kernels::add_scaled(out, Scalar(1), partial.row(k), m.cols());
 }
 
+/// sum_b G_b and what the terms add: dL/db_dec but for its way through the encoder's input. out [D] starts at 0.
+template <class Step>
+void add_decoder_bias_gradient(const Step& step, typename Step::Scalar* out, Tensor<typename Step::Scalar>& partial,
+                               Threads& threads) {
+  using Scalar = typename Step::Scalar;
+  add_column_sums(*step.main.cotangent, out, partial, threads);
+  if (!step.own_decoder_bias_gradient.empty())
+    kernels::add_scaled(out, Scalar(1), step.own_decoder_bias_gradient.data(), step.width());
+}
+
 /// All gradients, materialised (2 F D numbers): what `gradient` returns and what clipping needs.
 ///   dL/db_dec = sum_b G_b - c sum_i (sum_b dz[b,i]) W_enc[i]      c = 1 where the model subtracts b_dec from its input
 template <class Model, class Step>
@@ -219,8 +232,11 @@ void materialise_gradient(const Model& model, Step& step, typename Model::Parame
   });
   gradient.b_dec.set_zero();
   Tensor<Scalar> partial;
-  add_column_sums(*step.main.cotangent, gradient.b_dec.data(), partial, threads);
-  if (!model.subtracts_decoder_bias()) return;
+  add_decoder_bias_gradient(step, gradient.b_dec.data(), partial, threads);
+  const auto leave_out_encoder_bias = [&] {
+    if constexpr (!Model::Parameters::has_encoder_bias) gradient.b_enc.set_zero();
+  };
+  if (!model.subtracts_decoder_bias()) return leave_out_encoder_bias();
   const Index blocks = (latents + gradient_block_latents - 1) / gradient_block_latents;
   partial.resize(blocks, width);
   threads.for_blocks(latents, gradient_block_latents, [&](Index begin, Index end, Index k) {
@@ -228,6 +244,7 @@ void materialise_gradient(const Model& model, Step& step, typename Model::Parame
       kernels::add_scaled(partial.row(k), gradient.b_enc[i], model.parameters().W_enc.row(i), width);
   });
   for (Index k = 0; k < blocks; ++k) kernels::add_scaled(gradient.b_dec.data(), Scalar(-1), partial.row(k), width);
+  leave_out_encoder_bias();
 }
 
 }  // namespace sae::inline SAE_ABI::detail

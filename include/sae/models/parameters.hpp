@@ -5,15 +5,28 @@
 
 namespace sae::inline SAE_ABI {
 
+namespace detail {
+/// Whether z has a bias b_enc; an activation with biases of its own says `static constexpr bool encoder_bias = false`.
+template <class Activation>
+constexpr bool has_encoder_bias() {
+  if constexpr (requires { Activation::encoder_bias; }) {
+    return Activation::encoder_bias;
+  } else {
+    return true;
+  }
+}
+}  // namespace detail
+
 /// The trainable tensors of an autoencoder. The same struct holds weights, gradients, optimizer moments and averages.
 ///
 ///   W_enc [F x D]  row i: the direction that latent i reads      (the transpose of the textbook's and of SAELens' W_enc)
-///   b_enc [1 x F]
+///   b_enc [1 x F]          zeros that nobody visits or trains where the activation has no encoder bias (gated.hpp)
 ///   W_dec [F x D]  row i: the direction that latent i writes
 ///   b_dec [1 x D]
 template <class Activation, class Scalar_>
 struct AutoencoderParameters {
   using Scalar = Scalar_;
+  static constexpr bool has_encoder_bias = detail::has_encoder_bias<Activation>();
   Tensor<Scalar> W_enc, b_enc, W_dec, b_dec;
   typename Activation::template Parameters<Scalar> activation;
 
@@ -35,7 +48,7 @@ struct AutoencoderParameters {
   template <class Visitor, class... Sets>
   static void visit(Visitor&& visitor, Sets&... sets) {
     visitor(std::string_view("W_enc"), sets.W_enc...);
-    visitor(std::string_view("b_enc"), sets.b_enc...);
+    if constexpr (has_encoder_bias) visitor(std::string_view("b_enc"), sets.b_enc...);
     visitor(std::string_view("W_dec"), sets.W_dec...);
     visitor(std::string_view("b_dec"), sets.b_dec...);
     visit_activation(visitor, sets...);

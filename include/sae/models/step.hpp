@@ -113,6 +113,9 @@ struct Step {
   typename Activation::template Parameters<Scalar>* activation_gradient = nullptr;
   bool wants_gradient = false;
 
+  const Scalar* given = nullptr;  ///< the rows as they were given, the first one
+  Index given_stride = 0;         ///< from one to the next
+
   // Forward.
   Tensor<Scalar> input;          ///< what the encoder reads [B x D]: x, minus b_dec where the model subtracts it
   Tensor<Scalar> decoder_norms;  ///< |W_dec[i]| [1 x F] where anything asks
@@ -126,6 +129,7 @@ struct Step {
   Tensor<Scalar> cotangent;                          ///< dL/dx' [B x D]
   Buffer<Scalar> dgate;                              ///< dL/dH [B], or empty, see Backward
   Buffer<Scalar> decoder_norm_gradient;              ///< dL/d|W_dec[i]| [F], or empty
+  Buffer<Scalar> own_decoder_bias_gradient;          ///< what the terms add to dL/db_dec [D], or empty
   std::vector<std::unique_ptr<Path<Scalar>>> extra;  ///< paths of terms; the first `extra_used` count
   std::size_t extra_used = 0;
 
@@ -134,6 +138,8 @@ struct Step {
   std::vector<Entries<Scalar>> block_active, block_band;
   ScratchPool<Scalar> scratch;
 
+  /// Row b as it was given, before b_dec was subtracted [D].
+  const Scalar* given_row(Index b) const { return given + b * given_stride; }
   Index rows() const { return input.rows(); }
   Index width() const { return input.cols(); }
   Index latents() const { return main.entries.codes.latents(); }
@@ -154,6 +160,12 @@ struct Step {
   std::span<Scalar> norm_gradient() {
     if (decoder_norm_gradient.empty()) decoder_norm_gradient.assign(static_cast<std::size_t>(latents()), Scalar(0));
     return decoder_norm_gradient;
+  }
+  /// What a term adds to dL/db_dec [D] beyond what flows through x' and through the encoder's input; zero before the first term
+  /// writes it.
+  std::span<Scalar> decoder_bias_gradient() {
+    if (own_decoder_bias_gradient.empty()) own_decoder_bias_gradient.assign(static_cast<std::size_t>(width()), Scalar(0));
+    return own_decoder_bias_gradient;
   }
 };
 

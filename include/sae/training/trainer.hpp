@@ -1,10 +1,12 @@
 #pragma once
+#include <sae/activations/gated.hpp>
 #include <sae/activations/jump_relu.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
 #include <sae/data/source.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/aux_k.hpp>
+#include <sae/training/gated_aux.hpp>
 #include <sae/training/l0_penalty.hpp>
 #include <sae/training/l1.hpp>
 #include <sae/training/statistics.hpp>
@@ -24,7 +26,8 @@
 
 namespace sae::inline SAE_ABI {
 
-/// The terms that go with an activation where none are given: AuxK for TopK, L1 for ReLU, a penalty on L0 for JumpReLU.
+/// The terms that go with an activation where none are given: AuxK for TopK, L1 for ReLU, a penalty on L0 for JumpReLU, GatedAux
+/// for Gated.
 template <class Activation>
 struct DefaultObjective {
   using type = Objective<>;
@@ -39,6 +42,11 @@ template <>
 struct DefaultObjective<JumpReLU> {
   using type = Objective<L0Penalty>;
   static type make(const JumpReLU&) { return Objective{L0Penalty{.coefficient = 1e-3}}; }
+};
+template <>
+struct DefaultObjective<Gated> {
+  using type = Objective<GatedAux>;
+  static type make(const Gated&) { return Objective{GatedAux{.coefficient = 1e-3}}; }
 };
 template <>
 struct DefaultObjective<TopK> {
@@ -163,6 +171,7 @@ class Trainer {
     } else {
       update_latent_by_latent(update);
     }
+    std::apply([&](auto&... term) { (advance(term), ...); }, objective_.terms);
     ++step_;
     tokens_ += rows.rows();
     report_.step = step_;
@@ -196,6 +205,10 @@ class Trainer {
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
     visitor.number("scale", scale_);
+    const auto visit_term = [&](auto& term) {
+      if constexpr (requires { term.visit_state(visitor); }) term.visit_state(visitor);
+    };
+    std::apply([&](auto&... term) { (visit_term(term), ...); }, objective_.terms);
     if (ask_source_) source_state_ = ask_source_();
     visitor.source(source_state_);
     if (counters.size() != 2 || static_cast<Index>(dead_.silent().size()) != model_.latents())
@@ -273,6 +286,11 @@ class Trainer {
       if (!std::isfinite(row[j]))
         throw_value("Trainer: row ", number, " of the stream holds a number that is not finite (NaN or infinity)");
   }
+  /// Terms with a memory learn what happened in the step.
+  template <class Term>
+  void advance(Term& term) {
+    if constexpr (requires { term.advance(std::as_const(workspace_.step)); }) term.advance(std::as_const(workspace_.step));
+  }
   template <class Step>
   void mark_dead(Step& step, Index& dead) {
     dead = dead_.mark(config_.dead.window);
@@ -319,12 +337,12 @@ class Trainer {
         if (unit) project(p.W_dec.row(i), g_dec);
         update(p.W_enc.row(i), g_enc, slots_at(i * width, m.W_enc, v.W_enc), width);
         update(p.W_dec.row(i), g_dec, slots_at(i * width, m.W_dec, v.W_dec), width);
-        update(&p.b_enc[i], &g_bias, slots_at(i, m.b_enc, v.b_enc), 1);
+        if constexpr (Parameters::has_encoder_bias) update(&p.b_enc[i], &g_bias, slots_at(i, m.b_enc, v.b_enc), 1);
         if (unit) normalise(p.W_dec.row(i));
       });
     });
     bias_gradient_.resize(1, width);
-    detail::add_column_sums(*step.main.cotangent, bias_gradient_.data(), column_sums_, threads_);
+    detail::add_decoder_bias_gradient(step, bias_gradient_.data(), column_sums_, threads_);
     if (subtracts)
       for (Index k = 0; k < blocks; ++k) kernels::add_scaled(bias_gradient_.data(), Scalar(-1), partial_.row(k), width);
     update(p.b_dec.data(), bias_gradient_.data(), slots_at(0, m.b_dec, v.b_dec), width);
