@@ -10,6 +10,7 @@
 //   static constexpr std::string_view name;
 //   void check(Index latents) const;                    throws where the config is not legal
 //   bool needs_decoder_norms() const;                   true: the selector is given |W_dec[i]|
+//   static constexpr bool encoder_bias = false;         of those alone whose z has no b_enc: nobody visits or trains it, it stays 0
 //   bool rank_by_decoder_norm;                          a field of those that rank entries against one another, and of no other
 //   template <class Scalar> struct Parameters;          its trainable tensors, with the members of `NoParameters`
 //   template <class Scalar> class Selector {            one a block of rows, reused from batch to batch
