@@ -1,5 +1,6 @@
 #pragma once
 // Everything that needs Eigen alone. Files (files/, formats/) and what runs a language model (host/) are included by name.
+#include <sae/activations/gated.hpp>
 #include <sae/activations/jump_relu.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
@@ -20,9 +21,13 @@
 #include <sae/metrics/loss_recovered.hpp>
 #include <sae/metrics/reconstruction.hpp>
 #include <sae/metrics/row_filter.hpp>
+#include <sae/models/jump_relu_conversion.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/callbacks.hpp>
 #include <sae/training/evaluate.hpp>
+#include <sae/training/gated_aux.hpp>
+#include <sae/training/lp.hpp>
+#include <sae/training/p_anneal.hpp>
 #include <sae/training/pre_activation_loss.hpp>
 #include <sae/training/recipe.hpp>
 #include <sae/training/tanh_penalty.hpp>

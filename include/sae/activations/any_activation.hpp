@@ -1,4 +1,5 @@
 #pragma once
+#include <sae/activations/gated.hpp>
 #include <sae/activations/jump_relu.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
@@ -20,7 +21,7 @@ namespace sae::inline SAE_ABI {
 /// the activation inside says. A line more in `Variants` makes an activation known to files and program.
 class AnyActivation {
  public:
-  using Variants = std::variant<ReLU, TopK, JumpReLU>;
+  using Variants = std::variant<ReLU, TopK, JumpReLU, Gated>;
 
   AnyActivation() : AnyActivation(ReLU{}) {}
   template <class Activation>

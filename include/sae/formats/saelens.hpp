@@ -77,6 +77,13 @@ struct SaelensLayout<JumpReLU> {
   static void write(const JumpReLU&, nlohmann::ordered_json&) {}
 };
 
+template <>
+struct SaelensLayout<Gated> {
+  static constexpr std::string_view architecture = "gated";
+  static Gated read(const SaelensConfig&) { return {}; }
+  static void write(const Gated&, nlohmann::ordered_json&) {}
+};
+
 namespace detail {
 
 /// SAELens' name of an activation's architecture.

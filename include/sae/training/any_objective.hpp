@@ -1,7 +1,11 @@
 #pragma once
+#include <sae/models/matryoshka.hpp>
 #include <sae/training/aux_k.hpp>
+#include <sae/training/gated_aux.hpp>
 #include <sae/training/l0_penalty.hpp>
 #include <sae/training/l1.hpp>
+#include <sae/training/lp.hpp>
+#include <sae/training/p_anneal.hpp>
 #include <sae/training/pre_activation_loss.hpp>
 #include <sae/training/tanh_penalty.hpp>
 
@@ -16,7 +20,8 @@ namespace sae::inline SAE_ABI {
 /// An element of an objective that is chosen at run time.
 class AnyTerm {
  public:
-  using Variants = std::variant<SquaredError, L1, AuxK, L0Penalty, TanhPenalty, PreActivationLoss>;
+  using Variants = std::variant<SquaredError, Matryoshka, HierarchicalTopK, L1, Lp, PAnneal, AuxK, GatedAux, L0Penalty, TanhPenalty,
+                                PreActivationLoss>;
 
   template <class Term>
     requires(std::is_constructible_v<Variants, Term> && !std::is_same_v<std::remove_cvref_t<Term>, AnyTerm>)

@@ -20,7 +20,8 @@
 
 namespace sae::inline SAE_ABI {
 
-/// The terms that go with an activation where none are given: AuxK for TopK, L1 for ReLU, a penalty on L0 for JumpReLU.
+/// The terms that go with an activation where none are given: AuxK for TopK, L1 for ReLU, a penalty on L0 for JumpReLU, GatedAux
+/// for Gated.
 template <class Activation>
 struct DefaultObjective {
   using type = Objective<>;
@@ -35,6 +36,11 @@ template <>
 struct DefaultObjective<JumpReLU> {
   using type = Objective<L0Penalty>;
   static type make(const JumpReLU&) { return Objective{L0Penalty{.coefficient = 1e-3}}; }
+};
+template <>
+struct DefaultObjective<Gated> {
+  using type = Objective<GatedAux>;
+  static type make(const Gated&) { return Objective{GatedAux{.coefficient = 1e-3}}; }
 };
 template <>
 struct DefaultObjective<TopK> {
