@@ -1,5 +1,8 @@
 #pragma once
 // Everything that needs Eigen alone. Files (files/, formats/) and what runs a language model (host/) are included by name.
+#include <sae/activations/abs_topk.hpp>
+#include <sae/activations/batch_topk.hpp>
+#include <sae/activations/group_max.hpp>
 #include <sae/activations/jump_relu.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
@@ -20,6 +23,7 @@
 #include <sae/metrics/loss_recovered.hpp>
 #include <sae/metrics/reconstruction.hpp>
 #include <sae/metrics/row_filter.hpp>
+#include <sae/models/jump_relu_conversion.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/callbacks.hpp>
 #include <sae/training/evaluate.hpp>

@@ -14,11 +14,14 @@
 //   template <class Scalar> struct Parameters;          its trainable tensors, with the members of `NoParameters`
 //   template <class Scalar> class Selector {            one a block of rows, reused from batch to batch
 //     void begin(const Activation&, const Parameters<Scalar>&, std::span<const Scalar> decoder_norms, Index rows);
+//     static void link(std::span<Selector> blocks);     optional: once, in one thread, when all have begun; in block order
 //     Scalar bound(Index row) const;                    keys of the row at or below it cannot matter any more
 //     void take(Index row, Index first, std::span<const Scalar> z);    tile by tile, the latents of a row ascend
 //     static void merge(std::span<Selector> blocks);    once, in one thread, when all have seen everything; in block order
 //     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& band);    each row once, in order
 //   };
+//   template <class Scalar>                             optional: what a training learns from the batch that was just selected
+//   void observe(std::span<const Selector<Scalar>> blocks, Parameters<Scalar>& state) const;
 //   template <class Scalar>                             writes at.dz and at.band_dz, adds to the gradient of its parameters
 //   void backward(const Backward<Scalar>& at, const Parameters<Scalar>&, Parameters<Scalar>& gradient) const;
 namespace sae::inline SAE_ABI {

@@ -144,6 +144,7 @@ void select(const Activation& activation, const Parameters& parameters, Step& st
   const Index rows = step.input.rows(), latents = parameters.latents();
   const Index block_rows = encode_block_rows(rows), blocks = (rows + block_rows - 1) / block_rows;
   const auto count = static_cast<std::size_t>(blocks);
+  using Selector = typename Activation::template Selector<Scalar>;
   if (step.selectors.size() < count) step.selectors.resize(count);
   if (step.block_active.size() < count) {
     step.block_active.resize(count);
@@ -154,12 +155,12 @@ void select(const Activation& activation, const Parameters& parameters, Step& st
   for (std::size_t block = 0; block < count; ++block)
     step.selectors[block].begin(activation, parameters.activation, norms,
                                 std::min(block_rows, rows - static_cast<Index>(block) * block_rows));
+  if constexpr (requires(std::span<Selector> all) { Selector::link(all); }) Selector::link({step.selectors.data(), count});
   for_each_pre_activation(step.input.data(), rows, step.input.cols(), parameters.W_enc.data(), parameters.b_enc.data(), latents,
                           step.scratch, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
                             step.selectors[static_cast<std::size_t>(block)].take(row, first, z);
                             watch(block, row, first, z);
                           });
-  using Selector = typename Activation::template Selector<Scalar>;
   Selector::merge(std::span<Selector>(step.selectors.data(), count));
   threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
     auto& active = step.block_active[static_cast<std::size_t>(block)];

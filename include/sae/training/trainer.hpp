@@ -155,6 +155,12 @@ class Trainer {
           if (config_.dead.after_counting) mark_dead(s, dead);
         },
         &activation_gradient_);
+    using Selectors = std::span<const typename Model::Activation::template Selector<Scalar>>;
+    if constexpr (requires(Selectors all) { model_.activation().observe(all, model_.parameters().activation); }) {
+      const Index block_rows = detail::encode_block_rows(rows.rows());
+      const auto blocks = static_cast<std::size_t>((rows.rows() + block_rows - 1) / block_rows);
+      model_.activation().observe(Selectors(step.selectors.data(), blocks), model_.parameters().activation);
+    }
 
     report_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
     const auto update = config_.adam.template update<Scalar>(step_ + 1, rate);
@@ -193,6 +199,9 @@ class Trainer {
       Parameters::visit(
           [&](std::string_view name, auto& tensor) { visitor.tensor(detail::concat("moment", s, ".", name), tensor); },
           moments_[s]);
+    const auto untrained = [&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); };
+    if constexpr (requires { model_.parameters().activation.visit_state(untrained, model_.parameters().activation); })
+      model_.parameters().activation.visit_state(untrained, model_.parameters().activation);
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
     visitor.number("scale", scale_);
