@@ -14,15 +14,16 @@ namespace sae::inline SAE_ABI::kernels {
 template <class Key, class Bound, class Offer>
 void visit_above(Index n, const Key& key, const Bound& bound, const Offer& offer) {
   constexpr Index step = 16;
-  Index j = 0;
-  for (; j + step <= n; j += step) {
-    const auto above = bound();
-    int hits = 0;
-    for (Index l = 0; l < step; ++l) hits += key(j + l) > above;
-    if (hits == 0) continue;
-    for (Index l = j; l < j + step; ++l) offer(l);
+  for (Index j = 0; j < n; j += step) {
+    const Index count = std::min(step, n - j);
+    if (count == step) {
+      const auto above = bound();
+      int hits = 0;
+      for (Index l = 0; l < step; ++l) hits += key(j + l) > above;
+      if (hits == 0) continue;
+    }
+    for (Index l = 0; l < count; ++l) offer(j + l);
   }
-  for (; j < n; ++j) offer(j);
 }
 
 /// One latent that may be selected: what it is ranked by, its pre-activation, its number.
@@ -63,13 +64,14 @@ class LargestPerRow {
   /// Shows the pre-activations z of the latents first .. first + z.size() - 1, ranked by key(j), j < z.size().
   template <class Key>
   void take(Index row, Index first, std::span<const Scalar> z, const Key& key) {
+    const Scalar* const values = z.data();
     visit_above(
         static_cast<Index>(z.size()), key, [&] { return bound(row); },
-        [&](Index j) { offer(row, key(j), z[static_cast<std::size_t>(j)], first + j); });
+        [&](Index j) { offer(row, key(j), values[j], first + j); });
   }
   /// The same, ranked by z itself.
   void take(Index row, Index first, std::span<const Scalar> z) {
-    take(row, first, z, [&](Index j) { return z[static_cast<std::size_t>(j)]; });
+    take(row, first, z, [values = z.data()](Index j) { return values[j]; });
   }
 
   /// The row's selection, at most k, by ascending latent. Valid until the next call that changes the row.
