@@ -1,6 +1,9 @@
 #pragma once
 // Everything that needs Eigen alone. Files (files/, formats/) and what runs a language model (host/) are included by name.
 #include <sae/activations/gated.hpp>
+#include <sae/activations/abs_topk.hpp>
+#include <sae/activations/batch_topk.hpp>
+#include <sae/activations/group_max.hpp>
 #include <sae/activations/jump_relu.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>

@@ -1,8 +1,7 @@
-// The seam between an activation and the rest, carried by two activations that the library does not have: a gate with a
-// trainable threshold and a band, and a rank over the whole batch.
+// The seam between an activation and the rest, carried by an activation that the library does not have: a gate with a trainable
+// threshold and a band.
 #include <sae/data/indexed_source.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
-#include <sae/training/aux_k.hpp>
 #include <sae/training/trainer.hpp>
 
 #include <cmath>
@@ -11,7 +10,6 @@
 
 #include "catch_compat.hpp"
 #include "gradient_check.hpp"
-#include "test_batch_topk.hpp"
 #include "test_jump_relu.hpp"
 
 namespace {
@@ -236,58 +234,4 @@ TEST_CASE("steps of a threshold by hand", "[activations][seam]") {
         },
         model.parameters(), twin.parameters());
   }
-}
-
-TEST_CASE("a rank over the whole batch: selection and gradients", "[activations][seam]") {
-  for (const Index rows : {1, 11, 140})  // one block of rows and several
-    for (const Index k : {Index{2}, Index{20}}) {
-      CAPTURE(rows, k);
-      Model<TestBatchTopK> model(width, latents, {.k = k});
-      randomise(model, 7);
-      const Dense x = random_rows(rows, width, 1);
-      const NaiveModel twin = naive(model);
-      const Dense z = naive_pre_activations(twin, x);
-      const Mask active = naive_largest_of_batch(z, k * rows);
-      const auto codes = model.encode(x);
-      CHECK(mask_of(codes) == active);
-      CHECK(codes.size() == k * rows);
-      if (rows == 140) continue;
-      const auto got = model.gradient(x);
-      check_gradient(twin, got.parameters, [&](const NaiveModel& m) {
-        return naive_mean_square(naive_decode(m, naive_codes(naive_pre_activations(m, x), active)) - x);
-      });
-    }
-}
-
-TEST_CASE("a rank over the whole batch: ranked by the decoder norm it can be folded, ranked by z it is refused",
-          "[activations][seam]") {
-  Model<TestBatchTopK> by_norm(width, latents, {.k = 5, .rank_by_decoder_norm = true}), plain(width, latents, {.k = 5});
-  randomise(by_norm, 8);
-  plain.parameters() = by_norm.parameters();
-  by_norm.W_dec().row(4).setZero();
-  by_norm.parameters().b_enc[4] = 9;
-  const Dense x = random_rows(90, width, 2), reconstruction = by_norm.reconstruct(x);
-  const Mask active = mask_of(by_norm.encode(x));
-  CHECK(active != mask_of(plain.encode(x)));
-  by_norm.fold_decoder_norms();
-  CHECK(mask_of(by_norm.encode(x)) == active);
-  CHECK(largest_difference(by_norm.reconstruct(x), reconstruction) <= 1e-13);
-  CHECK_THROWS_AS(plain.fold_decoder_norms(), sae::ValueError);
-}
-
-TEST_CASE("a rank over the whole batch: ties by row, then latent", "[activations][seam]") {
-  Model<TestBatchTopK> model(2, 5, {.k = 2});
-  model.parameters().W_enc.set_zero();
-  model.parameters().b_enc.map().setConstant(1);
-  const auto codes = model.encode(Dense::Zero(70, 2));  // 350 equal keys in three blocks, 140 of them stay
-  for (Index b = 0; b < 70; ++b) CHECK(codes.row_latents(b).size() == (b < 28 ? 5u : 0u));
-}
-
-TEST_CASE("a rank over the whole batch trains with AuxK, the same bytes for any number of threads", "[activations][seam]") {
-  const sae::Objective objective{sae::AuxK{}};
-  const auto one = trained(TestBatchTopK{.k = 5}, objective, 0, 1);
-  for (const int count : {2, 3}) CHECK(same_bytes(trained(TestBatchTopK{.k = 5}, objective, 0, count), one));
-  const auto clipped = trained(TestBatchTopK{.k = 5}, objective, 0.1, 1);
-  CHECK(same_bytes(trained(TestBatchTopK{.k = 5}, objective, 0.1, 3), clipped));
-  CHECK_FALSE(same_bytes(one, clipped));
 }

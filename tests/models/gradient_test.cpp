@@ -134,6 +134,10 @@ TEST_CASE("gradients of AuxK in every variant", "[models][gradient]") {
       {"k given, scaled by dead", {.coefficient = 0.5, .k = 11}, 4},
       {"ranked by norm", {.coefficient = 0.5, .rank_by_decoder_norm = true}, 25},
       {"ranked by norm, raw", {.coefficient = 0.5, .raw_values = true, .rank_by_decoder_norm = true}, 25},
+      {"by magnitude", {.coefficient = 0.5, .k = 5, .raw_values = true, .by_magnitude = true}, 25},
+      {"by magnitude times norm",
+       {.coefficient = 0.5, .raw_values = true, .rank_by_decoder_norm = true, .by_magnitude = true},
+       25},
   };
   for (const Variant& variant : variants)
     for (const bool subtract : {true, false}) {
@@ -148,8 +152,10 @@ TEST_CASE("gradients of AuxK in every variant", "[models][gradient]") {
       const Dense z = naive_pre_activations(twin, x);
       const Frozen frozen{x, naive_largest(z, 4)};
       const Index wanted = term.k > 0 ? term.k : width / 2;
-      const Mask chosen = naive_largest(z, wanted, term.rank_by_decoder_norm ? naive_norms(twin.W_dec) : std::vector<double>(),
+      const Mask chosen = naive_largest(term.by_magnitude ? Dense(z.cwiseAbs()) : z, wanted,
+                                        term.rank_by_decoder_norm ? naive_norms(twin.W_dec) : std::vector<double>(),
                                         term.raw_values ? -std::numeric_limits<double>::infinity() : 0.0, dead);
+      if (term.by_magnitude) REQUIRE(naive_codes(z, chosen).minCoeff() < 0);
       const Dense residual = x - frozen.decoded(twin);
       double factor = term.coefficient;
       if (term.scale_by_dead) factor *= std::min(static_cast<double>(variant.dead) / static_cast<double>(wanted), 1.0);
@@ -202,6 +208,12 @@ TEST_CASE("AuxK without dead latents is nothing, its workspace forgets", "[model
   const auto after = model.gradient(x, objective, workspace);
   CHECK(after.parameters.W_enc == plain.parameters.W_enc);
   CHECK(after.loss.terms[0].second == 0);
+}
+
+TEST_CASE("AuxK by magnitude is for raw values alone", "[models][gradient]") {
+  CHECK_NOTHROW((sae::AuxK{.raw_values = true, .by_magnitude = true}.check(4, 8)));
+  CHECK_THROWS_WITH((sae::AuxK{.by_magnitude = true}.check(4, 8)),
+                    "AuxK: by_magnitude = true is for raw_values = true alone: relu would make zeros of half of what it chose");
 }
 
 TEST_CASE("a gradient from outside, dL/dx'", "[models][gradient]") {

@@ -14,7 +14,7 @@ namespace sae_test {
 struct PeerRun {
   std::filesystem::path folder;
   nlohmann::json expected;
-  sae::Matrix<double> x;  // [10 * rows x D], the batches one behind the other
+  sae::Matrix<double> x;  // [10 * rows x D], the batches one behind the other (sparsify: one)
   sae::Index rows = 0, d_in = 0, latents = 0;
 
   explicit PeerRun(const std::string& name) : folder(std::filesystem::path(SAE_TEST_DATA) / "peers" / "training" / name) {
@@ -24,7 +24,7 @@ struct PeerRun {
     latents = expected.at("n_latents").get<sae::Index>();
     const sae::NpyArray file(folder / "x.npy");
     const auto values = file.values<double>();
-    x = sae::ConstMatrixMap<double>(values.data(), file.shape()[0] * file.shape()[1], file.shape()[2]);
+    x = sae::ConstMatrixMap<double>(values.data(), static_cast<sae::Index>(values.size()) / d_in, d_in);
   }
   /// "init", "grad" or "final" of a tensor; `transposed` where the peer keeps it the other way round.
   sae::Tensor<double> tensor(const std::string& when, const std::string& name, bool transposed) const {

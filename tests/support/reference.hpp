@@ -78,14 +78,35 @@ inline Mask naive_largest(const Dense& z, Index k, const std::vector<double>& no
   }
   return out;
 }
-/// The n largest positive entries of the whole batch, ties by (row, latent).
-inline Mask naive_largest_of_batch(const Dense& z, Index n) {
+/// The n largest positive keys z * norm of the whole batch, by a sort, ties by (row, latent); `norms` empty: ranked by z.
+inline Mask naive_largest_of_batch(const Dense& z, Index n, const std::vector<double>& norms = {}) {
   Mask out = Mask::Zero(z.rows(), z.cols());
   std::vector<std::pair<double, Index>> keys;
-  for (Index at = 0; at < z.size(); ++at)
-    if (z.data()[at] > 0) keys.push_back({-z.data()[at], at});
+  for (Index at = 0; at < z.size(); ++at) {
+    const double key = norms.empty() ? z.data()[at] : z.data()[at] * norms[static_cast<std::size_t>(at % z.cols())];
+    if (key > 0) keys.push_back({-key, at});
+  }
   std::sort(keys.begin(), keys.end());
   for (std::size_t t = 0; t < keys.size() && static_cast<Index>(t) < n; ++t) out.data()[keys[t].second] = 1;
+  return out;
+}
+/// The largest positive key z * norm of each of k groups of neighbours in each row, ties to the lower latent.
+inline Mask naive_group_max(const Dense& z, Index k, const std::vector<double>& norms = {}) {
+  Mask out = Mask::Zero(z.rows(), z.cols());
+  const Index size = z.cols() / k;
+  for (Index b = 0; b < z.rows(); ++b)
+    for (Index group = 0; group < k; ++group) {
+      double best = 0;
+      Index winner = -1;
+      for (Index i = group * size; i < (group + 1) * size; ++i) {
+        const double key = norms.empty() ? z(b, i) : z(b, i) * norms[static_cast<std::size_t>(i)];
+        if (key > best) {
+          best = key;
+          winner = i;
+        }
+      }
+      if (winner >= 0) out(b, winner) = 1;
+    }
   return out;
 }
 

@@ -1,5 +1,8 @@
 #pragma once
+#include <sae/activations/abs_topk.hpp>
+#include <sae/activations/batch_topk.hpp>
 #include <sae/activations/gated.hpp>
+#include <sae/activations/group_max.hpp>
 #include <sae/activations/jump_relu.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
@@ -21,7 +24,7 @@ namespace sae::inline SAE_ABI {
 /// the activation inside says. A line more in `Variants` makes an activation known to files and program.
 class AnyActivation {
  public:
-  using Variants = std::variant<ReLU, TopK, JumpReLU, Gated>;
+  using Variants = std::variant<ReLU, TopK, BatchTopK, AbsTopK, GroupMax, JumpReLU, Gated>;
 
   AnyActivation() : AnyActivation(ReLU{}) {}
   template <class Activation>
@@ -90,12 +93,13 @@ class AnyActivation {
       visit_as(visitor, std::make_index_sequence<std::variant_size_v<Variants>>(), first, sets...);
     }
     template <class Visitor>
-    void visit_state(Visitor&& visitor) {
+    static void visit_state(Visitor&& visitor, Parameters& set) {
       std::visit(
           [&](auto& inner) {
-            if constexpr (requires { inner.parameters.visit_state(visitor); }) inner.parameters.visit_state(visitor);
+            if constexpr (requires { inner.parameters.visit_state(visitor, inner.parameters); })
+              inner.parameters.visit_state(visitor, inner.parameters);
           },
-          value_);
+          set.value_);
     }
     void rescale(Scalar factor) {
       std::visit([&](auto& inner) { inner.parameters.rescale(factor); }, value_);

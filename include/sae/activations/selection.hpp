@@ -17,20 +17,22 @@
 //   template <class Scalar> struct Parameters;          its trainable tensors, with the members of `NoParameters`
 //   template <class Scalar> class Selector {            one a block of rows, reused from batch to batch
 //     void begin(const Activation&, const Parameters<Scalar>&, std::span<const Scalar> decoder_norms, Index rows);
+//     static void link(std::span<Selector> blocks);     optional: once, in one thread, when all have begun; in block order
 //     Scalar bound(Index row) const;                    keys of the row at or below it cannot matter any more
 //     void take(Index row, Index first, std::span<const Scalar> z);    tile by tile, the latents of a row ascend
 //     static void merge(std::span<Selector> blocks);    once, in one thread, when all have seen everything; in block order
 //     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& band);    each row once, in order
 //   };
+//   template <class Scalar>                             optional: what a training learns from the batch that was just selected
+//   void observe(std::span<const Selector<Scalar>> blocks, Parameters<Scalar>& state) const;
 //   template <class Scalar>                             writes at.dz and at.band_dz, adds to the gradient of its parameters
 //   void backward(const Backward<Scalar>& at, const Parameters<Scalar>&, Parameters<Scalar>& gradient) const;
 //
 // It may have, besides:
 //   bool encoder_bias() const;                          false: the model has no b_enc
 //   bool tied_weights() const;                          true: latents read along W_dec, there is no W_enc
-//   void Selector::batch_rows(Index);                   told the rows of the whole batch, after begin
 //   void observe(std::span<const Selector<Scalar>> blocks, Parameters<Scalar>& state) const;   after each forward of a training
-//   void Parameters::visit_state(visitor);              untrained tensors that a resumed training needs
+//   static void Parameters::visit_state(visitor, sets&...);   as visit, for untrained tensors that a resumed training needs
 //   bool pursue(model parameters, step, threads) const; bool pursue_backward(step, threads) const;
 //                                                       an encoder that is not one product (matching_pursuit.hpp)
 namespace sae::inline SAE_ABI {
@@ -106,8 +108,9 @@ class SelectorBlocks {
     for (std::size_t block = 0; block < count_; ++block) {
       blocks_[block].begin(activation, parameters, decoder_norms,
                            std::min(block_rows, rows - static_cast<Index>(block) * block_rows));
-      if constexpr (requires(Selector & selector) { selector.batch_rows(rows); }) blocks_[block].batch_rows(rows);
     }
+    if constexpr (requires(std::span<Selector> all) { Selector::link(all); })
+      Selector::link(std::span<Selector>(blocks_.data(), count_));
   }
   void take(Index block, Index row, Index first, std::span<const Scalar> z) {
     blocks_[static_cast<std::size_t>(block)].take(row, first, z);

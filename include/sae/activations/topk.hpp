@@ -53,8 +53,8 @@ struct TopK {
     Scalar bound(Index row) const { return largest_.bound(row); }
     void take(Index row, Index first, std::span<const Scalar> z) {
       if (norms_.empty()) return largest_.take(row, first, z);
-      for (std::size_t j = 0; j < z.size(); ++j)
-        largest_.offer(row, z[j] * norms_[static_cast<std::size_t>(first) + j], z[j], first + static_cast<Index>(j));
+      const Scalar *const values = z.data(), *const norms = norms_.data() + first;
+      largest_.take(row, first, z, [&](Index j) { return values[j] * norms[j]; });
     }
     /// Called once when all blocks have seen everything; a rank over the whole batch (BatchTopK) works here.
     static void merge(std::span<Selector> /*blocks*/) {}

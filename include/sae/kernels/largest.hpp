@@ -8,6 +8,24 @@
 
 namespace sae::inline SAE_ABI::kernels {
 
+/// Calls offer(j), j < n ascending, at least where key(j) > bound(). Sixteen keys a look without a branch, so that the common case
+/// "none of them" is a few vector instructions. The bound may rise from offer to offer; the offers before its last rise are
+/// the callee's to refuse, and so is what stands beside a key above the bound.
+template <class Key, class Bound, class Offer>
+void visit_above(Index n, const Key& key, const Bound& bound, const Offer& offer) {
+  constexpr Index step = 16;
+  for (Index j = 0; j < n; j += step) {
+    const Index count = std::min(step, n - j);
+    if (count == step) {
+      const auto above = bound();
+      int hits = 0;
+      for (Index l = 0; l < step; ++l) hits += key(j + l) > above;
+      if (hits == 0) continue;
+    }
+    for (Index l = 0; l < count; ++l) offer(j + l);
+  }
+}
+
 /// One latent that may be selected: what it is ranked by, its pre-activation, its number.
 template <class Scalar>
 struct Candidate {
@@ -43,20 +61,17 @@ class LargestPerRow {
     at(row)[count++] = {key, z, static_cast<int>(latent)};
   }
 
-  /// Shows the pre-activations z of the latents first .. first + z.size() - 1, ranked by z itself.
+  /// Shows the pre-activations z of the latents first .. first + z.size() - 1, ranked by key(j), j < z.size().
+  template <class Key>
+  void take(Index row, Index first, std::span<const Scalar> z, const Key& key) {
+    const Scalar* const values = z.data();
+    visit_above(
+        static_cast<Index>(z.size()), key, [&] { return bound(row); },
+        [&](Index j) { offer(row, key(j), values[j], first + j); });
+  }
+  /// The same, ranked by z itself.
   void take(Index row, Index first, std::span<const Scalar> z) {
-    constexpr Index step = 16;
-    const Index n = static_cast<Index>(z.size());
-    Index j = 0;
-    for (; j + step <= n; j += step) {
-      const Scalar above = bound(row);
-      int hits = 0;  // branch-free, so that the common case "none" is a few vector instructions
-      for (Index l = 0; l < step; ++l) hits += z[static_cast<std::size_t>(j + l)] > above;
-      if (hits == 0) continue;
-      for (Index l = j; l < j + step; ++l)
-        offer(row, z[static_cast<std::size_t>(l)], z[static_cast<std::size_t>(l)], first + l);
-    }
-    for (; j < n; ++j) offer(row, z[static_cast<std::size_t>(j)], z[static_cast<std::size_t>(j)], first + j);
+    take(row, first, z, [values = z.data()](Index j) { return values[j]; });
   }
 
   /// The row's selection, at most k, by ascending latent. Valid until the next call that changes the row.

@@ -3,6 +3,7 @@
 #include <sae/models/objective.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,7 @@ struct AuxK {
   bool scale_by_dead = true;      ///< the factor min(#dead / k, 1); dictionary_learning has none
   AuxKNormaliser normaliser = AuxKNormaliser::none;
   bool rank_by_decoder_norm = false;  ///< rank by z |d_i|, as TopK::rank_by_decoder_norm
+  bool by_magnitude = false;          ///< rank by |z| (or |z| |d_i|), as AbsTopK; for `raw_values` alone
 
   static constexpr std::string_view name = "aux_k";
   template <class Visitor>
@@ -41,11 +43,14 @@ struct AuxK {
     visitor("scale_by_dead", scale_by_dead);
     visitor("normaliser", std::string_view(normaliser == AuxKNormaliser::none ? "none" : "residual_variance"));
     visitor("rank_by_decoder_norm", rank_by_decoder_norm);
+    visitor("by_magnitude", by_magnitude);
   }
   void check(Index, Index latents) const {
     if (!(coefficient >= 0)) throw_value("AuxK: coefficient = ", coefficient, " is negative");
     if (k < 0 || k > latents)
       throw_value("AuxK: k = ", k, " is not in [0, ", latents, "] (the number of latents; 0 takes D / 2)");
+    if (by_magnitude && !raw_values)
+      throw_value("AuxK: by_magnitude = true is for raw_values = true alone: relu would make zeros of half of what it chose");
   }
   bool needs_decoder_norms() const { return rank_by_decoder_norm; }
   Index wanted(Index width) const { return k > 0 ? k : std::max<Index>(width / 2, 1); }
@@ -68,7 +73,7 @@ struct AuxK {
       const Index last = first + static_cast<Index>(z.size());
       for (auto i = std::lower_bound(dead_.begin(), dead_.end(), first); i != dead_.end() && *i < last; ++i) {
         const Scalar value = z[static_cast<std::size_t>(*i - first)];
-        largest.offer(row, norms_ == nullptr ? value : value * norms_[*i], value, *i);
+        largest.offer(row, key(value, *i), value, *i);
       }
     }
 
@@ -84,6 +89,7 @@ struct AuxK {
     void start(const AuxK& term, const Step& step, Index blocks, Index block_rows) {
       block_rows_ = block_rows;
       norms_ = term.rank_by_decoder_norm ? step.decoder_norms.data() : nullptr;
+      by_magnitude_ = term.by_magnitude;
       if (blocks_.size() < static_cast<std::size_t>(blocks)) blocks_.resize(static_cast<std::size_t>(blocks));
       const Index kept = std::min(term.wanted(step.output_width()), static_cast<Index>(dead_.size()));
       const Scalar floor = term.raw_values ? -std::numeric_limits<Scalar>::infinity() : Scalar(0);
@@ -91,7 +97,12 @@ struct AuxK {
         blocks_[static_cast<std::size_t>(block)].begin(std::min(block_rows, step.rows() - block * block_rows), kept, floor);
     }
 
-    bool watching_ = false;
+    Scalar key(Scalar z, Index latent) const {
+      const Scalar value = by_magnitude_ ? std::abs(z) : z;
+      return norms_ == nullptr ? value : value * norms_[latent];
+    }
+
+    bool watching_ = false, by_magnitude_ = false;
     Index block_rows_ = 0;
     const Scalar* norms_ = nullptr;
     std::vector<Index> dead_;
@@ -159,15 +170,14 @@ struct AuxK {
     }
     const Index block_rows = detail::encode_block_rows(step.rows());
     selection.start(*this, step, (step.rows() + block_rows - 1) / block_rows, block_rows);
-    detail::for_each_pre_activation(step.input.data(), step.rows(), width, selection.gathered_weights_.data(),
-                                    selection.gathered_bias_.data(), dead, step.scratch, threads,
-                                    [&](Index block, Index row, Index first, std::span<const Scalar> z) {
-                                      for (std::size_t j = 0; j < z.size(); ++j) {
-                                        const Index i = selection.dead_[static_cast<std::size_t>(first) + j];
-                                        selection.blocks_[static_cast<std::size_t>(block)].offer(
-                                            row, selection.norms_ == nullptr ? z[j] : z[j] * selection.norms_[i], z[j], i);
-                                      }
-                                    });
+    detail::for_each_pre_activation(
+        step.input.data(), step.rows(), width, selection.gathered_weights_.data(), selection.gathered_bias_.data(), dead,
+        step.scratch, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+          for (std::size_t j = 0; j < z.size(); ++j) {
+            const Index i = selection.dead_[static_cast<std::size_t>(first) + j];
+            selection.blocks_[static_cast<std::size_t>(block)].offer(row, selection.key(z[j], i), z[j], i);
+          }
+        });
   }
 };
 

@@ -48,6 +48,23 @@ struct DefaultObjective<TopK> {
   static type make(const TopK& topk) { return Objective{AuxK{.rank_by_decoder_norm = topk.rank_by_decoder_norm}}; }
 };
 template <>
+struct DefaultObjective<BatchTopK> {
+  using type = Objective<AuxK>;
+  static type make(const BatchTopK& topk) { return Objective{AuxK{.rank_by_decoder_norm = topk.rank_by_decoder_norm}}; }
+};
+template <>
+struct DefaultObjective<AbsTopK> {
+  using type = Objective<AuxK>;
+  static type make(const AbsTopK& topk) {
+    return Objective{AuxK{.raw_values = true, .rank_by_decoder_norm = topk.rank_by_decoder_norm, .by_magnitude = true}};
+  }
+};
+template <>
+struct DefaultObjective<GroupMax> {
+  using type = Objective<AuxK>;
+  static type make(const GroupMax&) { return Objective{AuxK{}}; }
+};
+template <>
 struct DefaultObjective<AnyActivation> {
   using type = AnyObjective;
   static type make(const AnyActivation& any) {
@@ -211,8 +228,9 @@ class Trainer {
       Parameters::visit(
           [&](std::string_view name, auto& tensor) { visitor.tensor(detail::concat("moment", s, ".", name), tensor); },
           moments_[s]);
-    if constexpr (requires { model_.parameters().activation.visit_state(visitor); })
-      model_.parameters().activation.visit_state(visitor);
+    const auto untrained = [&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); };
+    if constexpr (requires { model_.parameters().activation.visit_state(untrained, model_.parameters().activation); })
+      model_.parameters().activation.visit_state(untrained, model_.parameters().activation);
     objective_.for_each([&](auto& term) {
       if constexpr (requires { term.visit_state(visitor); }) term.visit_state(visitor);
     });

@@ -1,0 +1,143 @@
+#pragma once
+// Ten training steps of a peer, gone again by our Trainer in double: the gradient at step 0, then loss, learning rate, L0 and the
+// norm of every parameter after each step, and every parameter at the end.
+#include <sae/training/trainer.hpp>
+
+#include <array>
+#include <cmath>
+#include <string>
+
+#include "catch_compat.hpp"
+#include "peer_fixture.hpp"
+
+namespace sae_test {
+
+using sae::Index;
+using sae::Tensor;
+
+/// What a peer calls its tensors, and which of them it keeps the other way round.
+struct Names {
+  const char *W_enc, *b_enc, *W_dec, *b_dec;
+  bool encoder_transposed, decoder_transposed;
+};
+inline constexpr Names saelens{"W_enc", "b_enc", "W_dec", "b_dec", true, false};
+inline constexpr Names dl_autoencoder{"encoder.weight", "encoder.bias", "decoder.weight", "bias", false, true};
+inline constexpr Names dl_topk{"encoder.weight", "encoder.bias", "decoder.weight", "b_dec", false, true};
+
+template <class Activation>
+using PeerModel = sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, Activation, double>;
+
+template <class Parameters>
+void load_peer(const sae_test::PeerRun& run, const Names& names, const std::string& when, Parameters& p) {
+  p.W_enc = run.tensor(when, names.W_enc, names.encoder_transposed);
+  p.b_enc = run.tensor(when, names.b_enc, false);
+  p.W_dec = run.tensor(when, names.W_dec, names.decoder_transposed);
+  p.b_dec = run.tensor(when, names.b_dec, false);
+  Parameters::visit_activation(
+      [&](std::string_view name, auto& tensor) { tensor = run.tensor(when, std::string(name), false); }, p);
+}
+
+/// Largest difference relative to the largest number expected; NaN where anything is NaN.
+inline double peer_error(const Tensor<double>& got, const Tensor<double>& want) {
+  REQUIRE(got.rows() == want.rows());
+  REQUIRE(got.cols() == want.cols());
+  return (got.map() - want.map()).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() /
+         want.map().cwiseAbs().maxCoeff<Eigen::PropagateNaN>();
+}
+template <class Parameters>
+void require_close(Parameters& got, Parameters& want, double bound) {
+  Parameters::visit(
+      [&](std::string_view name, const auto& a, const auto& b) {
+        CAPTURE(name);
+        REQUIRE(peer_error(a, b) <= bound);
+      },
+      got, want);
+}
+
+/// each_step(model, trace of the step) runs after every step.
+template <class Activation, class Terms, class EachStep>
+void replay(const std::string& name, const Names& names, Activation activation, sae::TrainerConfig config, Terms objective,
+            const EachStep& each_step) {
+  CAPTURE(name);
+  const sae_test::PeerRun run(name);
+  const auto& trace = run.expected.at("trace");
+  PeerModel<Activation> model(run.d_in, run.latents, activation);
+  load_peer(run, names, "init", model.parameters());
+
+  {  // the gradient at step 0, as the peer's autograd leaves it
+    PeerModel<Activation> start = model;
+    if (config.center == sae::Center::first_batch_geometric_median)
+      start.parameters().b_dec = run.tensor("init_after_median", names.b_dec, false);
+    typename PeerModel<Activation>::template Workspace<Terms> workspace;
+    workspace.step.sparsity_scale = sae::sparsity_warmup_factor(0, config.sparsity_warmup);
+    std::vector<std::uint8_t> dead(static_cast<std::size_t>(run.latents), 0);
+    if (trace[0].contains("dead_latents"))
+      for (const auto& i : trace[0].at("dead_latents")) dead[i.template get<std::size_t>()] = 1;
+    workspace.step.dead = dead;
+    auto gradient = start.gradient(run.x.topRows(run.rows), objective, workspace);
+    typename PeerModel<Activation>::Parameters want;
+    load_peer(run, names, "grad", want);
+    require_close(gradient.parameters, want, 1e-9);
+    REQUIRE(std::abs(gradient.loss.total - trace[0].at("loss").template get<double>()) <= 1e-9 * gradient.loss.total);
+  }
+
+  config.steps = 10;
+  config.batch = run.rows;
+  config.normalisation = sae::Normalisation::none;
+  sae::Threads threads(2);
+  sae::Trainer trainer(model, config, objective, threads);
+  const auto& counters = run.expected.at("initial_counters");
+  for (std::size_t i = 0; i < counters.size(); ++i)
+    trainer.dead_latents().silent()[i] = counters[i].template get<std::int64_t>();
+  auto source = run.source();
+  Index seen = 0;
+  trainer.fit(source, [&](const sae::StepReport& report) {
+    const auto& want = trace[static_cast<std::size_t>(report.step - 1)];
+    CAPTURE(report.step);
+    ++seen;
+    REQUIRE(std::abs(report.loss - want.at("loss").template get<double>()) <= 1e-9 * report.loss);
+    REQUIRE(std::abs(report.learning_rate - want.at("lr").template get<double>()) <= 1e-15);
+    REQUIRE(std::abs(report.l0 - want.at("l0").template get<double>()) <= 1e-12);
+    if (want.contains("dead_latents")) REQUIRE(report.dead == static_cast<Index>(want.at("dead_latents").size()));
+    if (config.clip_norm > 0 && config.decoder == sae::DecoderNorm::free)
+      REQUIRE(std::abs(report.gradient_norm - want.at("grad_norm").template get<double>()) <= 1e-9 * report.gradient_norm);
+    const std::array<std::pair<const char*, const Tensor<double>*>, 4> tensors{{{names.W_enc, &model.parameters().W_enc},
+                                                                                {names.b_enc, &model.parameters().b_enc},
+                                                                                {names.W_dec, &model.parameters().W_dec},
+                                                                                {names.b_dec, &model.parameters().b_dec}}};
+    for (const auto& [tensor_name, tensor] : tensors) {
+      CAPTURE(tensor_name);
+      const double norm = want.at("params_after").at(tensor_name)[1].template get<double>();
+      REQUIRE(std::abs(tensor->map().norm() - norm) <= 1e-9 * norm);
+    }
+    PeerModel<Activation>::Parameters::visit_activation(
+        [&](std::string_view tensor_name, const auto& tensor) {
+          CAPTURE(tensor_name);
+          const double norm = want.at("params_after").at(std::string(tensor_name))[1].template get<double>();
+          REQUIRE(std::abs(tensor.map().norm() - norm) <= 1e-9 * norm);
+        },
+        model.parameters());
+    each_step(std::as_const(model), want);
+  });
+  REQUIRE(seen == 10);
+  typename PeerModel<Activation>::Parameters want;
+  load_peer(run, names, "final", want);
+  want.activation.constrain();  // the peer does it before the next forward, ours at the end, too
+  require_close(model.parameters(), want, 1e-9);
+}
+
+template <class Activation, class Terms>
+void replay(const std::string& name, const Names& names, Activation activation, sae::TrainerConfig config, Terms objective) {
+  replay(name, names, activation, config, objective, [](const auto&, const auto&) {});
+}
+
+/// What SAELens' trainer does where nothing else is said.
+inline sae::TrainerConfig saelens_config() {
+  return {.learning_rate = 0.01,
+          .clip_norm = 1.0,
+          .decoder = sae::DecoderNorm::free,
+          .center = sae::Center::none,
+          .dead = {.window = 1001, .unit = sae::DeadUnit::steps}};  // the peer: dead after more than 1000 steps
+}
+
+}  // namespace sae_test
