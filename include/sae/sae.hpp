@@ -22,6 +22,7 @@
 #include <sae/metrics/row_filter.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/callbacks.hpp>
+#include <sae/training/data_initialization.hpp>
 #include <sae/training/evaluate.hpp>
 #include <sae/training/pre_activation_loss.hpp>
 #include <sae/training/recipe.hpp>
