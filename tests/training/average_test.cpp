@@ -68,7 +68,7 @@ TEST_CASE("the average of weights is theirs, step by step", "[training][average]
     };
     Dense W_dec = mean([](const auto& p) -> const auto& { return p.W_dec; });
     if (decoder == sae::DecoderNorm::unit) {
-      CHECK(W_dec.row(0).norm() < 1 - 1e-4);
+      if (stop > 1) CHECK(W_dec.row(0).norm() < 1 - 1e-4);
       for (Index i = 0; i < 30; ++i) W_dec.row(i).normalize();
     }
     const auto& got = model.parameters();
@@ -76,7 +76,7 @@ TEST_CASE("the average of weights is theirs, step by step", "[training][average]
     CHECK(relative_error(got.W_enc.map(), mean([](const auto& p) -> const auto& { return p.W_enc; })) <= 1e-12);
     CHECK(relative_error(got.b_enc.map(), Dense(mean([](const auto& p) -> const auto& { return p.b_enc; }) / scale)) <= 1e-12);
     CHECK(relative_error(got.b_dec.map(), Dense(mean([](const auto& p) -> const auto& { return p.b_dec; }) / scale)) <= 1e-12);
-    CHECK(relative_error(got.W_enc.map(), after.back().W_enc.map()) > 1e-3);
+    if (stop > 1) CHECK(relative_error(got.W_enc.map(), after.back().W_enc.map()) > 1e-3);
   };
   for (const auto decoder : {sae::DecoderNorm::unit, sae::DecoderNorm::free})
     for (const Index stop : {5, 3, 1}) check(sae::TopK{.k = 4}, decoder, stop);

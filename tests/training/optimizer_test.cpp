@@ -136,6 +136,9 @@ Formula adafactor(double decay, double clip, double least) {  // least > 0: rela
   };
 }
 
+Formula half_rate(Formula formula) {
+  return [=](Dense& w, const Dense& g, std::vector<Dense>& kept, double t, double rate) { formula(w, g, kept, t, 0.5 * rate); };
+}
 double aspect(double rows, double cols) { return std::sqrt(std::fmax(1.0, rows / cols)); }
 double rms(double rows, double cols) { return 0.2 * std::sqrt(std::fmax(rows, cols)); }
 
@@ -161,8 +164,9 @@ std::vector<Case> cases() {
       {"muon of sparsify", sae::Muon{.scale = sae::MuonScale::rms, .weight_decay = 0.1},
        muon(0.95, true, 5, 0.1, rms, adam(0.9, 0.999, 1e-8)), matrices + 2 * vectors},
       {"muon, plain momentum",
-       sae::Muon{.momentum = 0.5, .nesterov = false, .iterations = 3, .vectors = {.beta1 = 0, .beta2 = 0.9}},
-       muon(0.5, false, 3, 0, aspect, adam(0, 0.9, 1e-8)), matrices + vectors},
+       sae::Muon{
+           .momentum = 0.5, .nesterov = false, .iterations = 3, .vector_rate = 0.5, .vectors = {.beta1 = 0, .beta2 = 0.9}},
+       muon(0.5, false, 3, 0, aspect, half_rate(adam(0, 0.9, 1e-8))), matrices + vectors},
       {"adafactor", sae::Adafactor{}, adafactor(0.8, 1, 0), 2 * (latents + width) + vectors},
       {"adafactor, relative", sae::Adafactor{.decay = 0.5, .clip = 0.5, .relative = true}, adafactor(0.5, 0.5, 1e-3),
        2 * (latents + width) + vectors},
@@ -235,7 +239,7 @@ TEMPLATE_TEST_CASE("orthogonalise keeps the singular vectors and brings the valu
         after(Eigen::MatrixXd(x.map().template cast<double>()));
     const Dense inside = before.matrixU().transpose() * x.map().template cast<double>() * before.matrixV();
     for (Index k = 0; k < before.singularValues().size(); ++k) {
-      double s = before.singularValues()(k) / start.norm();
+      double s = before.singularValues()(k) / (start.norm() + 1e-7);
       const double first = s;
       for (int t = 0; t < 5; ++t) s = 3.4445 * s - 4.7750 * s * s * s + 2.0315 * s * s * s * s * s;
       for (Index l = 0; l < inside.cols(); ++l) REQUIRE(std::abs(inside(k, l) - (k == l ? s : 0.0)) <= bound);
@@ -313,7 +317,7 @@ TEST_CASE("every optimizer in a training is its formula", "[training][optimizer]
         [&](std::string_view name, const auto& got, const auto& want, const auto& start) {
           CAPTURE(name);
           CHECK(relative_error(got.map(), want.map()) <= bound);
-          CHECK(largest_difference(got.map(), start.map()) > 1e-4);
+          CHECK(largest_difference(got.map(), start.map()) > 1e-5);
         },
         model.parameters(), twin.parameters(), TopKModel<>(width, latents, {.k = 5}).parameters());
   };
