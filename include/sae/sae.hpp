@@ -27,6 +27,7 @@
 #include <sae/models/jump_relu_conversion.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/callbacks.hpp>
+#include <sae/training/data_initialization.hpp>
 #include <sae/training/evaluate.hpp>
 #include <sae/training/gated_aux.hpp>
 #include <sae/training/lp.hpp>

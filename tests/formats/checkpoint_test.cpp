@@ -105,6 +105,29 @@ TEMPLATE_TEST_CASE("checkpoint: ReLU with clipping, warm-up and decay resumes to
   require_resumes<TestType>(sae::ReLU{}, sae::Objective{sae::L1{.coefficient = 0.1}}, config);
 }
 
+TEST_CASE("checkpoint: every optimizer and the average of weights resume to the last bit", "[formats][checkpoint]") {
+  for (const sae::Optimizer& optimizer : std::vector<sae::Optimizer>{
+           sae::Adam{.beta1 = 0}, sae::AdamW{}, sae::Sgd{}, sae::Sgd{.momentum = 0.9, .nesterov = true}, sae::SignSgd{},
+           sae::SignSgd{.momentum = 0.9}, sae::Muon{}, sae::Adafactor{}, sae::Adafactor{.relative = true}}) {
+    CAPTURE(optimizer.index());
+    sae::TrainerConfig config{.learning_rate = 1e-2, .optimizer = optimizer, .ema = 0.8};
+    require_resumes<float>(sae::TopK{.k = 2}, sae::Objective<>{}, config);
+    config.decoder = sae::DecoderNorm::free;
+    require_resumes<double>(sae::JumpReLU{.threshold = 0.1, .bandwidth = 0.5},
+                            sae::Objective{sae::L0Penalty{.coefficient = 0.1}}, config);
+  }
+}
+
+TEST_CASE("checkpoint: another optimizer is refused by name", "[formats][checkpoint]") {
+  const TempFolder folder;
+  stop_small(folder / "c", 12, 3);
+  const auto other = make_small(12, {.k = 2}, {.optimizer = sae::Muon{}});
+  CHECK_THAT(load_error(*other, folder / "c"),
+             ContainsSubstring("was made with trainer.optimizer.name = adam, which is muon now"));
+  const auto averaging = make_small(12, {.k = 2}, {.ema = 0.5});
+  CHECK_THAT(load_error(*averaging, folder / "c"), ContainsSubstring("was made with trainer.ema = 0, which is 0.5 now"));
+}
+
 TEST_CASE("checkpoint: a run that has ended is not saved, a stopped one goes on", "[formats][checkpoint]") {
   const TempFolder folder;
   const auto run = make_small(6);
@@ -214,6 +237,11 @@ TEST_CASE("checkpoint: no field of a config is forgotten among the settings", "[
   CHECK(count_settings<sae::TrainerConfig>() == count_fields<sae::TrainerConfig>() - 1);  // report_every changes no result
   CHECK(count_settings<sae::Schedule>() == count_fields<sae::Schedule>());
   CHECK(count_settings<sae::Adam>() == count_fields<sae::Adam>());
+  CHECK(count_settings<sae::AdamW>() == count_fields<sae::AdamW>());
+  CHECK(count_settings<sae::Sgd>() == count_fields<sae::Sgd>());
+  CHECK(count_settings<sae::SignSgd>() == count_fields<sae::SignSgd>());
+  CHECK(count_settings<sae::Muon>() == count_fields<sae::Muon>());
+  CHECK(count_settings<sae::Adafactor>() == count_fields<sae::Adafactor>());
   CHECK(count_settings<sae::DeadLatentOptions>() == count_fields<sae::DeadLatentOptions>());
   CHECK(count_settings<sae::L1>() == count_fields<sae::L1>());
   CHECK(count_settings<sae::AuxK>() == count_fields<sae::AuxK>());
@@ -246,7 +274,8 @@ TEST_CASE("checkpoint: settings that differ are refused by name with both values
   refused(make_small(12, {.k = 3}), "was made with activation.k = 2, which is 3 now");
   refused(make_small(12, {.k = 2}, {.learning_rate = 0.1}), "was made with trainer.learning_rate = 0.001, which is 0.1 now");
   refused(make_small(12, {.k = 2}, {.schedule = {.decay = 1}}), "was made with trainer.schedule.decay = 0, which is 1 now");
-  refused(make_small(12, {.k = 2}, {.adam = {.beta2 = 0.5}}), "was made with trainer.adam.beta2 = 0.999, which is 0.5 now");
+  refused(make_small(12, {.k = 2}, {.optimizer = sae::Adam{.beta2 = 0.5}}),
+          "was made with trainer.optimizer.beta2 = 0.999, which is 0.5 now");
   refused(make_small(12, {.k = 2}, {.decoder = sae::DecoderNorm::free}),
           "was made with trainer.decoder = unit, which is free now");
   refused(make_small(12, {.k = 2}, {.center = sae::Center::none}), "was made with trainer.center = mean, which is none now");

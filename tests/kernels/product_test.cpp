@@ -80,6 +80,19 @@ TEMPLATE_TEST_CASE("add_product_nn: y += a w with any strides", "[kernels][produ
       }
 }
 
+TEMPLATE_TEST_CASE("add_product_tn: y += a^T w with any strides", "[kernels][product]", float, double) {
+  for (const Index m : sizes)
+    for (const Index n : sizes)
+      for (const Index d : sizes) {
+        const Index pad = (2 * m + n + d) % 4;
+        Padded<TestType> y(m, d, pad, 1), a(n, m, (pad + 1) % 4, 2), w(n, d, (pad + 2) % 4, 3);
+        const auto before = y;
+        sae::kernels::add_product_tn(y.memory.data(), y.ld, a.memory.data(), a.ld, w.memory.data(), w.ld, m, n, d);
+        CAPTURE(m, n, d);
+        require_sum(y, before, n, [&](Index i, Index t, Index j) { return a(t, i) * w(t, j); });
+      }
+}
+
 TEST_CASE("a NaN in one row of x stays in its row of z", "[kernels][product]") {
   Padded<float> z(40, 50, 1, 1), x(40, 60, 0, 2), w(50, 60, 3, 3);
   x.at(17, 5) = std::numeric_limits<float>::quiet_NaN();

@@ -34,3 +34,26 @@ TEST_CASE("the start is fixed by its seed, and is the same in float and double",
   const sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::ReLU> longer(8, 60);
   CHECK(longer.W_dec().topRows(30) == model.W_dec());
 }
+
+TEST_CASE("the untied start: torch's linear layer and its directions", "[models][initialization]") {
+  using Model = sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::ReLU, double>;
+  Model model(24, 500);
+  sae::UntiedInitialization{.decoder_norm = 0.5, .seed = 3}(model.parameters());
+  const double bound = 1 / std::sqrt(24.0);
+  CHECK(model.W_enc().cwiseAbs().maxCoeff() <= bound);
+  CHECK(model.W_enc().cwiseAbs().maxCoeff() > 0.999 * bound);
+  CHECK(std::abs(model.W_enc().mean()) < 5 * bound / std::sqrt(3.0 * 12000));
+  CHECK(model.W_enc().squaredNorm() / 500 == Approx(1.0 / 3).epsilon(0.02));
+  for (Index i = 0; i < 500; ++i)
+    REQUIRE((model.W_dec().row(i) - 0.5 * model.W_enc().row(i).normalized()).cwiseAbs().maxCoeff() <= 1e-15);
+  CHECK(model.b_enc().isZero(0));
+  CHECK(model.b_dec().isZero(0));
+
+  sae::UntiedInitialization{.random_bias = true, .seed = 3}(model.parameters());
+  CHECK(model.b_enc().cwiseAbs().maxCoeff() <= bound);
+  CHECK(model.b_enc().maxCoeff() > 0.9 * bound);
+  CHECK(model.b_enc().minCoeff() < -0.9 * bound);
+  CHECK(std::abs(model.W_dec().row(7).norm() - 1) <= 1e-15);
+  CHECK_THROWS_WITH(sae::UntiedInitialization{.decoder_norm = 0}(model.parameters()),
+                    "UntiedInitialization: decoder_norm = 0 is not positive");
+}

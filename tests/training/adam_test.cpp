@@ -47,3 +47,32 @@ TEST_CASE("Adam's settings are checked", "[training][adam]") {
   CHECK_THROWS_WITH((sae::Adam{.epsilon = 0}.check()), "Adam: epsilon = 0 is not positive");
   CHECK_THROWS_AS((sae::Adam{.beta1 = std::nan("")}.check()), sae::ValueError);
 }
+
+TEST_CASE("Adam without a first moment keeps one slot and is Adam with beta1 = 0", "[training][adam]") {
+  const sae::Adam adam{.beta1 = 0, .beta2 = 0.75, .epsilon = 0.5};
+  CHECK(adam.slot_shapes(3, 4) == sae::SlotShapes{{3, 4}});
+  CHECK(sae::Adam{}.slot_shapes(3, 4) == sae::SlotShapes{{3, 4}, {3, 4}});
+  double w = 1, v = 0;
+  // v = 1, 4.75, 3.5625 as above, but g itself is what is followed.
+  const std::array<double, 3> gradients{2, -4, 0}, expected_v{1, 4.75, 3.5625}, rest2{0.25, 0.4375, 0.578125};
+  double expected_w = 1;
+  for (int t = 1; t <= 3; ++t) {
+    const auto n = static_cast<std::size_t>(t - 1);
+    adam.update<double>(t, 0.1)(&w, &gradients[n], {&v}, 1);
+    expected_w -= 0.1 * gradients[n] / (std::sqrt(expected_v[n] / rest2[n]) + 0.5);
+    CHECK(v == Approx(expected_v[n]).epsilon(1e-15));
+    CHECK(w == Approx(expected_w).epsilon(1e-14));
+  }
+  CHECK(w == Approx(1.02540).epsilon(1e-5));  // 1 - 0.08 + 0.10540
+}
+
+TEST_CASE("AdamW shrinks the weight by lr weight_decay, then steps as Adam", "[training][adam]") {
+  const sae::AdamW adamw{.beta1 = 0.5, .beta2 = 0.75, .epsilon = 0.5, .weight_decay = 0.5};
+  double w = 1, m = 0, v = 0, g = 2;
+  adamw.update<double>(1, 0.1)(&w, &g, {&m, &v}, 1);
+  CHECK(w == Approx(0.95 - 0.08));
+  double none = 4, m0 = 0, v0 = 0;
+  const double zero = 0;
+  for (int t = 1; t <= 3; ++t) adamw.update<double>(t, 0.1)(&none, &zero, {&m0, &v0}, 1);
+  CHECK(none == Approx(4 * 0.95 * 0.95 * 0.95));
+}

@@ -48,7 +48,7 @@ TEST_CASE("ten steps of SAELens: JumpReLU, every form of its penalty", "[trainin
 
 TEST_CASE("ten steps of dictionary_learning: StandardTrainer, unit norm by projection", "[training][peers]") {
   sae::TrainerConfig config{.learning_rate = 0.01, .center = sae::Center::none};
-  config.schedule = {.warmup = 3, .warmup_from_zero = true, .decay = 3};
+  config.schedule = {.warmup = 3, .warmup_shape = sae::WarmupShape::from_zero, .decay = 3};
   config.sparsity_warmup = 4;
   replay("dl_standard", dl_autoencoder, sae::ReLU{}, config,
          sae::Objective{sae::L1{.coefficient = 0.6, .weighted_by_decoder_norm = false}});

@@ -461,7 +461,7 @@ TEST_CASE("settings that make no sense are refused in a sentence", "[training][t
   with([](auto& c) { c.learning_rate = 0; }, "Trainer: learning_rate = 0 is not positive");
   with([](auto& c) { c.learning_rate = nan_value; }, "Trainer: learning_rate = nan is not positive");
   with([](auto& c) { c.schedule.warmup = 11; }, "Schedule: warmup = 11 and decay = 0 steps do not fit into 10 steps");
-  with([](auto& c) { c.adam.beta1 = 1; }, "Adam: beta1 = 1 is not in [0, 1)");
+  with([](auto& c) { c.optimizer = sae::Adam{.beta1 = 1}; }, "Adam: beta1 = 1 is not in [0, 1)");
   with([](auto& c) { c.sparsity_warmup = -1; }, "Trainer: sparsity_warmup = -1 is negative");
   with([](auto& c) { c.clip_norm = -1; }, "Trainer: clip_norm = -1 is negative");
   with([](auto& c) { c.clip_norm = nan_value; }, "Trainer: clip_norm = nan is negative");

@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-// A checkpoint is one safetensors file: the parameters, the optimizer's moments ("moment0.W_enc"), how long each latent has been
-// silent, the counters, the input scale, where the source stands ("source.counters", "source.rows", inner sources
+// A checkpoint is one safetensors file: the parameters, the optimizer's moments ("moment0.W_enc"), the average of the
+// weights ("average.W_enc") where there is one, how long each latent has been silent, the counters, the input scale, where the source stands ("source.counters", "source.rows", inner sources
 // "source.0.counters"), each exactly as it is in memory. Its metadata hold the format's version, the step and every setting that
 // the result depends on ("setting trainer.batch").
 namespace sae::inline SAE_ABI {
@@ -211,7 +211,8 @@ Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Setting
 /// \param own  settings of the caller's that a resumed training must share (see checkpoint_settings).
 /// \throws FileError   it cannot be written (the earlier one is intact).
 /// \throws ValueError  the trainer's run has ended, or none is under way.
-/// Cost: 3 times the parameters, and the rows that a shuffle buffer holds, written and synced.
+/// Cost: the parameters, what the optimizer keeps (Adam: 2 times the parameters), the average of the weights and the rows that a
+/// shuffle buffer holds, written and synced.
 template <class Model, class Terms>
 void save_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path& path, const Settings& own = {}) {
   if (!trainer.fitting())

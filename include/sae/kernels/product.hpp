@@ -45,4 +45,14 @@ SAE_NOINLINE void add_product_nn(Scalar* y, Index ld_y, const Scalar* a, Index l
       detail::ConstStrided<Scalar>(w, n, d, Eigen::OuterStride<>(ld_w));
 }
 
+/// y [m x d] += a^T w, a [n x m], w [n x d]: Gram matrices of columns.
+template <class Scalar>
+SAE_NOINLINE void add_product_tn(Scalar* y, Index ld_y, const Scalar* a, Index ld_a, const Scalar* w, Index ld_w, Index m,
+                                 Index n, Index d) {
+  [[maybe_unused]] const detail::SerialProduct serial;
+  detail::Strided<Scalar>(y, m, d, Eigen::OuterStride<>(ld_y)).noalias() +=
+      detail::ConstStrided<Scalar>(a, n, m, Eigen::OuterStride<>(ld_a)).transpose() *
+      detail::ConstStrided<Scalar>(w, n, d, Eigen::OuterStride<>(ld_w));
+}
+
 }  // namespace sae::inline SAE_ABI::kernels

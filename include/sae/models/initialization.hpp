@@ -2,10 +2,31 @@
 #include <sae/core/random.hpp>
 #include <sae/kernels/vector.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
 namespace sae::inline SAE_ABI {
+
+namespace detail {
+inline constexpr std::uint64_t initialization_stream = 0x1417;
+
+/// n numbers of U(-bound, bound), drawn again should all be 0; returns their norm, > 0.
+template <class Scalar>
+double fill_uniform(Random& random, double bound, Scalar* out, Index n) {
+  double squares = 0;
+  do {
+    squares = 0;
+    for (Index j = 0; j < n; ++j) {
+      out[j] = static_cast<Scalar>(random.uniform(-bound, bound));
+      squares += static_cast<double>(out[j]) * static_cast<double>(out[j]);
+    }
+  } while (squares == 0);
+  return std::sqrt(squares);
+}
+/// Kaiming-uniform for rows of D numbers (gain sqrt 2).
+inline double kaiming_bound(Index width) { return std::sqrt(6.0 / static_cast<double>(width)); }
+}  // namespace detail
 
 /// Tied start: W_dec rows are random directions (Kaiming-uniform, U(-sqrt(6/D), sqrt(6/D)) each) of norm `decoder_norm`,
 /// W_enc = W_dec, biases 0. Latents then read what they write, and b_dec is the trainer's business (mean or median of the data).
@@ -19,22 +40,40 @@ struct TiedInitialization {
     using Scalar = typename Parameters::Scalar;
     if (!(decoder_norm > 0)) throw_value("TiedInitialization: decoder_norm = ", decoder_norm, " is not positive");
     const Index width = parameters.width();
-    Random random(seed, 0x1417);
-    const double bound = std::sqrt(6.0 / static_cast<double>(width));
+    Random random(seed, detail::initialization_stream);
     for (Index i = 0; i < parameters.latents(); ++i) {
-      Scalar* const direction = parameters.W_dec.row(i);
-      double norm = 0;
-      do {
-        norm = 0;
-        for (Index j = 0; j < width; ++j) {
-          direction[j] = static_cast<Scalar>(random.uniform(-bound, bound));
-          norm += static_cast<double>(direction[j]) * static_cast<double>(direction[j]);
-        }
-      } while (norm == 0);
-      kernels::scale(direction, static_cast<Scalar>(decoder_norm / std::sqrt(norm)), width);
+      const double norm = detail::fill_uniform(random, detail::kaiming_bound(width), parameters.W_dec.row(i), width);
+      kernels::scale(parameters.W_dec.row(i), static_cast<Scalar>(decoder_norm / norm), width);
     }
     if (!parameters.tied()) parameters.W_enc = parameters.W_dec;
     parameters.b_enc.set_zero();
+    parameters.b_dec.set_zero();
+  }
+};
+
+/// Untied start, torch's default for a linear layer: W_enc rows of U(-1/sqrt(D), 1/sqrt(D)), norm about sqrt(1/3); W_dec[i] is the
+/// direction of W_enc[i] with norm `decoder_norm`; b_enc 0, or U(-1/sqrt(D), 1/sqrt(D)) with `random_bias`; b_dec 0. For a model
+/// that is there: `sae::UntiedInitialization{.seed = 3}(model.parameters());`.
+/// Source: sparsify sparse_coder.py (norm 1, biases 0); dictionary_learning dictionary.py, AutoEncoder (`random_bias`).
+struct UntiedInitialization {
+  double decoder_norm = 1;  ///< > 0
+  bool random_bias = false;
+  std::uint64_t seed = 0;
+
+  template <class Parameters>
+  void operator()(Parameters& parameters) const {
+    using Scalar = typename Parameters::Scalar;
+    if (!(decoder_norm > 0)) throw_value("UntiedInitialization: decoder_norm = ", decoder_norm, " is not positive");
+    const Index width = parameters.width();
+    const double bound = 1 / std::sqrt(static_cast<double>(width));
+    Random random(seed, detail::initialization_stream);
+    parameters.b_enc.set_zero();
+    for (Index i = 0; i < parameters.latents(); ++i) {
+      const double norm = detail::fill_uniform(random, bound, parameters.W_enc.row(i), width);
+      std::copy_n(parameters.W_enc.row(i), width, parameters.W_dec.row(i));
+      kernels::scale(parameters.W_dec.row(i), static_cast<Scalar>(decoder_norm / norm), width);
+      if (random_bias) parameters.b_enc[i] = static_cast<Scalar>(random.uniform(-bound, bound));
+    }
     parameters.b_dec.set_zero();
   }
 };

@@ -7,7 +7,6 @@
 #include <sae/training/trainer_config.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <concepts>
 #include <functional>
@@ -80,8 +79,12 @@ struct DefaultObjective<AnyActivation> {
 ///   trainer.fit(source, sae::progress_bar(std::cerr));
 ///
 /// One step: rows -> normalise -> encode and select (the one dense product) -> decode and residual -> terms of the loss -> code
-/// gradient -> per latent, in one pass over its rows: weight gradient, projection, Adam, unit norm. With `clip_norm` all
-/// gradients are needed first and take memory of their own (2 F D numbers).
+/// gradient -> per latent, in one pass over its rows: weight gradient, projection, optimizer, unit norm. With `clip_norm`, or an
+/// optimizer that is not row-local, all gradients are needed first and take memory of their own (2 F D numbers).
+/// Average: with `ema` = beta > 0 each step ends with a <- beta a + (1 - beta) w, for every weight w, a from 0. When `fit` ends,
+/// early or not, a / (1 - beta^t) takes the place of w; decoder rows are then brought back to norm 1 where `decoder` is `unit`, as
+/// a mean of unit vectors is shorter. Until then callbacks see w. It takes 2 F D numbers. Source: openai/sparse_autoencoder
+/// train.py, EmaModel, which averages before a step and does not renormalise.
 /// Results are the same bytes for any number of threads; `visit_state` with the source's state resumes to the last bit.
 /// The trainer keeps a reference to the model, which must outlive it.
 template <class Model, class Terms = typename DefaultObjective<typename Model::Activation>::type>
@@ -96,7 +99,10 @@ class Trainer {
       : model_(model), config_(std::move(config)), objective_(std::move(objective)), threads_(threads) {
     config_.check();
     objective_.check(model.d_in(), model.latents());
-    for (Parameters& slot : moments_) slot.resize_like(model.parameters());
+    moments_ = OptimizerState<Scalar>(config_.optimizer);
+    Parameters::visit([&](std::string_view name, const auto& w) { moments_.add(name, w.rows(), w.cols()); },
+                      model.parameters());
+    if (config_.ema > 0) average_.resize_like(model.parameters());
     shared_gradient_.activation = model.parameters().activation;
     shared_gradient_.activation.resize(model.latents());
     shared_gradient_.b_dec.resize(1, model.parameters().output_width());
@@ -115,9 +121,10 @@ class Trainer {
   const TrainerConfig& config() const { return config_; }
   const Model& model() const { return model_; }
   const Terms& objective() const { return objective_; }
-  Index step() const { return step_; }      ///< steps done
-  Index tokens() const { return tokens_; }  ///< rows seen
-  double scale() const { return scale_; }   ///< what rows are multiplied by
+  Index step() const { return step_; }                         ///< steps done
+  Index tokens() const { return tokens_; }                     ///< rows seen
+  double scale() const { return scale_; }                      ///< what rows are multiplied by
+  Index optimizer_numbers() const { return moments_.size(); }  ///< numbers that the optimizer keeps from step to step
   DeadLatents& dead_latents() { return dead_; }
   const DeadLatents& dead_latents() const { return dead_; }
 
@@ -159,8 +166,26 @@ class Trainer {
       source_state_ = {};  // of a checkpoint that one of them made: a shuffle buffer's is large
       if (stop && step_ < steps) status = FitStatus::stopped;
     }
+    if (config_.ema > 0 && step_ > 0) model_.parameters() = averaged();
     fold();
     return status;
+  }
+  /// The average of the weights as `fit` leaves it in the model, but in the units of the scaled rows.
+  /// \throws ValueError  `ema` is 0, or no step was done.
+  Parameters averaged() const {
+    if (!(config_.ema > 0) || step_ == 0)
+      throw_value("Trainer: no average of weights: ema = ", config_.ema, ", ", step_, " steps");
+    Parameters out = model_.parameters();
+    const auto factor = static_cast<Scalar>(1 / (1 - std::pow(config_.ema, static_cast<double>(step_))));
+    Parameters::visit(
+        [&](std::string_view, auto& w, const auto& a) {
+          w = a;
+          kernels::scale(w.data(), factor, w.size());
+        },
+        out, average_);
+    if (config_.decoder == DecoderNorm::unit)
+      for (Index i = 0; i < out.latents(); ++i) normalise(out.W_dec.row(i));
+    return out;
   }
 
   /// One step on one batch of raw rows (what `fit` repeats, without preparing or folding).
@@ -192,12 +217,13 @@ class Trainer {
     });
 
     report_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
-    const auto update = config_.adam.template update<Scalar>(step_ + 1, rate);
-    if (config_.clip_norm > 0) {
-      update_from_all_gradients(update);
+    moments_.begin_step(step_ + 1, rate);
+    if (config_.clip_norm > 0 || !moments_.row_local()) {
+      update_from_all_gradients();
     } else {
-      update_latent_by_latent(update);
+      update_latent_by_latent();
     }
+    if (config_.ema > 0) update_average();
     ++step_;
     tokens_ += rows.rows();
     report_.step = step_;
@@ -224,10 +250,10 @@ class Trainer {
     if (folded_) throw_value("Trainer: the run has ended and its scale was folded into the model; there is nothing to resume");
     std::vector<std::int64_t> counters{step_, tokens_};
     Parameters::visit([&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); }, model_.parameters());
-    for (std::size_t s = 0; s < moments_.size(); ++s)
-      Parameters::visit(
-          [&](std::string_view name, auto& tensor) { visitor.tensor(detail::concat("moment", s, ".", name), tensor); },
-          moments_[s]);
+    moments_.visit([&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); });
+    if (config_.ema > 0)
+      Parameters::visit([&](std::string_view name, auto& tensor) { visitor.tensor(detail::concat("average.", name), tensor); },
+                        average_);
     const auto untrained = [&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); };
     if constexpr (requires { model_.parameters().activation.visit_state(untrained, model_.parameters().activation); })
       model_.parameters().activation.visit_state(untrained, model_.parameters().activation);
@@ -362,21 +388,17 @@ class Trainer {
     const Scalar norm = std::sqrt(kernels::squared_norm(direction, width)) + static_cast<Scalar>(config_.unit_norm_epsilon);
     if (norm > Scalar(0)) kernels::scale(direction, Scalar(1) / norm, width);
   }
-  /// The slots' tensors that stand beside one parameter tensor, from position `at` on.
-  template <class... Tensors>
-  static std::array<Scalar*, sizeof...(Tensors)> slots_at(Index at, Tensors&... tensors) {
-    return {(tensors.data() + at)...};
-  }
 
   /// One pass: nothing but two gradient rows of each thread's current latent ever exists.
-  template <class Update>
-  void update_latent_by_latent(const Update& update) {
+  void update_latent_by_latent() {
     auto& step = workspace_.step;
     Parameters& p = model_.parameters();
-    Parameters &m = moments_[0], &v = moments_[1];
     const Index in = p.width(), out = p.output_width(), latents = p.latents();
     const bool unit = config_.decoder == DecoderNorm::unit, subtracts = model_.subtracts_decoder_bias();
-    const bool has_bias = p.b_enc.size() > 0;
+    const bool has_bias = p.b_enc.size() > 0, tied = p.tied();
+    auto& dec = moments_.slots("W_dec");
+    auto& enc = tied ? dec : moments_.slots("W_enc");
+    auto& bias = has_bias ? moments_.slots("b_enc") : dec;
     const Index blocks = (latents + detail::gradient_block_latents - 1) / detail::gradient_block_latents;
     if (subtracts && (partial_.rows() != blocks || partial_.cols() != in)) partial_.resize(blocks, in);
     threads_.for_blocks(latents, detail::gradient_block_latents, [&](Index begin, Index end, Index block) {
@@ -385,24 +407,22 @@ class Trainer {
         // The gradient of b_dec reads W_enc before it moves.
         if (subtracts) kernels::add_scaled(partial_.row(block), g_bias, p.encoder().row(i), in);
         if (unit) project(p.W_dec.row(i), g_dec);
-        if (g_enc != nullptr) update(p.W_enc.row(i), g_enc, slots_at(i * in, m.W_enc, v.W_enc), in);
-        update(p.W_dec.row(i), g_dec, slots_at(i * out, m.W_dec, v.W_dec), out);
-        if (has_bias) update(&p.b_enc[i], &g_bias, slots_at(i, m.b_enc, v.b_enc), 1);
+        if (g_enc != nullptr) moments_.update_rows(enc, i * in, p.W_enc.row(i), g_enc, in);
+        moments_.update_rows(dec, i * out, p.W_dec.row(i), g_dec, out);
+        if (has_bias) moments_.update_rows(bias, i, &p.b_enc[i], &g_bias, 1);
         if (unit) normalise(p.W_dec.row(i));
       });
     });
     detail::shared_gradients(step, subtracts ? &partial_ : nullptr, shared_gradient_, column_sums_, threads_);
-    update(p.b_dec.data(), shared_gradient_.b_dec.data(), slots_at(0, m.b_dec, v.b_dec), out);
-    if (p.W_skip.size() > 0)
-      update(p.W_skip.data(), shared_gradient_.W_skip.data(), slots_at(0, m.W_skip, v.W_skip), p.W_skip.size());
-    Parameters::visit_activation([&](std::string_view, auto& w, auto& g, auto& slot0,
-                                     auto& slot1) { update(w.data(), g.data(), slots_at(0, slot0, slot1), w.size()); },
-                                 p, shared_gradient_, m, v);
+    moments_.update(moments_.slots("b_dec"), p.b_dec, shared_gradient_.b_dec, threads_);
+    if (p.W_skip.size() > 0) moments_.update(moments_.slots("W_skip"), p.W_skip, shared_gradient_.W_skip, threads_);
+    Parameters::visit_activation(
+        [&](std::string_view name, auto& w, auto& g) { moments_.update(moments_.slots(name), w, g, threads_); }, p,
+        shared_gradient_);
   }
 
   /// Two passes: all gradients, their norm in a fixed order, then the update.
-  template <class Update>
-  void update_from_all_gradients(const Update& update) {
+  void update_from_all_gradients() {
     Parameters& p = model_.parameters();
     if (gradient_.latents() != p.latents()) gradient_.resize_like(p);
     detail::materialise_gradient(model_, workspace_.step, gradient_, threads_);
@@ -425,20 +445,33 @@ class Trainer {
         },
         gradient_);
     report_.gradient_norm = std::sqrt(squares);
-    const auto factor = static_cast<Scalar>(std::min(1.0, config_.clip_norm / (report_.gradient_norm + config_.clip_epsilon)));
+    const double clip = config_.clip_norm > 0 ? config_.clip_norm / (report_.gradient_norm + config_.clip_epsilon) : 1.0;
+    const auto factor = static_cast<Scalar>(std::min(1.0, clip));
     Parameters::visit(
-        [&](std::string_view, auto& w, auto& g, auto& slot0, auto& slot1) {
-          threads_.for_blocks(w.rows(), row_block, [&](Index begin, Index end, Index) {
-            const Index from = begin * w.cols(), n = (end - begin) * w.cols();
-            kernels::scale(g.data() + from, factor, n);
-            update(w.data() + from, g.data() + from, slots_at(from, slot0, slot1), n);
+        [&](std::string_view name, auto& w, auto& g) {
+          threads_.for_blocks(g.rows(), row_block, [&](Index begin, Index end, Index) {
+            kernels::scale(g.row(begin), factor, (end - begin) * g.cols());
           });
+          moments_.update(moments_.slots(name), w, g, threads_);
         },
-        p, gradient_, moments_[0], moments_[1]);
+        p, gradient_);
     if (unit)
       threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
         for (Index i = begin; i < end; ++i) normalise(p.W_dec.row(i));
       });
+  }
+
+  /// a <- ema a + (1 - ema) w, of weights as the next step reads them.
+  void update_average() {
+    const auto keep = static_cast<Scalar>(config_.ema), rest = static_cast<Scalar>(1 - config_.ema);
+    model_.parameters().activation.constrain();
+    Parameters::visit(
+        [&](std::string_view, const auto& w, auto& a) {
+          threads_.for_blocks(w.rows(), row_block, [&](Index begin, Index end, Index) {
+            for (Index i = begin * w.cols(); i < end * w.cols(); ++i) a[i] = keep * a[i] + rest * w[i];
+          });
+        },
+        model_.parameters(), average_);
   }
 
   static Index active_entries(const Codes<Scalar>& codes) {
@@ -494,7 +527,8 @@ class Trainer {
   Terms objective_;
   Threads& threads_;
 
-  std::array<Parameters, Adam::slots> moments_;
+  OptimizerState<Scalar> moments_;
+  Parameters average_;  ///< of the weights, not yet divided by 1 - ema^t; empty while `ema` is 0
   DeadLatents dead_;
   Index step_ = 0, tokens_ = 0;
   double scale_ = 1, target_scale_ = 1;  // target_scale_: of a transcoder's targets
@@ -504,8 +538,8 @@ class Trainer {
 
   StepReport report_;
   typename Model::template Workspace<Terms> workspace_;
-  Parameters shared_gradient_;  ///< its activation part alone is used
-  Parameters gradient_;         ///< all gradients; empty while clipping is off
+  Parameters shared_gradient_;  ///< of b_dec, W_skip and the activation's own tensors; the others are empty
+  Parameters gradient_;         ///< all gradients; empty where none needs them
   Tensor<Scalar> rows_, targets_, partial_, column_sums_;
 };
 

@@ -1,7 +1,7 @@
 #pragma once
 #include <sae/core/types.hpp>
-#include <sae/training/adam.hpp>
 #include <sae/training/dead_latents.hpp>
+#include <sae/training/optimizer.hpp>
 #include <sae/training/schedule.hpp>
 
 #include <limits>
@@ -40,7 +40,8 @@ struct TrainerConfig {
   double learning_rate = 1e-3;  ///< peak, > 0
   Schedule schedule{};
   Index sparsity_warmup = 0;  ///< steps over which the sparsity terms grow from 0
-  Adam adam{};
+  Optimizer optimizer = Adam{};
+  double ema = 0;  ///< decay of an average of the weights, which the model ends with, in [0, 1); 0: off (Trainer, "average")
   double clip_norm = 0;  ///< > 0: global gradient norm is clipped to it (needs all gradients first: slower); 0: off
   double clip_epsilon = 1e-6;
   DecoderNorm decoder = DecoderNorm::unit;
@@ -68,7 +69,8 @@ struct TrainerConfig {
     visitor("learning_rate", learning_rate);
     visitor("schedule", schedule);
     visitor("sparsity_warmup", sparsity_warmup);
-    visitor("adam", adam);
+    visitor("optimizer", detail::OptimizerSettings{optimizer});
+    visitor("ema", ema);
     visitor("clip_norm", clip_norm);
     visitor("clip_epsilon", clip_epsilon);
     visitor("decoder", decoders[static_cast<int>(decoder)]);
@@ -86,7 +88,8 @@ struct TrainerConfig {
     if (total_steps() < 1) throw_value("Trainer: tokens = ", tokens, " are fewer than one batch of ", batch);
     if (!(learning_rate > 0)) throw_value("Trainer: learning_rate = ", learning_rate, " is not positive");
     schedule.check(total_steps());
-    adam.check();
+    sae::check(optimizer);
+    if (!(ema >= 0 && ema < 1)) throw_value("Trainer: ema = ", ema, " is not in [0, 1)");
     if (sparsity_warmup < 0) throw_value("Trainer: sparsity_warmup = ", sparsity_warmup, " is negative");
     if (!(clip_norm >= 0)) throw_value("Trainer: clip_norm = ", clip_norm, " is negative");
     if (!(clip_epsilon >= 0)) throw_value("Trainer: clip_epsilon = ", clip_epsilon, " is negative");

@@ -1,0 +1,134 @@
+#pragma once
+#include <sae/training/adafactor.hpp>
+#include <sae/training/adam.hpp>
+#include <sae/training/muon.hpp>
+#include <sae/training/sgd.hpp>
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace sae::inline SAE_ABI {
+
+/// How weights follow their gradients, chosen at run time: `TrainerConfig{.optimizer = sae::Adam{.beta1 = 0}}`.
+/// State beside the F D numbers of a weight and the n of a vector:
+///
+///   Adam, AdamW   2 F D, 2 n    with beta1 = 0: F D, n
+///   Sgd, SignSgd  F D, n        without momentum: none
+///   Muon          F D, 2 n
+///   Adafactor     F + D, n
+///
+/// The first four are row-local and run in the pass that makes the gradient; Muon and Adafactor need all gradients first, which take
+/// 2 F D numbers of their own.
+using Optimizer = std::variant<Adam, AdamW, Sgd, SignSgd, Muon, Adafactor>;
+
+/// \throws ValueError  a setting is not in its range.
+inline void check(const Optimizer& optimizer) {
+  std::visit([](const auto& one) { one.check(); }, optimizer);
+}
+
+namespace detail {
+/// The settings of whichever optimizer it is, its name first.
+struct OptimizerSettings {
+  const Optimizer& optimizer;
+
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    std::visit(
+        [&](const auto& one) {
+          visitor("name", one.name);
+          one.visit_settings(visitor);
+        },
+        optimizer);
+  }
+};
+}  // namespace detail
+
+/// An optimizer at work on the tensors of one model: what it keeps beside each, and its step.
+template <class Scalar>
+class OptimizerState {
+ public:
+  /// What is kept beside one tensor.
+  using Slots = std::vector<Tensor<Scalar>>;
+
+  OptimizerState() = default;
+  explicit OptimizerState(const Optimizer& optimizer) : optimizer_(optimizer) {}
+
+  /// Takes a parameter tensor [rows x cols] into its care; its state starts at 0.
+  void add(std::string_view name, Index rows, Index cols) {
+    Slots slots;
+    const SlotShapes shapes = std::visit([&](const auto& optimizer) { return optimizer.slot_shapes(rows, cols); }, optimizer_);
+    for (const auto& [r, c] : shapes) slots.emplace_back(r, c);
+    tensors_.emplace_back(std::string(name), std::move(slots));
+  }
+  /// Whether rows may be updated one by one, `update_rows`; else whole tensors alone, `update`.
+  bool row_local() const {
+    return std::visit([]<class Kind>(const Kind&) { return Kind::row_local; }, optimizer_);
+  }
+  /// Numbers of state, all tensors together.
+  Index size() const {
+    Index sum = 0;
+    for (const auto& [name, slots] : tensors_)
+      for (const auto& slot : slots) sum += slot.size();
+    return sum;
+  }
+  /// \throws ValueError  it was never added.
+  Slots& slots(std::string_view name) {
+    for (auto& [own, slots] : tensors_)
+      if (own == name) return slots;
+    throw_value("the optimizer knows no tensor ", name);
+  }
+
+  /// \param t  number of the step that begins, from 1.
+  void begin_step(Index t, double learning_rate) {
+    t_ = t;
+    learning_rate_ = learning_rate;
+    std::visit(
+        [&]<class Kind>(const Kind& optimizer) {
+          if constexpr (Kind::row_local) update_ = optimizer.template update<Scalar>(t, learning_rate);
+        },
+        optimizer_);
+  }
+  /// n numbers w of a parameter, from position `from` of its tensor on, by their gradients g. For row-local optimizers; several
+  /// threads may be in it at once, each with numbers of its own.
+  void update_rows(Slots& slots, Index from, Scalar* w, const Scalar* g, Index n) const {
+    SlotRows<Scalar> at{};
+    for (std::size_t s = 0; s < slots.size(); ++s) at[s] = slots[s].data() + from;
+    std::visit([&](const auto& update) { update(w, g, at, n); }, update_);
+  }
+  /// A whole tensor; g may be overwritten.
+  void update(Slots& slots, Tensor<Scalar>& w, Tensor<Scalar>& g, Threads& threads) const {
+    if (row_local()) {
+      constexpr Index block = 64;
+      threads.for_blocks(w.rows(), block, [&](Index begin, Index end, Index) {
+        update_rows(slots, begin * w.cols(), w.row(begin), g.row(begin), (end - begin) * w.cols());
+      });
+      return;
+    }
+    std::visit(
+        [&]<class Kind>(const Kind& optimizer) {
+          if constexpr (!Kind::row_local)
+            optimizer.template step<Scalar>(t_, learning_rate_, w, g, std::span<Tensor<Scalar>>(slots), threads);
+        },
+        optimizer_);
+  }
+
+  /// Calls visitor("moment0.W_enc", tensor) for everything that is kept.
+  template <class Visitor>
+  void visit(Visitor&& visitor) {
+    for (auto& [name, slots] : tensors_)
+      for (std::size_t s = 0; s < slots.size(); ++s) visitor(detail::concat("moment", s, ".", name), slots[s]);
+  }
+
+ private:
+  Optimizer optimizer_;
+  std::vector<std::pair<std::string, Slots>> tensors_;
+  Index t_ = 0;
+  double learning_rate_ = 0;
+  std::variant<Adam::Update<Scalar>, AdamW::Update<Scalar>, Sgd::Update<Scalar>, SignSgd::Update<Scalar>> update_;
+};
+
+}  // namespace sae::inline SAE_ABI
