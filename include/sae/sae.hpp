@@ -16,6 +16,7 @@
 #include <sae/interpret/interventions.hpp>
 #include <sae/interpret/recover.hpp>
 #include <sae/interpret/top_activations.hpp>
+#include <sae/metrics/assignment.hpp>
 #include <sae/metrics/dictionary.hpp>
 #include <sae/metrics/loss_recovered.hpp>
 #include <sae/metrics/reconstruction.hpp>
