@@ -18,12 +18,14 @@
 #include <sae/interpret/top_activations.hpp>
 #include <sae/metrics/assignment.hpp>
 #include <sae/metrics/dictionary.hpp>
+#include <sae/metrics/ground_truth.hpp>
 #include <sae/metrics/loss_recovered.hpp>
 #include <sae/metrics/reconstruction.hpp>
 #include <sae/metrics/row_filter.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/callbacks.hpp>
 #include <sae/training/evaluate.hpp>
+#include <sae/training/evaluate_world.hpp>
 #include <sae/training/pre_activation_loss.hpp>
 #include <sae/training/recipe.hpp>
 #include <sae/training/tanh_penalty.hpp>
