@@ -1,8 +1,9 @@
 #pragma once
 // Everything that needs Eigen alone. Files (files/, formats/) and what runs a language model (host/) are included by name.
-#include <sae/activations/gated.hpp>
 #include <sae/activations/abs_topk.hpp>
+#include <sae/activations/any_activation.hpp>
 #include <sae/activations/batch_topk.hpp>
+#include <sae/activations/gated.hpp>
 #include <sae/activations/group_max.hpp>
 #include <sae/activations/jump_relu.hpp>
 #include <sae/activations/relu.hpp>
@@ -20,15 +21,22 @@
 #include <sae/interpret/interventions.hpp>
 #include <sae/interpret/recover.hpp>
 #include <sae/interpret/top_activations.hpp>
+#include <sae/metrics/assignment.hpp>
 #include <sae/metrics/dictionary.hpp>
+#include <sae/metrics/ground_truth.hpp>
 #include <sae/metrics/loss_recovered.hpp>
 #include <sae/metrics/reconstruction.hpp>
 #include <sae/metrics/row_filter.hpp>
+#include <sae/models/any_model.hpp>
 #include <sae/models/jump_relu_conversion.hpp>
+#include <sae/models/matryoshka.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
+#include <sae/models/transcoder.hpp>
+#include <sae/training/any_objective.hpp>
 #include <sae/training/callbacks.hpp>
 #include <sae/training/data_initialization.hpp>
 #include <sae/training/evaluate.hpp>
+#include <sae/training/evaluate_world.hpp>
 #include <sae/training/gated_aux.hpp>
 #include <sae/training/lp.hpp>
 #include <sae/training/p_anneal.hpp>

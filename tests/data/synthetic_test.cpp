@@ -143,6 +143,36 @@ TEST_CASE("trees are numbered breadth-first until the numbers run out", "[synthe
   for (Index i = 14; i < 20; ++i) CHECK(free.parents[at(i)] == -1);
 }
 
+TEST_CASE("a range of branching factors: each parent draws its number of children", "[synthetic]") {
+  SyntheticConfig config = tree_config();
+  config.num_features = 2000;
+  config.hierarchy =
+      sae::HierarchyConfig{.total_root_nodes = 300, .branching_factor = 2, .branching_factor_max = 4, .max_depth = 1};
+  const SyntheticWorld world(config);
+  std::vector<Index> children(300, 0);
+  for (const Index parent : world.parents)
+    if (parent >= 0) ++children[at(parent)];
+  for (const Index wanted : {2, 3, 4}) require_rate(std::count(children.begin(), children.end(), wanted), 300, 1.0 / 3);
+  CHECK(std::is_sorted(world.levels[1].begin(), world.levels[1].end()));
+  CHECK(world.levels[1].front() == 300);
+}
+
+TEST_CASE("a group without a parent is exclusive in every row", "[synthetic]") {
+  SyntheticWorld world({.num_features = 3, .hidden_dim = 2, .firing_probability = sae::ConstantFiring{.probability = 0.5}});
+  world.levels = {{}, {0, 1}};
+  world.groups = {{{-1, {0, 1}}}, {}};
+  const auto a = draw(world, 4000).a;
+  Index both = 0, first = 0, other = 0;
+  for (Index b = 0; b < 4000; ++b) {
+    both += a(b, 0) != 0 && a(b, 1) != 0;
+    first += a(b, 0) != 0;
+    other += a(b, 2) != 0;
+  }
+  CHECK(both == 0);
+  require_rate(first, 4000, 0.25 + 0.25 / 2);
+  require_rate(other, 4000, 0.5);
+}
+
 TEST_CASE("exclusive groups: which parents, how many", "[synthetic]") {
   SyntheticConfig config = tree_config();
   const auto count = [&](double portion, Index min_depth, std::optional<Index> max_depth) {
@@ -386,6 +416,8 @@ TEST_CASE("settings out of range are refused with their key", "[synthetic]") {
   refuse(with([&](auto& c) { c.bias = nan; }), "bias");
   refuse(with([](auto& c) { c.hierarchy = sae::HierarchyConfig{.total_root_nodes = 0}; }), "total_root_nodes");
   refuse(with([](auto& c) { c.hierarchy = sae::HierarchyConfig{.branching_factor = 1}; }), "branching_factor");
+  refuse(with([](auto& c) { c.hierarchy = sae::HierarchyConfig{.branching_factor = 4, .branching_factor_max = 3}; }),
+         "branching_factor = [4, 3]");
   refuse(with([](auto& c) { c.hierarchy = sae::HierarchyConfig{.max_depth = -1}; }), "max_depth");
   refuse(with([](auto& c) { c.hierarchy = sae::HierarchyConfig{.mutually_exclusive_portion = 1.5}; }), "portion");
   refuse(with([](auto& c) {

@@ -62,6 +62,12 @@ TEST_CASE("synthetic config: what is left out keeps its default, and a number is
   CHECK(std::get<sae::RandomFiring>(config.firing_probability).min_prob == sae::RandomFiring{}.min_prob);
   CHECK_FALSE(config.hierarchy);
   CHECK(config.bias == sae::SyntheticConfig{}.bias);
+  CHECK(
+      parse(R"({"num_features": 8, "hidden_dim": 4, "hierarchy": {"branching_factor": 3}})").hierarchy->branching_factor_max ==
+      0);
+  const auto range = parse(R"({"num_features": 8, "hidden_dim": 4, "hierarchy": {"branching_factor": [3, 5]}})");
+  CHECK(range.hierarchy->branching_factor == 3);
+  CHECK(range.hierarchy->branching_factor_max == 5);
   const auto generator = [&](const std::string& name, const std::string& more) {
     return parse(R"({"num_features": 8, "hidden_dim": 4, ")" + name + R"(": {"generator_name": )" + more + "}}");
   };
@@ -91,6 +97,8 @@ TEST_CASE("synthetic config: unknown keys, generators and kinds are refused by n
   refused(sizes + R"("dtype": "bfloat16"})", "dtype = \"bfloat16\" is not made");
   refused(sizes + R"("hierarchy": []})", "hierarchy is not a JSON object");
   refused(sizes + R"("hierarchy": {"max_depth": 1.5}})", "max_depth = 1.5");
+  refused(sizes + R"("hierarchy": {"branching_factor": [2, 3, 4]}})", "branching_factor is a list of 3 values");
+  refused(sizes + R"("hierarchy": {"branching_factor": [2, 2.5]}})", "2.5");
   refused(sizes + R"("correlation": {"scale": 1}})", "scale is not a known field");
   refused(sizes + R"("orthogonalization": {"steps": 1}})", "steps is not a known field");
   refused(sizes + R"("firing_probability": {"generator_name": "pareto"}})",

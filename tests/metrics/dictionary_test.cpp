@@ -93,6 +93,34 @@ TEST_CASE("dictionaries that cannot be compared are refused", "[metrics]") {
   CHECK_THROWS_AS(sae::nearest_directions(Matrix::Ones(2, 3), Matrix(0, 3)), sae::ValueError);
 }
 
+TEST_CASE("a dictionary's rows among themselves", "[metrics]") {
+  Matrix rows(4, 2);
+  rows << 1, 0, 3, 4, -2, 0, 0, 0;
+  const auto others = sae::nearest_others(rows);
+  CHECK(others.nearest == std::vector<Index>{1, 0, 3, 0});  // 0.6, 0.6, 0 with the row of zeros, 0
+  CHECK(others.cosine[0] == Approx(0.6).epsilon(1e-15));
+  CHECK(others.cosine[2] == 0);
+  const auto absolute = sae::nearest_others(rows, CosineSign::ignored);
+  CHECK(absolute.nearest == std::vector<Index>{2, 0, 0, 0});
+  CHECK(absolute.cosine[2] == 1);
+  // |cosines|: 0.6, 1, 0; 0.6, 0; 0, each twice of twelve
+  CHECK(sae::mean_absolute_cosine(rows) == Approx(2 * 2.2 / 12).epsilon(1e-15));
+  CHECK(std::isnan(sae::mean_absolute_cosine(rows.topRows(1))));
+  CHECK_THROWS_AS(sae::nearest_others(rows.topRows(1)), sae::ValueError);
+  const auto all = sae::cosines(rows, rows.topRows(2));
+  CHECK(all.rows() == 4);
+  CHECK(all.cols() == 2);
+  CHECK(all.row(2)[1] == Approx(-0.6).epsilon(1e-15));
+  CHECK_THROWS_AS(sae::cosines(rows, Matrix::Ones(2, 3)), sae::ShapeError);
+  // Beyond one tile and one block: itself is left out wherever it stands.
+  const Matrix many = Matrix::Random(300, 5);
+  Matrix cosines = many.rowwise().normalized() * many.rowwise().normalized().transpose();
+  cosines.diagonal().setConstant(-2);
+  const auto got = sae::nearest_others(many);
+  for (Index i = 0; i < 300; ++i)
+    REQUIRE(std::abs(got.cosine[static_cast<std::size_t>(i)] - cosines.row(i).maxCoeff()) <= 1e-14);
+}
+
 TEST_CASE("the peers' mean max cosine similarities", "[metrics][peers]") {
   const std::filesystem::path folder = std::filesystem::path(SAE_TEST_DATA) / "peers" / "metrics" / "dictionary_similarity";
   nlohmann::json expected;
@@ -113,6 +141,8 @@ TEST_CASE("the peers' mean max cosine similarities", "[metrics][peers]") {
   close(plain.b_to_a, "mmcs_b_to_a");
   close(absolute.a_to_b, "mmcs_abs_a_to_b");
   close(absolute.b_to_a, "mmcs_abs_b_to_a");
+  close(sae::mean_absolute_cosine(a), "mean_abs_offdiag_a");
+  close(sae::nearest_others(a).mean(), "max_cos_with_other_a_mean");
   const auto single = sae::mean_max_cosine(a.cast<float>(), b.cast<float>());
   CHECK(single.a_to_b == Approx(plain.a_to_b).epsilon(1e-6));
 }

@@ -46,6 +46,11 @@ void require_close(const sae::ReconstructionFigures& a, const sae::Reconstructio
   close(a.cosine, b.cosine);
   close(a.l2_ratio, b.l2_ratio);
   close(a.relative_reconstruction_bias, b.relative_reconstruction_bias);
+  close(a.error_norm, b.error_norm);
+  close(a.shrinkage, b.shrinkage);
+  close(a.centred_explained_variance, b.centred_explained_variance);
+  close(a.relative_error, b.relative_error);
+  close(a.relative_l1, b.relative_l1);
 }
 
 TEST_CASE("reconstruction figures by hand", "[metrics]") {
@@ -64,6 +69,16 @@ TEST_CASE("reconstruction figures by hand", "[metrics]") {
   CHECK(out.relative_reconstruction_bias == Approx((9.0 + 1) / (9 + 2)).epsilon(4 * epsilon));
   // mean |x|^2 = (25 + 0 + 1 + 4) / 4, mean x = (1, 1.5)
   CHECK(out.explained_variance == Approx(1 - 4.5 / (30.0 / 4 - 1 - 2.25)).epsilon(16 * epsilon));
+  CHECK(out.error_norm == (4.0 + 0 + 1 + 1) / 4);
+  CHECK(out.shrinkage == Approx((3.0 / 5 + 0 + 0.5) / 3).epsilon(4 * epsilon));  // the row of zeros is left out
+  // mean e = (0.25, 1.25)
+  CHECK(out.centred_explained_variance == Approx(1 - (4.5 - 0.0625 - 1.5625) / (30.0 / 4 - 1 - 2.25)).epsilon(16 * epsilon));
+  // |x - mean x|^2 = 4 + 6.25, 1 + 2.25, 2.25, 1 + 0.25
+  CHECK(out.row_explained_variance == Approx((4 - 16 / 10.25 - 1 / 2.25 - 1 / 1.25) / 4).epsilon(16 * epsilon));
+  CHECK(std::isnan(out.relative_error));  // 0 / 0 in the row of zeros
+  const auto without = figures(x.bottomRows(2), y.bottomRows(2), f.bottomRows(2));
+  CHECK(without.relative_error == (1.0 + 0.25) / 2);
+  CHECK(without.relative_l1 == 0.125);
   CHECK(out.densities == std::vector<double>{0.5, 0, 0.25});
   CHECK(out.dead_latents == 1);
   CHECK(out.dense_latents == 2);
@@ -194,7 +209,13 @@ void check(const sae::ReconstructionFigures& got, const nlohmann::json& want, do
   close("fvu", 1 - got.explained_variance);
   close("cossim", got.cosine);
   close("l2_ratio", got.l2_ratio);
-  close("shrinkage", got.l2_ratio);
+  close("shrinkage", got.shrinkage);
+  close("l2_loss", got.error_norm);
+  close("l2_loss_mean_norm", got.error_norm);
+  close("explained_variance_legacy", got.row_explained_variance);
+  close("frac_variance_explained", got.centred_explained_variance);
+  close("openai_normalized_mse", got.relative_error);
+  close("openai_normalized_l1", got.relative_l1);
   close("relative_reconstruction_bias", got.relative_reconstruction_bias);
   close("dead_latents", static_cast<double>(got.dead_latents));
   close("frac_alive", 1 - static_cast<double>(got.dead_latents) / static_cast<double>(got.densities.size()));
@@ -220,21 +241,24 @@ TEST_CASE("the peers' reconstruction and sparsity figures", "[metrics][peers]") 
 
   // In four batches everything stays but the bias, which the peers average over batches: ours is that of all rows.
   sae::ReconstructionMetrics streamed(x.cols(), f.cols());
-  double mean_bias = 0;
+  double mean_bias = 0, mean_centred = 0;
   for (Index first = 0; first < 512; first += 128) {
     sae::ReconstructionMetrics batch(x.cols(), f.cols());
     batch.add(x.middleRows(first, 128), y.middleRows(first, 128),
               sae::Codes<float>::from_dense(sae::Matrix<float>(f.middleRows(first, 128))));
     mean_bias += batch.figures().relative_reconstruction_bias / 4;
+    mean_centred += batch.figures().centred_explained_variance / 4;
     streamed.merge(batch);
   }
   auto four = expected.at("float64_four_batches_of_128");
   REQUIRE(std::abs(mean_bias - four.at("relative_reconstruction_bias").get<double>()) <= 1e-12 * mean_bias);
   CHECK(std::abs(streamed.figures().relative_reconstruction_bias - mean_bias) > 1e-3);
+  REQUIRE(std::abs(mean_centred - four.at("frac_variance_explained").get<double>()) <= 1e-12);
   for (const char* name :
        {"float64_four_batches_of_128", "saelens_four_batches_of_128", "dictionary_learning_four_batches_of_128"}) {
     auto want = expected.at(name);
-    want.erase("relative_reconstruction_bias");
+    want.erase("relative_reconstruction_bias");  // means over batches
+    want.erase("frac_variance_explained");
     check(streamed.figures(), want, want.contains("frac_alive") || std::string(name).starts_with("saelens") ? 1e-6 : 1e-12);
   }
 }
@@ -253,6 +277,7 @@ TEST_CASE("the peers' figures of the rows that a mask keeps", "[metrics][peers]"
   check(kept.figures(), expected.at("float64_masked_rows"), 1e-12);
   auto saelens = expected.at("saelens_four_batches_masked");
   saelens.erase("relative_reconstruction_bias");  // a mean over batches
+  saelens.erase("explained_variance_legacy");     // of its four batches
   check(kept.figures(), saelens, 1e-6);
   const auto density = load<double>("saelens_feature_density_masked.npy");
   const auto figures = kept.figures();

@@ -179,8 +179,8 @@ TEST_CASE("gradients of AuxK in every variant", "[models][gradient]") {
       Model<sae::TopK>::Workspace<sae::Objective<sae::AuxK>> late;
       late.step.wants_gradient = true;
       const sae::Batch<double> same(x);
-      sae::detail::run_step(model, sae::detail::StepRows<double>{same, same}, sae::Objective{term}, late, sae::Threads::shared(),
-                            [&](auto& step) { step.dead = dead; });
+      sae::detail::run_step(model, sae::detail::StepRows<double>{same, same}, sae::Objective{term}, late,
+                            sae::Threads::shared(), [&](auto& step) { step.dead = dead; });
       Model<sae::TopK>::Parameters again(width, latents);
       sae::detail::materialise_gradient(model, late.step, again, sae::Threads::shared());
       Model<sae::TopK>::Parameters::visit(

@@ -29,7 +29,7 @@ namespace sae::inline SAE_ABI {
 struct SyntheticWorld {
   /// Children of which at most one is active.
   struct Group {
-    Index parent;
+    Index parent;  ///< -1: none, the group is judged in every row
     std::vector<Index> children;
   };
 
@@ -98,7 +98,10 @@ struct SyntheticWorld {
       levels.emplace_back();
       for (const Index parent : levels[at(depth)]) {
         Group family{parent, {}};
-        for (Index c = 0; c < h.branching_factor && used < n; ++c, ++used) {
+        Index children = h.branching_factor;
+        if (h.branching_factor_max > children)
+          children += static_cast<Index>(random.below(static_cast<std::uint64_t>(h.branching_factor_max - children + 1)));
+        for (Index c = 0; c < children && used < n; ++c, ++used) {
           parents[at(used)] = parent;
           levels.back().push_back(used);
           family.children.push_back(used);
@@ -296,7 +299,7 @@ class SyntheticSource {
       }
       if (depth >= w.groups.size()) continue;
       for (const auto& group : w.groups[depth]) {
-        if (a[at(group.parent)] == 0) continue;
+        if (group.parent >= 0 && a[at(group.parent)] == 0) continue;
         const auto active = std::count_if(group.children.begin(), group.children.end(), [&](Index i) { return a[at(i)] != 0; });
         if (active < 2) continue;
         auto stays = random.below(static_cast<std::uint64_t>(active));

@@ -69,9 +69,10 @@ using FiringMagnitude = std::variant<ConstantMagnitude, LinearMagnitude, Exponen
 /// Trees of features: a child is active only where its parent is. Numbers are given out breadth-first (roots first, then the
 /// children of each parent in order) until they run out; features that are not reached are free.
 struct HierarchyConfig {
-  Index total_root_nodes = 100;           ///< >= 1
-  Index branching_factor = 100;           ///< children of each parent, >= 2
-  Index max_depth = 2;                    ///< depth of the leaves (roots have 0), >= 0
+  Index total_root_nodes = 100;    ///< >= 1
+  Index branching_factor = 100;    ///< children of each parent, >= 2
+  Index branching_factor_max = 0;  ///< > branching_factor: their number is drawn for each parent from [it, this one]; 0: it
+  Index max_depth = 2;             ///< depth of the leaves (roots have 0), >= 0
   double mutually_exclusive_portion = 0;  ///< share of the eligible parents with at most one active child, in [0, 1]
   Index mutually_exclusive_min_depth = 0;
   std::optional<Index> mutually_exclusive_max_depth = std::nullopt;  ///< of the parents that are eligible
@@ -251,6 +252,9 @@ inline void SyntheticConfig::check() const {
     const HierarchyConfig& h = *hierarchy;
     if (h.total_root_nodes < 1) throw_value("synthetic hierarchy: total_root_nodes = ", h.total_root_nodes, " is not positive");
     if (h.branching_factor < 2) throw_value("synthetic hierarchy: branching_factor = ", h.branching_factor, " is below 2");
+    if (h.branching_factor_max != 0 && h.branching_factor_max < h.branching_factor)
+      throw_value("synthetic hierarchy: branching_factor = [", h.branching_factor, ", ", h.branching_factor_max,
+                  "] does not ascend");
     if (h.max_depth < 0) throw_value("synthetic hierarchy: max_depth = ", h.max_depth, " is negative");
     if (!(h.mutually_exclusive_portion >= 0 && h.mutually_exclusive_portion <= 1))
       throw_value("synthetic hierarchy: mutually_exclusive_portion = ", h.mutually_exclusive_portion, " is not in [0, 1]");

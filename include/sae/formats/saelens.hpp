@@ -1,9 +1,8 @@
 #pragma once
-#include <sae/activations/any_activation.hpp>
 #include <sae/files/json.hpp>
 #include <sae/files/output_folder.hpp>
 #include <sae/files/safetensors.hpp>
-#include <sae/models/sparse_autoencoder.hpp>
+#include <sae/models/any_model.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -77,6 +76,36 @@ struct SaelensLayout<JumpReLU> {
   static void write(const JumpReLU&, nlohmann::ordered_json&) {}
 };
 
+/// A training keeps its rank over the batch to itself: what is written is the JumpReLU of its running threshold, as SAELens does.
+template <>
+struct SaelensLayout<BatchTopK> {
+  static constexpr std::string_view architecture = "batchtopk";
+  static constexpr bool reads = false;
+};
+
+template <>
+struct SaelensLayout<AbsTopK> {
+  static constexpr std::string_view architecture = "abstopk";
+  static AbsTopK read(const SaelensConfig& config) {
+    return {.k = json_integer(config.json, "k", config.file, 1, config.latents),
+            .rank_by_decoder_norm = json_bool_or(config.json, "rescale_acts_by_decoder_norm", false, config.file)};
+  }
+  static void write(const AbsTopK& topk, nlohmann::ordered_json& json) {
+    json["k"] = topk.k;
+    json["rescale_acts_by_decoder_norm"] = false;
+  }
+};
+
+/// SAELens has none: a name of ours in its layout.
+template <>
+struct SaelensLayout<GroupMax> {
+  static constexpr std::string_view architecture = "groupmax";
+  static GroupMax read(const SaelensConfig& config) {
+    return {.k = json_integer(config.json, "k", config.file, 1, config.latents)};
+  }
+  static void write(const GroupMax& groups, nlohmann::ordered_json& json) { json["k"] = groups.k; }
+};
+
 template <>
 struct SaelensLayout<Gated> {
   static constexpr std::string_view architecture = "gated";
@@ -116,8 +145,12 @@ struct SaelensReader<AnyActivation> {
     std::string known;
     const auto look = [&]<class Activation>(std::type_identity<Activation>) {
       using Layout = SaelensLayout<Activation>;
-      if (!found && config.architecture == Layout::architecture) found = Layout::read(config);
-      known += concat(known.empty() ? "" : ", ", Layout::architecture);
+      if constexpr (requires { Layout::reads; })
+        return;
+      else {
+        if (!found && config.architecture == Layout::architecture) found = Layout::read(config);
+        known += concat(known.empty() ? "" : ", ", Layout::architecture);
+      }
     };
     (look(std::type_identity<Activations>()), ...);
     if (!found)
@@ -131,7 +164,12 @@ void write_saelens_settings(const Activation& activation, nlohmann::ordered_json
   SaelensLayout<Activation>::write(activation, json);
 }
 inline void write_saelens_settings(const AnyActivation& any, nlohmann::ordered_json& json) {
-  any.visit([&](const auto& activation) { write_saelens_settings(activation, json); });
+  any.visit([&]<class Activation>(const Activation& activation) {
+    if constexpr (requires { SaelensLayout<Activation>::reads; })
+      throw_value("a SAE of the activation ", activation.name, " is not written as it is");
+    else
+      write_saelens_settings(activation, json);
+  });
 }
 
 inline constexpr const char* saelens_config_name = "cfg.json";
@@ -320,6 +358,7 @@ template <class Model>
 void write_saelens(const Model& model, const std::filesystem::path& folder, const SaelensMetadata& metadata = {},
                    SaelensSaveOptions options = {}) {
   using Scalar = typename Model::Scalar;
+  if (const auto inference = inference_model(model)) return write_saelens(*inference, folder, metadata, options);
   const Dtype dtype = options.dtype.value_or(dtype_of<Scalar>());
   if (dtype != Dtype::float32 && dtype != Dtype::float64)
     throw_value("save_saelens: dtype ", to_string(dtype), " is not written; float32 and float64 are");

@@ -25,6 +25,15 @@ class SyntheticReader {
     if (json_find(object_, name, file_) != nullptr) value = json_number(object_, name, file_);
   }
   void integer(std::string_view name, Index& value) const { value = json_integer_or(object_, name, value, file_); }
+  /// A number, or two of them [low, high]: then the second one, too.
+  void range(std::string_view name, Index& low, Index& high) const {
+    const nlohmann::json* const found = json_find(object_, name, file_);
+    if (found == nullptr || !found->is_array()) return integer(name, low);
+    if (found->size() != 2)
+      throw_file(file_.string(), ": ", name, " is a list of ", found->size(), " values; it should have two");
+    low = json_integer({{"low", (*found)[0]}}, "low", file_);
+    high = json_integer({{"high", (*found)[1]}}, "high", file_);
+  }
   void integer(std::string_view name, std::optional<Index>& value) const {
     if (json_find(object_, name, file_) != nullptr) value = json_integer(object_, name, file_);
   }
@@ -121,7 +130,7 @@ inline SyntheticConfig parse_synthetic_config(const nlohmann::json& json, const 
              "mutually_exclusive_max_depth", "compensate_probabilities", "scale_children_by_parent"});
     HierarchyConfig& tree = out.hierarchy.emplace();
     in.integer("total_root_nodes", tree.total_root_nodes);
-    in.integer("branching_factor", tree.branching_factor);
+    in.range("branching_factor", tree.branching_factor, tree.branching_factor_max);
     in.integer("max_depth", tree.max_depth);
     in.number("mutually_exclusive_portion", tree.mutually_exclusive_portion);
     in.integer("mutually_exclusive_min_depth", tree.mutually_exclusive_min_depth);

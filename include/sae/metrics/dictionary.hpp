@@ -69,35 +69,29 @@ struct NearestDirections {
   }
 };
 
-/// For each row of `from` [n x D] the row of `among` [m x D] of largest cosine.
-///
-///   auto truth = sae::nearest_directions(world.directions.map(), model.W_dec());
-///   truth.found(0.9)                                  // ground-truth directions that some latent points along
-///
-/// A row of zeros has cosine 0 with everything; a row with NaN has cosine NaN. Products in Scalar, in blocks of rows: no n x m
-/// matrix. Cost: 2 n m D operations. Results do not depend on threads. Errors: ShapeError for different D, ValueError where
-/// one of the two has no row.
+namespace detail {
+
+/// Rows [n x D] divided by their norms (taken in float64); rows of zeros stay.
+template <class To, class Rows>
+Tensor<To> unit_rows(const Eigen::MatrixBase<Rows>& rows) {
+  Tensor<To> out(rows.rows(), rows.cols());
+  out.map() = rows.template cast<To>();
+  for (Index i = 0; i < out.rows(); ++i) {
+    double squares = 0;
+    for (Index j = 0; j < out.cols(); ++j) squares += static_cast<double>(out.row(i)[j]) * static_cast<double>(out.row(i)[j]);
+    if (squares != 0) kernels::scale(out.row(i), static_cast<To>(1 / std::sqrt(squares)), out.cols());
+  }
+  return out;
+}
+
+/// `but_itself`: row i of `from` is not compared with row i of `among`.
 template <class A, class B>
-NearestDirections nearest_directions(const Eigen::MatrixBase<A>& from, const Eigen::MatrixBase<B>& among,
-                                     CosineSign sign = CosineSign::matters, Threads& threads = Threads::shared()) {
+NearestDirections nearest_of(const Eigen::MatrixBase<A>& from, const Eigen::MatrixBase<B>& among, CosineSign sign,
+                             bool but_itself, Threads& threads) {
   using Scalar = typename A::Scalar;
-  static_assert(std::is_same_v<Scalar, typename B::Scalar>, "sae: both dictionaries need one scalar type");
   constexpr Index block = 64, tile = 256;
-  if (from.cols() != among.cols())
-    throw_shape("nearest_directions: rows of width ", from.cols(), " and ", among.cols(), " cannot be compared");
-  if (from.rows() == 0 || among.rows() == 0) throw_value("nearest_directions: a dictionary without rows");
   const Index width = from.cols();
-  const auto unit_rows = [&](const auto& rows) {
-    Tensor<Scalar> out(rows.rows(), width);
-    out.map() = rows;
-    for (Index i = 0; i < out.rows(); ++i) {
-      double squares = 0;
-      for (Index j = 0; j < width; ++j) squares += static_cast<double>(out.row(i)[j]) * static_cast<double>(out.row(i)[j]);
-      if (squares != 0) kernels::scale(out.row(i), static_cast<Scalar>(1 / std::sqrt(squares)), width);
-    }
-    return out;
-  };
-  const Tensor<Scalar> a = unit_rows(from), b = unit_rows(among);
+  const Tensor<Scalar> a = unit_rows<Scalar>(from), b = unit_rows<Scalar>(among);
   NearestDirections out;
   out.cosine.assign(static_cast<std::size_t>(a.rows()), -std::numeric_limits<double>::infinity());
   out.nearest.assign(out.cosine.size(), 0);
@@ -110,6 +104,7 @@ NearestDirections nearest_directions(const Eigen::MatrixBase<A>& from, const Eig
       for (Index i = begin; i < end; ++i) {
         double& best = out.cosine[static_cast<std::size_t>(i)];
         for (Index k = 0; k < n; ++k) {
+          if (but_itself && first + k == i) continue;
           auto c = static_cast<double>(products[static_cast<std::size_t>((i - begin) * tile + k)]);
           if (sign == CosineSign::ignored) c = std::abs(c);
           if (!(c > best || std::isnan(c)) || std::isnan(best)) continue;
@@ -120,6 +115,61 @@ NearestDirections nearest_directions(const Eigen::MatrixBase<A>& from, const Eig
     }
   });
   return out;
+}
+
+}  // namespace detail
+
+/// For each row of `from` [n x D] the row of `among` [m x D] of largest cosine.
+///
+///   auto truth = sae::nearest_directions(world.directions.map(), model.W_dec());
+///   truth.found(0.9)                                  // ground-truth directions that some latent points along
+///
+/// A row of zeros has cosine 0 with everything; a row with NaN has cosine NaN. Products in Scalar, in blocks of rows: no n x m
+/// matrix. Cost: 2 n m D operations. Results do not depend on threads. Errors: ShapeError for different D, ValueError where
+/// one of the two has no row.
+template <class A, class B>
+NearestDirections nearest_directions(const Eigen::MatrixBase<A>& from, const Eigen::MatrixBase<B>& among,
+                                     CosineSign sign = CosineSign::matters, Threads& threads = Threads::shared()) {
+  static_assert(std::is_same_v<typename A::Scalar, typename B::Scalar>, "sae: both dictionaries need one scalar type");
+  if (from.cols() != among.cols())
+    throw_shape("nearest_directions: rows of width ", from.cols(), " and ", among.cols(), " cannot be compared");
+  if (from.rows() == 0 || among.rows() == 0) throw_value("nearest_directions: a dictionary without rows");
+  return detail::nearest_of(from, among, sign, false, threads);
+}
+
+/// For each row of one dictionary [n x D] the other row of it of largest cosine: how far latents repeat each other (SAEBench's
+/// largest decoder cosine per latent). As `nearest_directions` otherwise. Errors: ValueError for fewer than two rows.
+template <class A>
+NearestDirections nearest_others(const Eigen::MatrixBase<A>& rows, CosineSign sign = CosineSign::matters,
+                                 Threads& threads = Threads::shared()) {
+  if (rows.rows() < 2) throw_value("nearest_others: ", rows.rows(), " rows; two are needed to compare one with another");
+  return detail::nearest_of(rows, rows, sign, true, threads);
+}
+
+/// Cosine of every row of a [n x D] with every row of b [m x D], float64 [n x m]; 0 where a row is 0, NaN where it holds NaN.
+/// Memory n m numbers, cost 2 n m D operations. Results do not depend on threads. Errors: ShapeError.
+template <class A, class B>
+Tensor<double> cosines(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, Threads& threads = Threads::shared()) {
+  if (a.cols() != b.cols()) throw_shape("cosines: rows of width ", a.cols(), " and ", b.cols(), " cannot be compared");
+  const Tensor<double> left = detail::unit_rows<double>(a), right = detail::unit_rows<double>(b);
+  Tensor<double> out(left.rows(), right.rows());
+  threads.for_blocks(left.rows(), 64, [&](Index begin, Index end, Index) {
+    kernels::add_product_nt(out.row(begin), out.cols(), left.row(begin), left.cols(), right.data(), right.cols(), end - begin,
+                            right.rows(), right.cols());
+  });
+  return out;
+}
+
+/// Mean of |cosine| over all pairs of different rows of a dictionary [n x D]; 0: orthogonal. NaN for fewer than two rows.
+template <class A>
+double mean_absolute_cosine(const Eigen::MatrixBase<A>& rows, Threads& threads = Threads::shared()) {
+  const Tensor<double> all = cosines(rows, rows, threads);
+  double sum = 0;
+  for (Index i = 0; i < all.rows(); ++i)
+    for (Index j = 0; j < all.cols(); ++j)
+      if (i != j) sum += std::abs(all.row(i)[j]);
+  const auto n = static_cast<double>(all.rows());
+  return n < 2 ? std::numeric_limits<double>::quiet_NaN() : sum / (n * (n - 1));
 }
 
 /// Mean max cosine similarity of two dictionaries. It is not symmetric: a small dictionary may lie within a large one.

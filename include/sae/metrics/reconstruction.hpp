@@ -31,7 +31,19 @@ struct ReconstructionFigures {
   /// Over all rows at once, where SAELens, dictionary_learning and SAEBench average the ratio of each batch: theirs then depends
   /// on the batch size. NaN where mean x.x' is 0. Source: Rajamanoharan et al. 2024, arXiv:2404.16014, eq. 10.
   double relative_reconstruction_bias = 0;
-  Index dead_latents = 0;         ///< latents that were 0 in every row: of these rows, so state `rows` with it
+  double error_norm = 0;  ///< mean |e|, not squared (dictionary_learning `l2_loss`)
+  /// mean |x'| / |x| over the rows with |x| > 1e-6. Source: SAELens synthetic/evals.py.
+  double shrinkage = 0;
+  /// 1 - (mean |e|^2 - |mean e|^2) / (mean |x|^2 - |mean x|^2): a constant offset of the reconstructions costs nothing. NaN as
+  /// above. Over all rows; dictionary_learning (`frac_variance_explained`) averages that of each batch.
+  double centred_explained_variance = 0;
+  /// mean of 1 - |e|^2 / |x - mean x|^2 row by row, the mean row being that of the rows added together, so that it depends on
+  /// the batches: a figure of older papers (SAELens `explained_variance_legacy`, SAEBench), ruled by rows near the mean.
+  double row_explained_variance = 0;
+  double relative_error =
+      0;                   ///< mean |e|^2 / |x|^2 (OpenAI `normalized_mean_squared_error`); infinite or NaN with a row of zeros
+  double relative_l1 = 0;  ///< mean of the sum over latents of |f|, / |x| (OpenAI `normalized_L1_loss`)
+  Index dead_latents = 0;  ///< latents that were 0 in every row: of these rows, so state `rows` with it
   Index dense_latents = 0;        ///< latents that were active in more than 10 % of the rows
   std::vector<double> densities;  ///< [F] share of the rows in which each latent was active
 };
@@ -40,13 +52,13 @@ struct ReconstructionFigures {
 ///
 /// float64 inside. The spread of x is kept as a mean row and the sum of squares about it, batch by batch and joined by Chan's
 /// formula: subtracting |mean x|^2 from mean |x|^2 would lose every digit where the mean is large against the spread.
-/// How the rows are cut into batches changes figures by rounding alone; threads change nothing. Memory: D + F numbers.
+/// How the rows are cut into batches changes figures by rounding alone; threads change nothing. Memory: 2 D + F numbers.
 /// Source of the update: Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance".
 class ReconstructionMetrics {
  public:
   /// Width D of the rows and number of latents F.
   ReconstructionMetrics(Index width, Index latents)
-      : width_(width), mean_(at(width), 0.0), active_(at(latents), std::int64_t{0}) {}
+      : width_(width), mean_(at(width), 0.0), error_sum_(at(width), 0.0), active_(at(latents), std::int64_t{0}) {}
 
   Index width() const { return width_; }
   Index latents() const { return static_cast<Index>(active_.size()); }
@@ -73,18 +85,27 @@ class ReconstructionMetrics {
     if (n == 0) return;
 
     std::vector<RowSums> sums(at(n));
-    std::vector<double> column_sums(at(blocks * width_), 0.0);
+    std::vector<double> column_sums(at(blocks * width_), 0.0), error_sums(at(blocks * width_), 0.0);
     threads.for_blocks(n, block_rows, [&](Index begin, Index end, Index block) {
       double* const columns = column_sums.data() + block * width_;
+      double* const errors = error_sums.data() + block * width_;
       for (Index i = begin; i < end; ++i) {
         const Scalar* const row = x.row(chosen[at(i)]);
-        sums[at(i)] = row_sums(row, reconstruction.row(chosen[at(i)]), width_);
-        for (Index j = 0; j < width_; ++j) columns[j] += static_cast<double>(row[j]);
+        const Scalar* const output = reconstruction.row(chosen[at(i)]);
+        sums[at(i)] = row_sums(row, output, width_);
+        for (Index j = 0; j < width_; ++j) {
+          const auto v = static_cast<double>(row[j]);
+          columns[j] += v;
+          errors[j] += v - static_cast<double>(output[j]);
+        }
       }
     });
     std::vector<double> mean(at(width_), 0.0);
     for (Index block = 0; block < blocks; ++block)
-      for (Index j = 0; j < width_; ++j) mean[at(j)] += column_sums[at(block * width_ + j)];
+      for (Index j = 0; j < width_; ++j) {
+        mean[at(j)] += column_sums[at(block * width_ + j)];
+        error_sum_[at(j)] += error_sums[at(block * width_ + j)];
+      }
     for (double& m : mean) m /= static_cast<double>(n);
 
     std::vector<double> about_mean(at(n));
@@ -98,14 +119,18 @@ class ReconstructionMetrics {
 
     for (Index i = 0; i < n; ++i) {
       add_row(sums[at(i)]);
+      row_explained_ += 1 - sums[at(i)].error / about_mean[at(i)];
+      double absolute = 0;
       const Index b = chosen[at(i)];
       for (Index e = codes.begin(b); e < codes.end(b); ++e) {
         const auto value = static_cast<double>(codes.value(e));
         if (value == 0) continue;
         ++active_[at(codes.latent(e))];
         ++active_entries_;
-        absolute_codes_ += std::abs(value);
+        absolute += std::abs(value);
       }
+      absolute_codes_ += absolute;
+      relative_l1_ += absolute / std::sqrt(sums[at(i)].input);
     }
   }
 
@@ -124,6 +149,13 @@ class ReconstructionMetrics {
     inner_ += other.inner_;
     cosines_ += other.cosines_;
     ratios_ += other.ratios_;
+    shrinkage_ += other.shrinkage_;
+    shrinkage_rows_ += other.shrinkage_rows_;
+    error_norms_ += other.error_norms_;
+    row_explained_ += other.row_explained_;
+    relative_errors_ += other.relative_errors_;
+    relative_l1_ += other.relative_l1_;
+    for (std::size_t j = 0; j < error_sum_.size(); ++j) error_sum_[j] += other.error_sum_[j];
     for (std::size_t i = 0; i < active_.size(); ++i) active_[i] += other.active_[i];
   }
 
@@ -142,6 +174,14 @@ class ReconstructionMetrics {
     out.cosine = cosines_ / n;
     out.l2_ratio = ratios_ / n;
     out.relative_reconstruction_bias = inner_ == 0 ? undefined : squared_output_ / inner_;
+    out.error_norm = error_norms_ / n;
+    out.shrinkage = shrinkage_ / static_cast<double>(shrinkage_rows_);
+    double offset = 0;
+    for (const double sum : error_sum_) offset += (sum / n) * (sum / n);
+    out.centred_explained_variance = variance <= 1e-24 * squared_mean ? undefined : 1 - (out.mse - offset) / variance;
+    out.row_explained_variance = row_explained_ / n;
+    out.relative_error = relative_errors_ / n;
+    out.relative_l1 = relative_l1_ / n;
     out.densities.reserve(active_.size());
     for (const std::int64_t count : active_) {
       out.dead_latents += count == 0;
@@ -202,6 +242,12 @@ class ReconstructionMetrics {
       cosines_ += row.inner / (input * output);
     }
     ratios_ += output / (input < 1e-4 ? 1.0 : input);
+    if (!(input <= 1e-6)) {
+      shrinkage_ += output / input;
+      ++shrinkage_rows_;
+    }
+    error_norms_ += std::sqrt(row.error);
+    relative_errors_ += row.error / row.input;
   }
   /// Joins n rows of the given mean and sum of squares about it to the rows_ rows so far.
   ///   S = S_a + S_b + |mean_b - mean_a|^2 n_a n_b / (n_a + n_b)
@@ -219,8 +265,11 @@ class ReconstructionMetrics {
   Index width_ = 0, rows_ = 0;
   std::int64_t active_entries_ = 0;
   double absolute_codes_ = 0, squared_error_ = 0, squared_output_ = 0, inner_ = 0, cosines_ = 0, ratios_ = 0;
-  std::vector<double> mean_;  ///< mean row
-  double spread_ = 0;         ///< sum over rows of |x - mean row|^2
+  double shrinkage_ = 0, error_norms_ = 0, row_explained_ = 0, relative_errors_ = 0, relative_l1_ = 0;
+  Index shrinkage_rows_ = 0;       ///< rows with |x| > 1e-6
+  std::vector<double> mean_;       ///< mean row
+  std::vector<double> error_sum_;  ///< sum over rows of e
+  double spread_ = 0;              ///< sum over rows of |x - mean row|^2
   std::vector<std::int64_t> active_;
 };
 

@@ -147,7 +147,6 @@ struct Step {
   typename Activation::template Parameters<Scalar>* activation_gradient = nullptr;
   bool wants_gradient = false;
 
-
   // Forward.
   Tensor<Scalar> input;          ///< what the encoder reads [B x D]: x, minus b_dec where the model subtracts it
   Tensor<Scalar> decoder_norms;  ///< |W_dec[i]| [1 x F] where anything asks

@@ -20,8 +20,8 @@ namespace sae::inline SAE_ABI {
 /// An element of an objective that is chosen at run time.
 class AnyTerm {
  public:
-  using Variants = std::variant<SquaredError, Matryoshka, HierarchicalTopK, L1, Lp, PAnneal, AuxK, GatedAux, L0Penalty, TanhPenalty,
-                                PreActivationLoss>;
+  using Variants = std::variant<SquaredError, Matryoshka, HierarchicalTopK, L1, Lp, PAnneal, AuxK, GatedAux, L0Penalty,
+                                TanhPenalty, PreActivationLoss>;
 
   template <class Term>
     requires(std::is_constructible_v<Variants, Term> && !std::is_same_v<std::remove_cvref_t<Term>, AnyTerm>)
