@@ -53,7 +53,8 @@ SparseAutoencoder<D, F, JumpReLU, Scalar> to_jump_relu(const SparseAutoencoder<D
   if (model.activation().rank_by_decoder_norm) folded.fold_decoder_norms();
   SparseAutoencoder<D, F, JumpReLU, Scalar> out(model.d_in(), model.latents(), JumpReLU{.threshold = threshold},
                                                 {.subtract_decoder_bias = model.subtracts_decoder_bias()});
-  auto &to = out.parameters(), &from = folded.parameters();
+  auto& to = out.parameters();
+  auto& from = folded.parameters();
   to.W_enc = std::move(from.W_enc);
   to.b_enc = std::move(from.b_enc);
   to.W_dec = std::move(from.W_dec);
