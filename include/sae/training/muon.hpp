@@ -89,8 +89,8 @@ enum class MuonScale {
 ///
 /// Matrices are W_enc and W_dec [F x D] (any tensor of two or more rows and columns): one slot. Tensors of one row (biases,
 /// thresholds) take Adam with `vector_rate` times the learning rate: Adam's slots. The learning rate does not depend on the number
-/// of latents: sparsify takes 2e-3 with scale rms and weight_decay 0.1. Large batches only: small singular values of a noisy gradient are
-/// noise, and they are made as large as the others.
+/// of latents: sparsify takes 2e-3 with scale rms and weight_decay 0.1. Large batches only: small singular values of a noisy
+/// gradient are noise, and they are made as large as the others.
 /// Not row-local: all gradients are needed first. Cost: 2 `orthogonalise` a step, with the 5 iterations 20 F D^2 multiplications and
 /// additions and more, against B F D of the encoder. Source: Jordan et al. 2024; KellerJordan/Muon muon.py.
 struct Muon {
