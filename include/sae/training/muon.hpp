@@ -19,8 +19,8 @@ namespace sae::inline SAE_ABI {
 ///
 /// Each singular value s goes through a s + b s^3 + c s^5, whose slope at 0 is as steep as it can be: after 5 iterations everything
 /// from 0.002 to 1 lies in [0.68, 1.21], it does not converge to 1. 0 stays 0. A NaN or infinity makes everything NaN.
-/// Cost: `iterations` (2 N n + n^2) n multiplications and additions, n = min(rows, cols), N = max; 3 n^2 + 64 n numbers of scratch
-/// a thread. The same bytes for any number of threads.
+/// Cost: `iterations` (2 N n + n^2) n multiplications and additions, n = min(rows, cols), N = max; 2 n^2 numbers of scratch
+/// and 64 n a thread. The same bytes for any number of threads.
 /// Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; KellerJordan/Muon muon.py and sparsify
 /// muon.py, which round to bfloat16 where this is in Scalar.
 template <class Scalar>
