@@ -12,9 +12,9 @@
 #include <utility>
 #include <vector>
 
-// A checkpoint is one safetensors file: the parameters, the optimizer's moments ("moment0.W_enc"), the average of the
-// weights ("average.W_enc") where there is one, how long each latent has been silent, the counters, the input scale, where the source stands ("source.counters", "source.rows", inner sources
-// "source.0.counters"), each exactly as it is in memory. Its metadata hold the format's version, the step and every setting that
+// A checkpoint is one safetensors file: the parameters, the optimizer's moments ("moment0.W_enc"), the average of the weights
+// ("average.W_enc") where there is one, how long each latent has been silent, the counters, the input scale, where the source
+// stands ("source.counters", "source.rows", inner sources "source.0.counters"), each exactly as it is in memory. Its metadata hold the format's version, the step and every setting that
 // the result depends on ("setting trainer.batch").
 namespace sae::inline SAE_ABI {
 

@@ -19,8 +19,8 @@ namespace sae::inline SAE_ABI {
 ///
 /// Each singular value s goes through a s + b s^3 + c s^5, whose slope at 0 is as steep as it can be: after 5 iterations everything
 /// from 0.002 to 1 lies in [0.68, 1.21], it does not converge to 1. 0 stays 0. A NaN or infinity makes everything NaN.
-/// Cost: `iterations` (2 N n + n^2) n multiplications and additions, n = min(rows, cols), N = max; 3 n^2 + 64 n numbers of scratch
-/// a thread. The same bytes for any number of threads.
+/// Cost: `iterations` (2 N n + n^2) n multiplications and additions, n = min(rows, cols), N = max; 2 n^2 numbers of scratch
+/// and 64 n a thread. The same bytes for any number of threads.
 /// Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; KellerJordan/Muon muon.py and sparsify
 /// muon.py, which round to bfloat16 where this is in Scalar.
 template <class Scalar>
@@ -89,8 +89,8 @@ enum class MuonScale {
 ///
 /// Matrices are W_enc and W_dec [F x D] (any tensor of two or more rows and columns): one slot. Tensors of one row (biases,
 /// thresholds) take Adam with `vector_rate` times the learning rate: Adam's slots. The learning rate does not depend on the number
-/// of latents: sparsify takes 2e-3 with scale rms and weight_decay 0.1. Large batches only: small singular values of a noisy gradient are
-/// noise, and they are made as large as the others.
+/// of latents: sparsify takes 2e-3 with scale rms and weight_decay 0.1. Large batches only: small singular values of a noisy
+/// gradient are noise, and they are made as large as the others.
 /// Not row-local: all gradients are needed first. Cost: 2 `orthogonalise` a step, with the 5 iterations 20 F D^2 multiplications and
 /// additions and more, against B F D of the encoder. Source: Jordan et al. 2024; KellerJordan/Muon muon.py.
 struct Muon {
