@@ -2,8 +2,7 @@
 #include <sae/formats/checkpoint.hpp>
 #include <sae/metrics/row_filter.hpp>
 #include <sae/training/callbacks.hpp>
-#include <sae/training/pre_activation_loss.hpp>
-#include <sae/training/recipe.hpp>
+#include <sae/training/recipes.hpp>
 
 #include <unistd.h>
 
@@ -28,11 +27,12 @@ constexpr const char* weights_name = "sae_weights.safetensors";
 struct TrainVerb : TrainSourceOptions {
   Index latents = 0;
   std::string activation;  ///< empty: topk, or that of --init
-  std::optional<Index> k, train_tokens, steps, warmup, decay, aux_k, dead_window, report_every, checkpoint_every;
-  std::optional<double> l1, l0, target_l0, pre_activation, threshold, bandwidth, rate, aux_coefficient;
+  std::string recipe;      ///< empty: default
+  std::optional<Index> train_tokens, steps, warmup, decay, aux_k, dead_window, report_every, checkpoint_every;
+  std::optional<double> k, l1, l0, target_l0, pre_activation, threshold, bandwidth, rate, aux_coefficient, clip, ema;
+  std::vector<Index> prefixes;
   Index batch = 1024;
-  double clip = 0;
-  std::string normalise = "mean-square", center, decoder = "unit", init, log;
+  std::string normalise, center, decoder, optimizer, init, log;
   bool resume = false;
 };
 
@@ -51,78 +51,120 @@ void check_usage(const TrainVerb& options) {
   if (!from_model && options.layers.empty() && !options.sites.empty()) usage_error("--site needs --layer");
 }
 
+/// Which activation, in the words of --activation, which are those of recipes.
 std::string chosen_activation(const TrainVerb& options, const std::optional<AnySae>& init) {
   const std::string known = init ? (init->architecture() == "standard" ? "relu" : std::string(init->architecture())) : "";
-  const std::string chosen = !options.activation.empty() ? options.activation : known.empty() ? "topk" : known;
-  if (!known.empty() && chosen != known)
-    throw_value("--activation ", chosen, ": the SAE ", options.init, " that training starts from is ", known);
-  if (chosen != "topk" && (options.k || options.aux_k || options.aux_coefficient))
-    usage_error("--k, --aux-k and --aux-coefficient belong to --activation topk");
-  if (chosen != "relu" && options.l1) usage_error("--l1 belongs to --activation relu");
-  if (chosen != "jumprelu" &&
-      (options.l0 || options.target_l0 || options.pre_activation || options.threshold || options.bandwidth))
-    usage_error("--l0, --target-l0, --pre-activation, --threshold and --bandwidth belong to --activation jumprelu");
+  if (!known.empty() && !options.activation.empty() && options.activation != known)
+    throw_value("--activation ", options.activation, ": the SAE ", options.init, " that training starts from is ", known);
+  std::string chosen = !options.activation.empty() ? options.activation : known;
+  if (chosen.empty() && options.recipe.empty()) chosen = "topk";
   return chosen;
 }
 
-TrainerConfig config_of(const TrainVerb& options, Index d_in, Index latents, Index rows) {
-  const Index tokens = options.steps          ? *options.steps * options.batch
-                       : options.train_tokens ? *options.train_tokens
-                                              : recommended_tokens(rows, options.batch);
-  if (tokens < options.batch)
-    throw_value("--tokens ", tokens, " are fewer than one batch of ", options.batch, " rows (--batch)");
-  TrainerConfig config = recommended(d_in, latents, tokens, options.batch);
+/// Options that mean nothing to the activation that is trained.
+void check_activation_options(const TrainVerb& options, const Recipe& recipe) {
+  const AnyActivation& activation = recipe.activation;
+  const bool relu = activation.get<ReLU>() != nullptr, jump = activation.get<JumpReLU>() != nullptr,
+             gated = activation.get<Gated>() != nullptr;
+  if ((relu || jump || gated) && (options.k || options.aux_k || options.aux_coefficient))
+    usage_error("--k, --aux-k and --aux-coefficient belong to --activation topk, batchtopk, abstopk and groupmax");
+  if (!relu && !gated && options.l1) usage_error("--l1 belongs to --activation relu and gated");
+  if (!jump && (options.l0 || options.target_l0 || options.pre_activation || options.threshold || options.bandwidth))
+    usage_error("--l0, --target-l0, --pre-activation, --threshold and --bandwidth belong to --activation jumprelu");
+}
+
+/// Changes what the recipe says by what the options say of schedule, decoder and start.
+void apply(const TrainVerb& options, TrainerConfig& config) {
   if (options.rate) config.learning_rate = *options.rate;
   if (options.warmup) config.schedule.warmup = *options.warmup;
   if (options.decay) config.schedule.decay = *options.decay;
   if (const Index steps = config.total_steps(); config.schedule.warmup + config.schedule.decay > steps)
     throw_value("--warmup ", config.schedule.warmup, " and --decay ", config.schedule.decay, ": are more than the ", steps,
                 " steps of the run together");
-  config.clip_norm = options.clip;
-  config.decoder = options.decoder == "unit" ? DecoderNorm::unit : DecoderNorm::free;
-  config.normalisation = options.normalise == "none"     ? Normalisation::none
-                         : options.normalise == "sqrt-d" ? Normalisation::sqrt_d
-                                                         : Normalisation::mean_square;
+  if (options.clip) config.clip_norm = *options.clip;
+  if (options.ema) config.ema = *options.ema;
+  if (options.decoder == "unit") config.decoder = DecoderNorm::unit;
+  if (options.decoder == "free") config.decoder = DecoderNorm::free;
+  if (options.normalise == "none") config.normalisation = Normalisation::none;
+  if (options.normalise == "sqrt-d") config.normalisation = Normalisation::sqrt_d;
+  if (options.normalise == "mean-square") config.normalisation = Normalisation::mean_square;
   if (!options.init.empty()) config.center = Center::none;
   if (options.center == "none") config.center = Center::none;
   if (options.center == "mean") config.center = Center::mean;
   if (options.center == "median") config.center = Center::geometric_median;
   if (options.dead_window) config.dead.window = *options.dead_window;
-  return config;
+  if (options.optimizer == "adam") config.optimizer = Adam{};
+  if (options.optimizer == "adamw") config.optimizer = AdamW{};
+  if (options.optimizer == "sgd") config.optimizer = Sgd{.momentum = 0.9};
+  if (options.optimizer == "signum") config.optimizer = SignSgd{.momentum = 0.95};
+  if (options.optimizer == "muon") config.optimizer = Muon{};
+  if (options.optimizer == "adafactor") config.optimizer = Adafactor{};
 }
 
-/// The activation that is trained: that of the SAE training starts from, or of --activation, with the options' settings.
-AnyActivation activation_of(const TrainVerb& options, const std::string& name, const std::optional<AnySae>& init,
-                            Index latents) {
-  AnyActivation out = init                 ? init->model().activation()
-                      : name == "relu"     ? AnyActivation(ReLU{})
-                      : name == "jumprelu" ? AnyActivation(JumpReLU{})
-                                           : AnyActivation(TopK{.rank_by_decoder_norm = options.decoder == "free"});
-  if (auto* topk = out.get<TopK>()) {
-    if (options.k) topk->k = *options.k;
-    if (topk->k > latents)
-      throw_value("--k ", topk->k, options.k ? "" : " (the default)", ": is more than the ", latents, " latents (--latents)");
+/// The recipe of --recipe for this run, changed by every option that was given.
+Recipe recipe_of(const TrainVerb& options, const std::string& activation, const std::optional<AnySae>& init, Index d_in,
+                 Index latents, Index rows) {
+  const Index tokens = options.steps          ? *options.steps * options.batch
+                       : options.train_tokens ? *options.train_tokens
+                                              : recommended_tokens(rows, options.batch);
+  if (tokens < options.batch)
+    throw_value("--tokens ", tokens, " are fewer than one batch of ", options.batch, " rows (--batch)");
+  std::optional<double> k = options.k;
+  if (init && !k)
+    init->model().activation().visit([&](const auto& inner) {
+      if constexpr (requires { inner.k; }) k = static_cast<double>(inner.k);
+    });
+  const double largest = k.value_or(options.recipe.empty() ? 32.0 : 0.0);
+  if (largest > static_cast<double>(latents) && activation != "relu" && activation != "jumprelu" && activation != "gated")
+    throw_value("--k ", largest, options.k ? "" : " (the default)", ": is more than the ", latents, " latents (--latents)");
+  Recipe out = recipe(options.recipe.empty() ? "default" : options.recipe,
+                      {.d_in = d_in,
+                       .latents = latents,
+                       .steps = tokens / options.batch,
+                       .batch = options.batch,
+                       .activation = activation,
+                       .k = k,
+                       .sparsity = options.l1 ? options.l1 : options.l0,
+                       .target_l0 = options.target_l0,
+                       .widths = activation == "matryoshka" ? options.prefixes : std::vector<Index>()});
+  check_activation_options(options, out);
+  apply(options, out.config);
+  bool* const by_norm = sae::detail::rank_by_norm(out.activation);
+  if (!options.decoder.empty()) {
+    const bool free = options.decoder == "free";
+    if (by_norm != nullptr) *by_norm = free;
+    if (auto* const l1 = out.objective.find<L1>()) l1->weighted_by_decoder_norm = free;
+    if (auto* const gates = out.objective.find<GatedAux>()) gates->weighted_by_decoder_norm = free;
   }
-  if (auto* jump = out.get<JumpReLU>()) {
+  if (init) {
+    if (const bool* const before = sae::detail::rank_by_norm(init->model().activation());
+        before != nullptr && by_norm != nullptr)
+      *by_norm = *before;
+  }
+  if (auto* const aux = out.objective.find<AuxK>()) {
+    if (options.aux_k) aux->k = *options.aux_k;
+    if (options.aux_coefficient) aux->coefficient = *options.aux_coefficient;
+    aux->rank_by_decoder_norm = by_norm != nullptr && *by_norm;
+  }
+  if (auto* const jump = out.activation.get<JumpReLU>()) {
     if (options.threshold) jump->threshold = *options.threshold;
     if (options.bandwidth) jump->bandwidth = *options.bandwidth;
+    if (auto* const l0 = out.objective.find<L0Penalty>(); l0 != nullptr && options.l0 && !options.target_l0 && options.recipe.empty())
+      l0->form = L0Form::linear;
+    if (options.pre_activation) {
+      if (auto* const loss = out.objective.find<PreActivationLoss>()) {
+        loss->coefficient = *options.pre_activation;
+      } else {
+        out.objective.terms.emplace_back(PreActivationLoss{.coefficient = *options.pre_activation});
+      }
+    }
   }
+  if (!options.prefixes.empty() && out.objective.find<Matryoshka>() == nullptr)
+    out.objective.terms.emplace_back(Matryoshka{.widths = options.prefixes});
+  out.activation.check(latents);
+  out.objective.check(d_in, latents);
+  out.config.check();
   return out;
-}
-AnyObjective objective_of(const TrainVerb& options, const AnyActivation& activation) {
-  if (activation.get<ReLU>() != nullptr)
-    return AnyObjective{
-        L1{.coefficient = options.l1.value_or(recommended_l1), .weighted_by_decoder_norm = options.decoder == "free"}};
-  if (activation.get<JumpReLU>() != nullptr) {
-    L0Penalty l0{.coefficient = options.l0.value_or(recommended_l0)};
-    if (options.target_l0) l0.form = L0Form::quadratic, l0.target = *options.target_l0;
-    return AnyObjective{l0, PreActivationLoss{.coefficient = options.pre_activation.value_or(0)}};
-  }
-  const bool* const by_norm = sae::detail::rank_by_norm(activation);
-  AuxK aux{.rank_by_decoder_norm = by_norm != nullptr && *by_norm};
-  if (options.aux_k) aux.k = *options.aux_k;
-  if (options.aux_coefficient) aux.coefficient = *options.aux_coefficient;
-  return AnyObjective{aux};
 }
 
 /// Refuses a model that training has ruined.
@@ -258,11 +300,11 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
   if (start != nullptr && options.latents > 0 && options.latents != latents)
     throw_value("--latents ", options.latents, ": the SAE ", options.init, " that training starts from has ", latents);
   check_memory(source.width(), latents);
-  const AnyActivation activation = activation_of(options, name, init, latents);
-  AnyModel model(
-      source.width(), latents, activation,
-      {.subtract_decoder_bias = start == nullptr || start->subtracts_decoder_bias(), .initialization = {.seed = options.seed}});
-  TrainerConfig config = config_of(options, source.width(), latents, source.rows);
+  Recipe recipe = recipe_of(options, name, init, source.width(), latents, source.rows);
+  if (start != nullptr) recipe.subtract_decoder_bias = start->subtracts_decoder_bias();
+  AnyModel model = make_model(recipe, source.width(), latents, options.seed);
+  const AnyActivation& activation = model.activation();
+  TrainerConfig& config = recipe.config;
   if (start != nullptr) {
     model.parameters() = start->parameters();
     config.reads_raw_rows = true;
@@ -276,7 +318,7 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
   if (start != nullptr) settings.emplace_back("init", fs::weakly_canonical(options.init).string());
 
   Threads threads(options.threads);
-  Trainer trainer(model, config, objective_of(options, activation), threads);
+  Trainer trainer(model, config, recipe.objective, threads);
   const fs::path partial = partial_of(options);
   check_partial(options, partial);
   if (fs::exists(partial) && !options.resume && !options.force)
@@ -430,11 +472,25 @@ void add_train(CLI::App& program) {
 
   verb.option_defaults()->group("SAE");
   verb.add_option("--latents", options->latents, "number of latents F")->check(within(1, 1 << 30));
-  verb.add_option("--activation", options->activation, "topk (default), relu or jumprelu")
-      ->check(CLI::IsMember({"topk", "relu", "jumprelu"}));
-  verb.add_option("--k", options->k, "topk: latents per row (default 32)")->check(at_least(1));
-  verb.add_option("--l1", options->l1,
-                  sae::detail::concat("relu: weight of the L1 term (default ", recommended_l1, "), for rows as normalised"))
+  verb.add_option(
+          "--activation", options->activation,
+          "topk (default), batchtopk, matryoshka (batchtopk with --prefixes), abstopk, groupmax, relu, jumprelu or gated")
+      ->check(CLI::IsMember({"topk", "batchtopk", "matryoshka", "abstopk", "groupmax", "relu", "jumprelu", "gated"}));
+  std::string recipes;
+  for (const auto recipe : recipe_names()) recipes += (recipes.empty() ? "" : ", ") + std::string(recipe);
+  const auto names = recipe_names();
+  verb.add_option("--recipe", options->recipe,
+                  "train as a library or a paper does (" + recipes + "); options that are given change it")
+      ->check(CLI::IsMember(std::vector<std::string>(names.begin(), names.end())));
+  verb.add_option("--k", options->k, "topk and its family: latents per row (default 32; batchtopk: a mean, may be fractional)")
+      ->check(at_least(0, false));
+  verb.add_option("--prefixes", options->prefixes,
+                  "widths W,W,... below the number of latents: the first W latents alone must reconstruct, too (Matryoshka)")
+      ->delimiter(',')
+      ->check(at_least(1));
+  verb.add_option(
+          "--l1", options->l1,
+          sae::detail::concat("relu, gated: weight of the L1 term (default ", recommended_l1, "), for rows as normalised"))
       ->check(at_least(0));
   verb.add_option("--l0", options->l0,
                   sae::detail::concat("jumprelu: weight of the penalty on L0 (default ", recommended_l0, ")"))
@@ -452,8 +508,7 @@ void add_train(CLI::App& program) {
                   sae::detail::concat("jumprelu: width of the window from which thresholds learn (default ",
                                       JumpReLU{}.bandwidth, "), for rows as normalised"))
       ->check(at_least(0, false));
-  verb.add_option("--decoder", options->decoder, "unit: decoder rows of norm 1; free")
-      ->capture_default_str()
+  verb.add_option("--decoder", options->decoder, "unit (default): decoder rows of norm 1; free")
       ->check(CLI::IsMember({"unit", "free"}));
   verb.add_option("--init", options->init, "start from this SAE instead of random weights");
 
@@ -469,16 +524,21 @@ void add_train(CLI::App& program) {
   verb.add_option(
           "--normalise,--normalize", options->normalise,
           "what rows are scaled by while training (folded into the SAE at the end): none, mean-square (mean squared norm "
-          "1), sqrt-d (mean norm sqrt(D))")
-      ->capture_default_str()
+          "1, the default), sqrt-d (mean norm sqrt(D))")
       ->check(CLI::IsMember({"none", "mean-square", "sqrt-d"}));
   verb.add_option("--center", options->center,
                   "where b_dec starts: mean of the rows (default), median (geometric), none (default with --init)")
       ->check(CLI::IsMember({"none", "mean", "median"}));
-  verb.add_option("--clip", options->clip, "largest gradient norm; 0: no clipping")->capture_default_str()->check(at_least(0));
-  verb.add_option("--aux-k", options->aux_k, "topk: dead latents per row that learn from what is left over (default: D / 2)")
+  verb.add_option("--clip", options->clip, "largest gradient norm; 0 (default): no clipping")->check(at_least(0));
+  verb.add_option("--optimizer", options->optimizer, "adam (default), adamw, sgd (momentum 0.9), signum, muon or adafactor")
+      ->check(CLI::IsMember({"adam", "adamw", "sgd", "signum", "muon", "adafactor"}));
+  verb.add_option("--ema", options->ema, "decay of an average of the weights, which is what is saved; 0 (default): off")
+      ->check(CLI::Range(0.0, 0.999999));
+  verb.add_option("--aux-k", options->aux_k,
+                  "topk and its family: dead latents per row that learn from what is left over (default: D / 2)")
       ->check(at_least(0));
-  verb.add_option("--aux-coefficient", options->aux_coefficient, "topk: weight of that term (default 1/32; 0: off)")
+  verb.add_option("--aux-coefficient", options->aux_coefficient,
+                  "topk and its family: weight of that term (default 1/32; 0: off)")
       ->check(at_least(0));
   verb.add_option("--dead-window", options->dead_window,
                   "rows without activity after which a latent counts as dead (default: a tenth of the run, at most 10 million)")

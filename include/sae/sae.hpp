@@ -42,5 +42,6 @@
 #include <sae/training/p_anneal.hpp>
 #include <sae/training/pre_activation_loss.hpp>
 #include <sae/training/recipe.hpp>
+#include <sae/training/recipes.hpp>
 #include <sae/training/tanh_penalty.hpp>
 #include <sae/training/trainer.hpp>

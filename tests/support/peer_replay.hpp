@@ -3,7 +3,6 @@
 // norm of every parameter after each step, and every parameter at the end.
 #include <sae/training/trainer.hpp>
 
-#include <array>
 #include <cmath>
 #include <string>
 
@@ -19,9 +18,18 @@ using sae::Tensor;
 struct Names {
   const char *W_enc, *b_enc, *W_dec, *b_dec;
   bool encoder_transposed, decoder_transposed;
+  /// What it calls the activation's own tensors where not by our names.
+  const char *b_gate = "b_gate", *b_mag = "b_mag";
+
+  std::string own(std::string_view ours) const {
+    return ours == "b_gate" ? b_gate : ours == "b_mag" ? b_mag : std::string(ours);
+  }
 };
 inline constexpr Names saelens{"W_enc", "b_enc", "W_dec", "b_dec", true, false};
 inline constexpr Names dl_autoencoder{"encoder.weight", "encoder.bias", "decoder.weight", "bias", false, true};
+inline constexpr Names dl_autoencoder_new{"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", false, true};
+inline constexpr Names dl_gated{"encoder.weight", nullptr,   "decoder.weight", "decoder_bias", false, true,
+                                "gate_bias",      "mag_bias"};
 inline constexpr Names dl_topk{"encoder.weight", "encoder.bias", "decoder.weight", "b_dec", false, true};
 
 template <class Activation>
@@ -30,11 +38,11 @@ using PeerModel = sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, Activation,
 template <class Parameters>
 void load_peer(const sae_test::PeerRun& run, const Names& names, const std::string& when, Parameters& p) {
   p.W_enc = run.tensor(when, names.W_enc, names.encoder_transposed);
-  p.b_enc = run.tensor(when, names.b_enc, false);
+  if (names.b_enc != nullptr) p.b_enc = run.tensor(when, names.b_enc, false);
   p.W_dec = run.tensor(when, names.W_dec, names.decoder_transposed);
   p.b_dec = run.tensor(when, names.b_dec, false);
-  Parameters::visit_activation(
-      [&](std::string_view name, auto& tensor) { tensor = run.tensor(when, std::string(name), false); }, p);
+  Parameters::visit_activation([&](std::string_view name, auto& tensor) { tensor = run.tensor(when, names.own(name), false); },
+                               p);
 }
 
 /// Largest difference relative to the largest number expected; NaN where anything is NaN.
@@ -54,14 +62,14 @@ void require_close(Parameters& got, Parameters& want, double bound) {
       got, want);
 }
 
-/// each_step(model, trace of the step) runs after every step.
+/// each_step(trainer, trace of the step) runs after every step.
 template <class Activation, class Terms, class EachStep>
 void replay(const std::string& name, const Names& names, Activation activation, sae::TrainerConfig config, Terms objective,
-            const EachStep& each_step) {
+            const EachStep& each_step, sae::ModelOptions options = {}) {
   CAPTURE(name);
   const sae_test::PeerRun run(name);
   const auto& trace = run.expected.at("trace");
-  PeerModel<Activation> model(run.d_in, run.latents, activation);
+  PeerModel<Activation> model(run.d_in, run.latents, activation, options);
   load_peer(run, names, "init", model.parameters());
 
   {  // the gradient at step 0, as the peer's autograd leaves it
@@ -86,7 +94,7 @@ void replay(const std::string& name, const Names& names, Activation activation, 
   config.normalisation = sae::Normalisation::none;
   sae::Threads threads(2);
   sae::Trainer trainer(model, config, objective, threads);
-  const auto& counters = run.expected.at("initial_counters");
+  const auto counters = run.expected.value("initial_counters", nlohmann::json::array());
   for (std::size_t i = 0; i < counters.size(); ++i)
     trainer.dead_latents().silent()[i] = counters[i].template get<std::int64_t>();
   auto source = run.source();
@@ -101,23 +109,19 @@ void replay(const std::string& name, const Names& names, Activation activation, 
     if (want.contains("dead_latents")) REQUIRE(report.dead == static_cast<Index>(want.at("dead_latents").size()));
     if (config.clip_norm > 0 && config.decoder == sae::DecoderNorm::free)
       REQUIRE(std::abs(report.gradient_norm - want.at("grad_norm").template get<double>()) <= 1e-9 * report.gradient_norm);
-    const std::array<std::pair<const char*, const Tensor<double>*>, 4> tensors{{{names.W_enc, &model.parameters().W_enc},
-                                                                                {names.b_enc, &model.parameters().b_enc},
-                                                                                {names.W_dec, &model.parameters().W_dec},
-                                                                                {names.b_dec, &model.parameters().b_dec}}};
-    for (const auto& [tensor_name, tensor] : tensors) {
+    const auto check_norm = [&](const std::string& tensor_name, const auto& tensor) {
       CAPTURE(tensor_name);
       const double norm = want.at("params_after").at(tensor_name)[1].template get<double>();
-      REQUIRE(std::abs(tensor->map().norm() - norm) <= 1e-9 * norm);
-    }
+      REQUIRE(std::abs(tensor.map().norm() - norm) <= 1e-9 * norm);
+    };
+    const auto& p = model.parameters();
+    check_norm(names.W_enc, p.W_enc);
+    if (names.b_enc != nullptr) check_norm(names.b_enc, p.b_enc);
+    check_norm(names.W_dec, p.W_dec);
+    check_norm(names.b_dec, p.b_dec);
     PeerModel<Activation>::Parameters::visit_activation(
-        [&](std::string_view tensor_name, const auto& tensor) {
-          CAPTURE(tensor_name);
-          const double norm = want.at("params_after").at(std::string(tensor_name))[1].template get<double>();
-          REQUIRE(std::abs(tensor.map().norm() - norm) <= 1e-9 * norm);
-        },
-        model.parameters());
-    each_step(std::as_const(model), want);
+        [&](std::string_view own, const auto& tensor) { check_norm(names.own(own), tensor); }, p);
+    each_step(std::as_const(trainer), want);
   });
   REQUIRE(seen == 10);
   typename PeerModel<Activation>::Parameters want;
@@ -127,8 +131,10 @@ void replay(const std::string& name, const Names& names, Activation activation, 
 }
 
 template <class Activation, class Terms>
-void replay(const std::string& name, const Names& names, Activation activation, sae::TrainerConfig config, Terms objective) {
-  replay(name, names, activation, config, objective, [](const auto&, const auto&) {});
+void replay(const std::string& name, const Names& names, Activation activation, sae::TrainerConfig config, Terms objective,
+            sae::ModelOptions options = {}) {
+  replay(
+      name, names, activation, config, objective, [](const auto&, const auto&) {}, options);
 }
 
 /// What SAELens' trainer does where nothing else is said.

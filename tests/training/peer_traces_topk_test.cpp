@@ -35,15 +35,15 @@ TEST_CASE("ten steps of SAELens: BatchTopK with k = 5.5 and its threshold", "[tr
       .k = 5.5, .rank_by_decoder_norm = true, .threshold_rate = 0.05, .threshold_average = sae::ThresholdAverage::from_zero};
   replay("saelens_batchtopk", saelens, activation, saelens_config(),
          sae::Objective{sae::AuxK{.coefficient = 1, .raw_values = true, .rank_by_decoder_norm = true}},
-         [&](const auto& model, const auto& want) {
+         [&](const auto& trainer, const auto& want) {
            const double threshold = want.at("topk_threshold_after").template get<double>();
-           REQUIRE(std::abs(activation.threshold(model.parameters().activation) - threshold) <= 1e-9 * threshold);
+           REQUIRE(std::abs(activation.threshold(trainer.model().parameters().activation) - threshold) <= 1e-9 * threshold);
          });
 }
 
 TEST_CASE("ten steps of dictionary_learning: TopKTrainer with warm-up and decay", "[training][peers]") {
   auto config = dictionary_learning_config();
-  config.schedule = {.warmup = 3, .warmup_from_zero = true, .decay = 4};
+  config.schedule = {.warmup = 3, .warmup_shape = sae::WarmupShape::from_zero, .decay = 4};
   replay("dl_topk_warm", dl_topk, sae::TopK{.k = 6}, config, sae::Objective{dictionary_learning_aux(0.5)});
 }
 
@@ -52,9 +52,9 @@ TEST_CASE("ten steps of dictionary_learning: BatchTopKTrainer and its threshold"
       .k = 6, .threshold_rate = 0.1, .threshold_from = 4, .threshold_average = sae::ThresholdAverage::from_first};
   Index told = 0;
   replay("dl_batch_topk", dl_topk, activation, dictionary_learning_config(), sae::Objective{dictionary_learning_aux(1.0 / 32)},
-         [&](const auto& model, const auto& want) {
+         [&](const auto& trainer, const auto& want) {
            const double threshold = want.at("threshold_after").template get<double>();
-           const double got = activation.threshold(model.parameters().activation);
+           const double got = activation.threshold(trainer.model().parameters().activation);
            if (threshold < 0) {
              REQUIRE(std::isnan(got));  // the peer's -1: not seen yet
            } else {

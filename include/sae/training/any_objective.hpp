@@ -37,6 +37,11 @@ class AnyTerm {
   decltype(auto) visit(F&& f) {
     return std::visit(std::forward<F>(f), value_);
   }
+  /// The term inside where it is one of this type, else null.
+  template <class Term>
+  Term* get() {
+    return std::get_if<Term>(&value_);
+  }
   template <class Visitor>
   void visit_settings(Visitor&& visitor) const {
     visit([&](const auto& term) {
@@ -64,6 +69,13 @@ struct AnyObjective {
     std::apply([&](const Terms&... term) { (terms.emplace_back(term), ...); }, objective.terms);
   }
 
+  /// The first term of this type, or null.
+  template <class Term>
+  Term* find() {
+    for (AnyTerm& any : terms)
+      if (Term* const term = any.get<Term>()) return term;
+    return nullptr;
+  }
   /// \throws ValueError  also where two elements reconstruct.
   void check(Index d_in, Index latents) const {
     std::string_view first;
