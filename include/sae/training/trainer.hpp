@@ -112,6 +112,7 @@ class Trainer {
     shared_gradient_.b_dec.resize(1, model.parameters().output_width());
     shared_gradient_.W_skip.resize(model.parameters().W_skip.rows(), model.parameters().W_skip.cols());
     dead_.reset(model.latents());
+    resampler_.reset(config_.resampling, model.latents(), model.d_in(), config_.total_steps() * config_.batch);
     if (config_.dead.window == 0) {
       const Index run = config_.total_steps() * (config_.dead.unit == DeadUnit::tokens ? config_.batch : 1);
       config_.dead.window = std::clamp<Index>(run / 10, 1, config_.dead.unit == DeadUnit::tokens ? 10'000'000 : 10'000);
@@ -300,6 +301,7 @@ class Trainer {
     objective_.for_each([&](auto& term) {
       if constexpr (requires { term.visit_state(visitor); }) term.visit_state(visitor);
     });
+    resampler_.visit_state(visitor);
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
     visitor.number("scale", scale_);
@@ -327,6 +329,9 @@ class Trainer {
                   std::string_view(model_.activation().name), " has no k to anneal (topk, batch_topk and abs_topk have)");
     if (annealing.from > model_.latents())
       throw_value("Trainer: k_annealing.from = ", annealing.from, " is not in [1, ", model_.latents(), "] (the latents)");
+    if (config_.resampling.form != ResamplingForm::off && (predicts || model_.parameters().tied()))
+      throw_value("Trainer: resampling is for autoencoders with W_enc and W_dec of their own, not for ",
+                  predicts ? "transcoders" : "tied weights");
     if (model_.parameters().tied() && config_.frozen.encoder != config_.frozen.decoder)
       throw_value("Trainer: frozen.encoder and frozen.decoder differ, and ", std::string_view(model_.activation().name),
                   " ties the two");
@@ -397,6 +402,10 @@ class Trainer {
       update_latent_by_latent();
     }
     if (config_.ema > 0) update_average();
+    report_.resampled = 0;
+    if constexpr (!predicts)
+      if (resampler_.count(step.main.entries.codes, config_.dead.least_value, rows_))
+        report_.resampled = resampler_.resample(model_, rows_, moments_, dead_, threads_);
     ++step_;
     tokens_ += step.rows();
     report_.step = step_;
@@ -674,6 +683,7 @@ class Trainer {
   OptimizerState<Scalar> moments_;
   Parameters average_;  ///< of the weights, not yet divided by 1 - ema^t; empty while `ema` is 0
   DeadLatents dead_;
+  Resampler<Scalar> resampler_;
   Index step_ = 0, tokens_ = 0;
   double scale_ = 1, target_scale_ = 1;  // target_scale_: of a transcoder's targets
   SourceState source_state_;

@@ -2,6 +2,7 @@
 #include <sae/core/types.hpp>
 #include <sae/training/dead_latents.hpp>
 #include <sae/training/optimizer.hpp>
+#include <sae/training/resample.hpp>
 #include <sae/training/schedule.hpp>
 
 #include <limits>
@@ -108,6 +109,7 @@ struct TrainerConfig {
   /// The model was trained before and reads rows as they are: its biases are brought to the scale of the normalised rows first.
   bool reads_raw_rows = false;
   DeadLatentOptions dead{};
+  Resampling resampling{};
   KAnnealing k_annealing{};
   Frozen frozen{};
   Index report_every = 1;  ///< steps between reports to callbacks
@@ -138,6 +140,7 @@ struct TrainerConfig {
     visitor("statistics_rows", statistics_rows);
     visitor("reads_raw_rows", reads_raw_rows);
     visitor("dead", dead);
+    visitor("resampling", resampling);
     visitor("k_annealing", k_annealing);
     visitor("frozen", frozen);
   }
@@ -157,6 +160,9 @@ struct TrainerConfig {
     if (statistics_rows < 1) throw_value("Trainer: statistics_rows = ", statistics_rows, " is below 1");
     if (dead.window < 0) throw_value("Trainer: dead.window = ", dead.window, " is negative");
     if (!(dead.least_value >= 0)) throw_value("Trainer: dead.least_value = ", dead.least_value, " is negative");
+    resampling.check();
+    if (resampling.form != ResamplingForm::off && (frozen.encoder || frozen.decoder || frozen.b_enc || frozen.activation))
+      throw_value("Trainer: resampling gives latents new encoder and decoder rows and biases, and frozen holds them");
     if (k_annealing.from < 0) throw_value("Trainer: k_annealing.from = ", k_annealing.from, " is negative");
     if (k_annealing.from > 0 && (k_annealing.steps < 1 || k_annealing.steps > total_steps()))
       throw_value("Trainer: k_annealing.steps = ", k_annealing.steps, " is not in [1, ", total_steps(),
@@ -175,6 +181,7 @@ struct StepReport {
   double l0 = 0;                  ///< mean active latents a row
   double explained_variance = 0;  ///< of this batch: 1 - sum |e|^2 / sum |x - mean x|^2
   Index dead = 0;                 ///< latents that count as dead
+  Index resampled = 0;            ///< latents that were resampled after this step
   double learning_rate = 0, sparsity_scale = 1;
   double gradient_norm = std::numeric_limits<double>::quiet_NaN();  ///< before clipping; NaN where it was not computed
 };
