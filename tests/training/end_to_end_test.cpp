@@ -148,7 +148,7 @@ TEST_CASE("forward and backward: order, shapes, numbers", "[training][end_to_end
   CHECK_THROWS_WITH(trainer.backward(zero, -1), "Trainer: reconstruction_weight = -1 is negative");
   Dense bad = zero;
   bad(3, 1) = std::numeric_limits<double>::quiet_NaN();
-  CHECK_THROWS_WITH(trainer.backward(bad), "Trainer: row 3 of dL/dx' at step 1 is not finite");
+  CHECK_THROWS_WITH(trainer.backward(bad), "Trainer: row 3 of dL/dx' at step 1 holds a number that is not finite");
   CHECK(trainer.step() == 0);
   // Forwards that come to nothing leave no trace: weight 1 and nothing of the caller's is a plain step.
   trainer.forward(random_rows(batch, width, 9, 1));

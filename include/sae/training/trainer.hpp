@@ -200,7 +200,7 @@ class Trainer {
     Parameters::visit(
         [&](std::string_view name, const auto& w) {
           for (Index i = 0; i < w.size(); ++i)
-            if (!std::isfinite(w[i])) throw_diverged(detail::concat(name, " holds a number that is not finite"), step_);
+            if (!std::isfinite(w[i])) throw DivergedError(step_, detail::concat(name, " holds a number that is not finite"));
         },
         model_.parameters());
   }
@@ -274,8 +274,7 @@ class Trainer {
     for (Index b = 0; b < given.rows; ++b)
       for (Index j = 0; j < given.cols; ++j) {
         if (!std::isfinite(given.row(b)[j]))
-          throw DivergedError(detail::concat("Trainer: row ", b, " of dL/dx' at step ", step_ + 1, " is not finite"),
-                              step_ + 1);
+          throw_value("Trainer: row ", b, " of dL/dx' at step ", step_ + 1, " holds a number that is not finite");
         outer_.row(b)[j] = factor * given.row(b)[j];
       }
     const detail::OuterLoss<Scalar> outer{
@@ -387,7 +386,7 @@ class Trainer {
     if (config_.dead.after_counting) mark_dead();
     zero_activation_gradient();
     detail::run_backward(model_, objective_, workspace_, threads_, &shared_gradient_, outer);
-    if (!std::isfinite(step.loss.total)) throw_diverged(detail::concat("the loss is ", step.loss.total), step_ + 1);
+    if (!std::isfinite(step.loss.total)) throw DivergedError(step_ + 1, detail::concat("the loss is ", step.loss.total));
 
     step.selectors.observe(model_.activation(), model_.parameters().activation);
     objective_.for_each([&](auto& term) {
@@ -422,10 +421,6 @@ class Trainer {
       report_.explained_variance = 1 - step.loss.reconstruction / batch_variance();
     }
     return report_;
-  }
-  [[noreturn]] static void throw_diverged(std::string_view what, Index step) {
-    throw DivergedError(
-        detail::concat("Trainer: training diverged: at step ", step, " ", what, "; a lower learning_rate may help"), step);
   }
 
   /// The source may be asked where it stands only while `fit` runs.

@@ -83,8 +83,12 @@ struct Frozen {
 
 /// The loss or a weight of a training is no longer finite; the message names the step.
 struct DivergedError : ValueError {
-  DivergedError(const std::string& message, Index at) : ValueError(message), step(at) {}
-  Index step;  ///< steps done, the one that failed included
+  DivergedError(Index at, std::string what)
+      : ValueError(detail::concat("Trainer: training diverged: at step ", at, " ", what, "; a lower learning_rate may help")),
+        step(at),
+        finding(std::move(what)) {}
+  Index step;           ///< steps done, the one that failed included
+  std::string finding;  ///< "the loss is nan"
 };
 
 /// Every setting of a training run. Steps, tokens and rows: one token is one row.
