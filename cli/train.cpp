@@ -167,15 +167,6 @@ Recipe recipe_of(const TrainVerb& options, const std::string& activation, const 
   return out;
 }
 
-/// Refuses a model that training has ruined.
-void check_finite(const AnyModel& model, Index step) {
-  bool finite = true;
-  AnyModel::Parameters::visit([&](std::string_view, const auto& tensor) { finite = finite && tensor.map().allFinite(); },
-                              model.parameters());
-  if (!finite)
-    throw_value("training diverged: at step ", step, " the SAE holds numbers that are not finite; a lower --lr may help");
-}
-
 /// Before the first step makes every decoder row a unit vector, which would change what the SAE computes.
 void make_decoder_unit(AnyModel& model, const std::string& path) {
   if (sae::detail::rank_by_norm(model.activation()) == nullptr) return model.fold_decoder_norms();
@@ -342,7 +333,6 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
                                "; the same command with --resume goes on from there");
   };
   const auto save = [&](auto& self) {
-    check_finite(model, self.step());
     if (log) log->sync();
     save_checkpoint(self, checkpoint, settings);
     saved = true;
@@ -352,10 +342,6 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
     const FitStatus status = trainer.fit(source, [&](auto& self, const StepReport& report) {
       *source.interruptible = false;
       last = report;
-      if (!std::isfinite(report.loss))
-        throw_value("training diverged: at step ", report.step, " the loss is ", rounded(report.loss),
-                    "; a lower --lr may help",
-                    saved ? "; the last good checkpoint is in " + folder.partial().string() : std::string());
       if (log && (report.step % report_every == 0 || report.step == steps)) (*log)(report);
       if (!options.quiet) progress(report);
       const bool stop = stop_asked() && report.step < steps;
@@ -366,6 +352,9 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
       throw Stopped{stop_signal().load(),
                     sae::detail::concat("stopped at step ", last.step, " of ", steps, "; ", how_to_go_on())};
     if (status == FitStatus::exhausted) throw_value("the rows ended at step ", trainer.step(), " of ", steps);
+  } catch (const DivergedError& error) {
+    throw_value("training diverged: at step ", error.step, " ", error.finding, "; a lower --lr may help",
+                saved ? "; the last good checkpoint is in " + folder.partial().string() : std::string());
   } catch (const NonFiniteRow&) {
     folder.keep(false);  // the rows are wrong: there is nothing to go on with
     throw;
@@ -374,7 +363,6 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
     throw;
   }
 
-  check_finite(model, steps);
   write_saelens(model, folder.partial(), source.metadata, {.overwrite = true});
   const fs::path written = folder / log_name;
   const auto inside = log ? log_inside(options) : std::nullopt;

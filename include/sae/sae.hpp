@@ -38,10 +38,13 @@
 #include <sae/training/evaluate.hpp>
 #include <sae/training/evaluate_world.hpp>
 #include <sae/training/gated_aux.hpp>
+#include <sae/training/ghost_gradients.hpp>
 #include <sae/training/lp.hpp>
 #include <sae/training/p_anneal.hpp>
 #include <sae/training/pre_activation_loss.hpp>
+#include <sae/training/reanimation.hpp>
 #include <sae/training/recipe.hpp>
 #include <sae/training/recipes.hpp>
+#include <sae/training/resample.hpp>
 #include <sae/training/tanh_penalty.hpp>
 #include <sae/training/trainer.hpp>

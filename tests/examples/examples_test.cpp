@@ -38,4 +38,23 @@ TEST_CASE("host_model: the network's answer survives the reconstruction, a laten
   CHECK(std::abs(pushed[4] - pushed[3]) > 0.3);
 }
 
+TEST_CASE("end_to_end: a loss on the network's answer keeps more of it than the squared error", "[examples]") {
+  const auto output = run_example("end_to_end");
+  const auto plain = output.numbers("  reconstruction:"), alone = output.numbers("end to end:"),
+             both = output.numbers("end to end + squared error:");  // KL, explained variance, L0
+  REQUIRE(plain.size() == 3);
+  REQUIRE(alone.size() == 3);
+  REQUIRE(both.size() == 3);
+  CHECK(plain[0] > 0);
+  CHECK(alone[0] < 0.7 * plain[0]);
+  CHECK(both[0] < 0.9 * plain[0]);
+  CHECK(plain[1] > 0.5);
+  CHECK(plain[1] > both[1]);
+  CHECK(both[1] > alone[1]);
+  for (const auto& l0 : {plain[2], alone[2], both[2]}) {
+    CHECK(l0 > 1);
+    CHECK(l0 <= 4);
+  }
+}
+
 #endif

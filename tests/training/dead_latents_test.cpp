@@ -52,3 +52,10 @@ TEST_CASE("a latent that fires in one row of many is alive", "[training][dead]")
   dead.count(codes, 10);
   CHECK(dead.silent() == std::vector<std::int64_t>{10, 0, 10});
 }
+
+TEST_CASE("what counts as a fire may need a least value", "[training][dead]") {
+  sae::DeadLatents dead;
+  dead.reset(4);
+  dead.count(row({{0, 1e-3f}, {1, 1.1e-3f}, {2, -2e-3f}, {3, 0.f}}), 10, static_cast<double>(1e-3f));
+  CHECK(dead.silent() == std::vector<std::int64_t>{10, 0, 0, 10});
+}

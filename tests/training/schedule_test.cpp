@@ -194,3 +194,20 @@ TEST_CASE("sparsity warm-up: t / W from 0, then 1", "[training][schedule]") {
   CHECK(sae::sparsity_warmup_factor(4, 4) == 1);
   CHECK(sae::sparsity_warmup_factor(400, 4) == 1);
 }
+
+TEST_CASE("a warm-up that repeats", "[training][schedule]") {
+  // dictionary_learning with resample_steps = 10 and warmup_steps = 4: min((t mod 10) / 4, 1)
+  const Schedule schedule{.warmup = 4, .warmup_shape = WarmupShape::from_zero, .warmup_every = 10};
+  schedule.check(35);
+  for (Index t = 0; t < 35; ++t) CHECK(schedule.factor(t, 35) == std::fmin(static_cast<double>(t % 10) / 4, 1.0));
+  // The decay goes on below it.
+  const Schedule decayed{.warmup = 2, .warmup_every = 6, .decay = 4};
+  decayed.check(14);
+  CHECK(decayed.factor(11, 14) == Approx(0.75));
+  CHECK(decayed.factor(12, 14) == Approx(0.5 * 0.5));
+  CHECK(decayed.factor(13, 14) == Approx(0.25 * 1));
+  CHECK_THROWS_WITH((Schedule{.warmup = 4, .warmup_every = 3}.check(35)),
+                    "Schedule: warmup_every = 3 is neither 0 nor at least the 4 steps of warmup");
+  CHECK_THROWS_WITH((Schedule{.warmup_every = -1}.check(35)),
+                    "Schedule: warmup_every = -1 is neither 0 nor at least the 0 steps of warmup");
+}

@@ -24,6 +24,7 @@ struct AbsTopK {
   bool rank_by_decoder_norm = false;
 
   static constexpr std::string_view name = "abs_topk";
+  static constexpr bool has_row_k = true;
 
   template <class Visitor>
   void visit_settings(Visitor&& visitor) const {

@@ -43,6 +43,7 @@ struct BatchTopK {
   ThresholdAverage threshold_average = ThresholdAverage::bias_corrected;
 
   static constexpr std::string_view name = "batch_topk";
+  static constexpr bool has_row_k = true;
 
   template <class Visitor>
   void visit_settings(Visitor&& visitor) const {

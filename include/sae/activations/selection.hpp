@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -14,6 +15,8 @@
 //   void check(Index latents) const;                    throws where the config is not legal
 //   bool needs_decoder_norms() const;                   true: the selector is given |W_dec[i]|
 //   bool rank_by_decoder_norm;                          a field of those that rank entries against one another, and of no other
+//   static constexpr bool has_row_k = true;             its field k is the number of latents a row keeps, and any number will do
+//                                                       (what a training may anneal); of those alone for which that is so
 //   template <class Scalar> struct Parameters;          its trainable tensors, with the members of `NoParameters`
 //   template <class Scalar> class Selector {            one a block of rows, reused from batch to batch
 //     void begin(const Activation&, const Parameters<Scalar>&, std::span<const Scalar> decoder_norms, Index rows);
@@ -157,6 +160,38 @@ auto* rank_by_norm(Activation& activation) {
   } else {
     return static_cast<std::conditional_t<std::is_const_v<Activation>, const bool, bool>*>(nullptr);
   }
+}
+/// Calls f(activation) with the activation, or the one inside a choice at run time, where its field k may be set freely; else returns
+/// false.
+template <class Activation, class F>
+bool with_row_k(Activation& activation, const F& f) {
+  if constexpr (requires { activation.has_row_k; }) {
+    f(activation);
+    return true;
+  } else if constexpr (requires { activation.index(); }) {
+    return activation.visit([&](auto& inner) { return with_row_k(inner, f); });
+  } else {
+    return false;
+  }
+}
+/// Number of latents that a row keeps, or 0 where the activation has no such setting.
+template <class Activation>
+double row_k(const Activation& activation) {
+  double out = 0;
+  with_row_k(activation, [&](const auto& inner) { out = static_cast<double>(inner.k); });
+  return out;
+}
+template <class Activation>
+void set_k(Activation& activation, double k, Index latents) {
+  const bool known = with_row_k(activation, [&](auto& inner) {
+    auto changed = inner;
+    changed.k = static_cast<decltype(changed.k)>(k);
+    changed.check(latents);
+    inner.k = changed.k;
+  });
+  if (!known)
+    throw_value("set_k: the activation ", std::string_view(activation.name), " has no k that may be set (topk, batch_topk and ",
+                "abs_topk have)");
 }
 /// The own tensors of `Activation` where `parameters` are its, also inside a choice at run time, else null.
 template <class Activation, class Parameters>

@@ -25,6 +25,7 @@ struct TopK {
   bool rank_by_decoder_norm = false;
 
   static constexpr std::string_view name = "topk";
+  static constexpr bool has_row_k = true;
 
   template <class Visitor>
   void visit_settings(Visitor&& visitor) const {

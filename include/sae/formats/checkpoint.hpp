@@ -209,14 +209,16 @@ Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Setting
 /// `Trainer::fit`; to be called there, after a step, because only then the source can be asked where it stands.
 ///
 /// \param own  settings of the caller's that a resumed training must share (see checkpoint_settings).
-/// \throws FileError   it cannot be written (the earlier one is intact).
-/// \throws ValueError  the trainer's run has ended, or none is under way.
+/// \throws FileError      it cannot be written (the earlier one is intact).
+/// \throws ValueError     the trainer's run has ended, or none is under way.
+/// \throws DivergedError  a weight is not finite (the earlier one, the last good state, is intact).
 /// Cost: the parameters, what the optimizer keeps (Adam: 2 times the parameters), the average of the weights and the rows that a
 /// shuffle buffer holds, written and synced.
 template <class Model, class Terms>
 void save_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path& path, const Settings& own = {}) {
   if (!trainer.fitting())
     throw_value("save_checkpoint: to be called in a callback of Trainer::fit, where the source says how far it was read");
+  trainer.check_weights();
   SafetensorsWriter file;
   detail::CheckpointWriter writer(file);
   trainer.visit_state(writer);

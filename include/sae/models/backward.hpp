@@ -18,26 +18,36 @@ struct StepRows {
   std::span<const Scalar> weight{};  ///< [B]; empty: 1
 };
 
-/// Forward and, where step.wants_gradient, backward down to dL/dz of every entry. `between` runs when the codes are known and
-/// the terms are not yet evaluated (a trainer counts firing latents there). `external`: a given dL/dx' [B x D_out] instead of the
-/// objective's own loss.
-template <class Model, class Scalar, class Terms, class Between>
-void run_step(const Model& model, const StepRows<Scalar>& rows_of, const Terms& objective,
-              Workspace<typename Model::Activation, Scalar, Terms>& workspace, Threads& threads, const Between& between,
-              typename Model::Parameters* activation_gradient = nullptr, const RowsView<Scalar>* external = nullptr) {
+/// A loss of the caller's own, told by its derivative dL/dx' [B x D_out] at the reconstruction.
+template <class Scalar>
+struct OuterLoss {
+  RowsView<Scalar> gradient;
+  /// Nothing of the objective is evaluated, step.loss is 0; else `reconstruction_weight` times its reconstruction loss and its terms
+  /// are added to the caller's loss.
+  bool alone = true;
+  double reconstruction_weight = 1;
+};
+
+template <class Model, class Step>
+void check_dead(const Model& model, const Step& step) {
+  if (!step.dead.empty() && static_cast<Index>(step.dead.size()) != model.latents())
+    throw_shape("the dead latents are told for ", step.dead.size(), " latents, the model has ", model.latents());
+}
+
+/// The way forward: codes and, with `own_loss`, reconstruction: step.residual, step.cotangent, step.loss.reconstruction and the
+/// reconstruction loss itself in step.loss.total.
+template <class Model, class Scalar, class Terms>
+void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Terms& objective,
+                 Workspace<typename Model::Activation, Scalar, Terms>& workspace, Threads& threads, bool own_loss = true) {
   auto& step = workspace.step;
   const auto& parameters = model.parameters();
   const auto& activation = model.activation();
-  const Index rows = rows_of.x.rows, width = parameters.output_width(), latents = parameters.latents();
+  const Index rows = rows_of.x.rows, width = parameters.output_width();
   if (rows == 0) throw_value("a batch without rows has no loss");
   if (rows_of.target.rows != rows || rows_of.target.cols != width)
     throw_shape("the target is [", rows_of.target.rows, " x ", rows_of.target.cols, "], the reconstruction is [", rows, " x ",
                 width, "]");
-  const auto check_dead = [&] {
-    if (!step.dead.empty() && static_cast<Index>(step.dead.size()) != latents)
-      throw_shape("the dead latents are told for ", step.dead.size(), " latents, the model has ", latents);
-  };
-  check_dead();
+  check_dead(model, step);
   step.encoder = &parameters.encoder();
   step.encoder_bias = &parameters.b_enc;
   step.decoder = &parameters.W_dec;
@@ -47,25 +57,18 @@ void run_step(const Model& model, const StepRows<Scalar>& rows_of, const Terms& 
   step.target = rows_of.target;
   step.row_weight = rows_of.weight;
   step.activation = &parameters.activation;
-  typename Model::Parameters none;
-  if (step.wants_gradient && activation_gradient == nullptr) {
-    none.activation = parameters.activation;
-    none.activation.resize(latents);
-    activation_gradient = &none;
-  }
-  step.activation_gradient = activation_gradient == nullptr ? nullptr : &activation_gradient->activation;
   step.extra_used = 0;
   step.dgate.clear();
   step.decoder_norm_gradient.clear();
   step.own_decoder_bias_gradient.clear();
   step.loss.terms.clear();
+  step.loss.total = step.loss.reconstruction = 0;
 
   load_input(parameters, model.subtracts_decoder_bias(), rows_of.x, step, threads);
-  const bool has_norms = activation.needs_decoder_norms() || objective.needs_decoder_norms();
-  if (has_norms) row_norms(parameters.W_dec, step.decoder_norms, threads);
+  if (activation.needs_decoder_norms() || objective.needs_decoder_norms())
+    row_norms(parameters.W_dec, step.decoder_norms, threads);
 
   auto& main = step.main;
-  auto& band = step.band;
   main.cotangent_rows.clear();
   main.input_rows.clear();
   main.input = nullptr;
@@ -73,7 +76,7 @@ void run_step(const Model& model, const StepRows<Scalar>& rows_of, const Terms& 
   bool watching = false;
   objective.for_each_term(workspace.selections, [&]<class Term, class Selection>(const Term& term, Selection& selection) {
     if constexpr (watches_tiles<Selection>)
-      watching = (external == nullptr && selection.begin(term, step, blocks, block_rows)) || watching;
+      watching = (own_loss && selection.begin(term, step, blocks, block_rows)) || watching;
   });
   if (watching) {
     const bool shown =
@@ -88,39 +91,70 @@ void run_step(const Model& model, const StepRows<Scalar>& rows_of, const Terms& 
   } else {
     select(activation, parameters, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
   }
-  between(step);
-  check_dead();
+
+  if (step.cotangent.rows() != rows || step.cotangent.cols() != width) step.cotangent.resize(rows, width);
+  step.level_cotangent.resize(0, 0);
+  main.cotangent = &step.cotangent;
+  if (!own_loss) return;
+  const auto [name, value] = objective.reconstruct(step, threads);
+  double sum = 0;
+  for (const double loss : step.row_loss) sum += loss;
+  step.loss.reconstruction = sum / static_cast<double>(rows);
+  step.loss.total = value;
+  if (!name.empty()) step.loss.terms.emplace_back(name, value);
+  if (!main.cotangent_rows.empty()) main.cotangent = &step.level_cotangent;
+}
+
+/// The terms and, where step.wants_gradient, the way back down to dL/dz of every entry; after `run_forward`.
+template <class Model, class Scalar, class Terms>
+void run_backward(const Model& model, const Terms& objective, Workspace<typename Model::Activation, Scalar, Terms>& workspace,
+                  Threads& threads, typename Model::Parameters* activation_gradient = nullptr,
+                  const OuterLoss<Scalar>* outer = nullptr) {
+  auto& step = workspace.step;
+  const auto& parameters = model.parameters();
+  const auto& activation = model.activation();
+  auto& main = step.main;
+  auto& band = step.band;
+  check_dead(model, step);
+  typename Model::Parameters none;
+  if (step.wants_gradient && activation_gradient == nullptr) {
+    none.activation = parameters.activation;
+    none.activation.resize(parameters.latents());
+    activation_gradient = &none;
+  }
+  step.activation_gradient = activation_gradient == nullptr ? nullptr : &activation_gradient->activation;
 
   main.df.assign(static_cast<std::size_t>(main.entries.size()), Scalar(0));
   main.dz.assign(main.df.size(), Scalar(0));
   band.df.assign(static_cast<std::size_t>(band.entries.size()), Scalar(0));
   band.dz.assign(band.df.size(), Scalar(0));
-  if (step.cotangent.rows() != rows || step.cotangent.cols() != width) step.cotangent.resize(rows, width);
-  step.level_cotangent.resize(0, 0);
-  main.cotangent = &step.cotangent;
-
-  if (external != nullptr) {
-    if (external->rows != rows || external->cols != width)
-      throw_shape("dL/dx' is [", external->rows, " x ", external->cols, "], the reconstruction is [", rows, " x ", width, "]");
-    for (Index b = 0; b < rows; ++b) std::copy_n(external->row(b), width, step.cotangent.row(b));
-    step.loss.total = step.loss.reconstruction = 0;
-  } else {
-    const auto [name, value] = objective.reconstruct(step, threads);
-    double sum = 0;
-    for (const double loss : step.row_loss) sum += loss;
-    step.loss.reconstruction = sum / static_cast<double>(rows);
-    step.loss.total = value;
-    if (!name.empty()) step.loss.terms.emplace_back(name, value);
-    if (!main.cotangent_rows.empty()) main.cotangent = &step.level_cotangent;
+  if (outer != nullptr) {
+    const Index rows = step.rows(), width = step.output_width();
+    const RowsView<Scalar>& gradient = outer->gradient;
+    if (gradient.rows != rows || gradient.cols != width)
+      throw_shape("dL/dx' is [", gradient.rows, " x ", gradient.cols, "], the reconstruction is [", rows, " x ", width, "]");
+    const double own = outer->alone ? 0.0 : outer->reconstruction_weight;
+    step.loss.total *= own;
+    const auto add = [&](Tensor<Scalar>& cotangent) {
+      for (Index b = 0; b < cotangent.rows(); ++b) {
+        const Scalar* const g = gradient.row(b % rows);
+        for (Index j = 0; j < width; ++j)
+          cotangent.row(b)[j] = outer->alone ? g[j] : static_cast<Scalar>(own) * cotangent.row(b)[j] + g[j];
+      }
+    };
+    add(step.cotangent);
+    add(step.level_cotangent);
+  }
+  if (outer == nullptr || !outer->alone)
     objective.for_each_term(workspace.selections, [&](const auto& term, auto& selection) {
       const double part = term.apply(step, selection, threads);
       step.loss.terms.emplace_back(std::string_view(term.name), part);
       step.loss.total += part;
     });
-  }
   if (!step.wants_gradient) return;
 
-  if (!step.decoder_norm_gradient.empty() && !has_norms) row_norms(parameters.W_dec, step.decoder_norms, threads);
+  if (!step.decoder_norm_gradient.empty() && !(activation.needs_decoder_norms() || objective.needs_decoder_norms()))
+    row_norms(parameters.W_dec, step.decoder_norms, threads);
   bool pursued = false;
   if constexpr (requires { activation.pursue_backward(step, threads); }) pursued = activation.pursue_backward(step, threads);
   if (!pursued) {
@@ -134,6 +168,17 @@ void run_step(const Model& model, const StepRows<Scalar>& rows_of, const Terms& 
   main.by_latent.build(main.entries.codes);
   band.by_latent.build(band.entries.codes);
   for (std::size_t p = 0; p < step.extra_used; ++p) step.extra[p]->by_latent.build(step.extra[p]->entries.codes);
+}
+
+/// Forward and, where step.wants_gradient, backward. `between` runs when the codes are known and the terms are not yet evaluated (a
+/// trainer counts firing latents there).
+template <class Model, class Scalar, class Terms, class Between>
+void run_step(const Model& model, const StepRows<Scalar>& rows_of, const Terms& objective,
+              Workspace<typename Model::Activation, Scalar, Terms>& workspace, Threads& threads, const Between& between,
+              typename Model::Parameters* activation_gradient = nullptr, const OuterLoss<Scalar>* outer = nullptr) {
+  run_forward(model, rows_of, objective, workspace, threads, outer == nullptr || !outer->alone);
+  between(workspace.step);
+  run_backward(model, objective, workspace, threads, activation_gradient, outer);
 }
 
 /// Adds a path's share to the gradient of latents first .. first + count - 1: g_enc [count x D_in], g_dec [count x D_out], g_bias

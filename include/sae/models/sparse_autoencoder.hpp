@@ -71,6 +71,9 @@ class SparseAutoencoder {
   Index d_in() const { return parameters_.width(); }
   Index latents() const { return parameters_.latents(); }
   const Activation& activation() const { return activation_; }
+  /// From here on k latents a row are kept (BatchTopK: in the mean).
+  /// \throws ValueError  the activation has no such k (TopK, BatchTopK and AbsTopK have); k is not in its range.
+  void set_k(double k) { detail::set_k(activation_, k, latents()); }
   bool subtracts_decoder_bias() const { return subtract_decoder_bias_; }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
@@ -190,8 +193,8 @@ class SparseAutoencoder {
   /// training, a weighted error). `loss` of the result is 0.
   Gradient gradient(const Rows& x, const Rows& reconstruction_gradient, Threads& threads = Threads::shared()) const {
     Workspace<> workspace;
-    const RowsView<Scalar> external(reconstruction_gradient);
-    return gradient_of(x, Objective<>{}, workspace, &external, threads);
+    const detail::OuterLoss<Scalar> outer{RowsView<Scalar>(reconstruction_gradient)};
+    return gradient_of(x, Objective<>{}, workspace, &outer, threads);
   }
 
   /// The model was trained on scale * x; afterwards it reads x. Activations and biases change their units, directions keep
@@ -236,14 +239,14 @@ class SparseAutoencoder {
  private:
   static detail::StepRows<Scalar> rows_of(const Rows& x) { return {x, x}; }
   template <class Terms>
-  Gradient gradient_of(const Rows& x, const Terms& objective, Workspace<Terms>& workspace, const RowsView<Scalar>* external,
-                       Threads& threads) const {
+  Gradient gradient_of(const Rows& x, const Terms& objective, Workspace<Terms>& workspace,
+                       const detail::OuterLoss<Scalar>* outer, Threads& threads) const {
     objective.check(d_in(), latents());
     Gradient out;
     out.parameters.resize_like(parameters_);
     workspace.step.wants_gradient = true;
     detail::run_step(
-        *this, rows_of(x), objective, workspace, threads, [](auto&) {}, &out.parameters, external);
+        *this, rows_of(x), objective, workspace, threads, [](auto&) {}, &out.parameters, outer);
     detail::materialise_gradient(*this, workspace.step, out.parameters, threads);
     out.loss = workspace.step.loss;
     return out;

@@ -77,6 +77,7 @@ class Transcoder {
   Index latents() const { return parameters_.latents(); }
   bool has_skip() const { return parameters_.W_skip.size() > 0; }
   const Activation& activation() const { return activation_; }
+  void set_k(double k) { detail::set_k(activation_, k, latents()); }  ///< as SparseAutoencoder::set_k
   static constexpr bool subtracts_decoder_bias() { return false; }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }

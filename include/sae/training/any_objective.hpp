@@ -2,11 +2,13 @@
 #include <sae/models/matryoshka.hpp>
 #include <sae/training/aux_k.hpp>
 #include <sae/training/gated_aux.hpp>
+#include <sae/training/ghost_gradients.hpp>
 #include <sae/training/l0_penalty.hpp>
 #include <sae/training/l1.hpp>
 #include <sae/training/lp.hpp>
 #include <sae/training/p_anneal.hpp>
 #include <sae/training/pre_activation_loss.hpp>
+#include <sae/training/reanimation.hpp>
 #include <sae/training/tanh_penalty.hpp>
 
 #include <string_view>
@@ -21,7 +23,7 @@ namespace sae::inline SAE_ABI {
 class AnyTerm {
  public:
   using Variants = std::variant<SquaredError, Matryoshka, HierarchicalTopK, L1, Lp, PAnneal, AuxK, GatedAux, L0Penalty,
-                                TanhPenalty, PreActivationLoss>;
+                                TanhPenalty, PreActivationLoss, GhostGradients, Reanimation>;
 
   template <class Term>
     requires(std::is_constructible_v<Variants, Term> && !std::is_same_v<std::remove_cvref_t<Term>, AnyTerm>)

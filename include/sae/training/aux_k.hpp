@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/kernels/largest.hpp>
 #include <sae/models/objective.hpp>
+#include <sae/training/gathered_latents.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -62,7 +63,7 @@ struct AuxK {
     template <class Step>
     bool begin(const AuxK& term, const Step& step, Index blocks, Index block_rows) {
       watching_ = false;
-      list_dead(step);
+      detail::GatheredLatents<Scalar>::list_dead(step, dead_);
       if (dead_.empty()) return false;
       start(term, step, blocks, block_rows);
       return watching_ = true;
@@ -79,12 +80,6 @@ struct AuxK {
 
    private:
     friend struct AuxK;
-    template <class Step>
-    void list_dead(const Step& step) {
-      dead_.clear();
-      for (std::size_t i = 0; i < step.dead.size(); ++i)
-        if (step.dead[i] != 0) dead_.push_back(static_cast<Index>(i));
-    }
     template <class Step>
     void start(const AuxK& term, const Step& step, Index blocks, Index block_rows) {
       block_rows_ = block_rows;
@@ -107,7 +102,7 @@ struct AuxK {
     const Scalar* norms_ = nullptr;
     std::vector<Index> dead_;
     std::vector<kernels::LargestPerRow<Scalar>> blocks_;
-    Tensor<Scalar> gathered_weights_, gathered_bias_;
+    detail::GatheredLatents<Scalar> gathered_;
     std::vector<double> row_loss_;
   };
 
@@ -116,7 +111,7 @@ struct AuxK {
     using Scalar = typename Step::Scalar;
     if (!selection.watching_) {
       // The dead were told after the forward (they depend on what fired in this very batch): look at their rows alone.
-      selection.list_dead(step);
+      detail::GatheredLatents<Scalar>::list_dead(step, selection.dead_);
       if (selection.dead_.empty()) return 0;
       select_gathered(step, selection, threads);
     }
@@ -160,24 +155,12 @@ struct AuxK {
  private:
   template <class Step, class Scalar>
   void select_gathered(Step& step, Selection<Scalar>& selection, Threads& threads) const {
-    const Index dead = static_cast<Index>(selection.dead_.size()), width = step.input_width();
-    selection.gathered_weights_.resize(dead, width);
-    selection.gathered_bias_.resize(1, dead);
-    for (Index n = 0; n < dead; ++n) {
-      const Index i = selection.dead_[static_cast<std::size_t>(n)];
-      std::copy_n(step.encoder->row(i), width, selection.gathered_weights_.row(n));
-      selection.gathered_bias_[n] = step.encoder_bias->size() > 0 ? (*step.encoder_bias)[i] : Scalar(0);
-    }
     const Index block_rows = detail::encode_block_rows(step.rows());
     selection.start(*this, step, (step.rows() + block_rows - 1) / block_rows, block_rows);
-    detail::for_each_pre_activation(
-        step.input.data(), step.rows(), width, selection.gathered_weights_.data(), selection.gathered_bias_.data(), dead,
-        step.scratch, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
-          for (std::size_t j = 0; j < z.size(); ++j) {
-            const Index i = selection.dead_[static_cast<std::size_t>(first) + j];
-            selection.blocks_[static_cast<std::size_t>(block)].offer(row, selection.key(z[j], i), z[j], i);
-          }
-        });
+    selection.gathered_.for_each(step, selection.dead_, threads, [&](Index block, Index row, std::size_t n, Scalar z) {
+      const Index latent = selection.dead_[n];
+      selection.blocks_[static_cast<std::size_t>(block)].offer(row, selection.key(z, latent), z, latent);
+    });
   }
 };
 

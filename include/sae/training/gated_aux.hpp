@@ -1,4 +1,5 @@
 #pragma once
+#include <sae/activations/gated.hpp>
 #include <sae/models/backward.hpp>
 
 #include <string_view>

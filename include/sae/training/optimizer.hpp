@@ -4,6 +4,7 @@
 #include <sae/training/muon.hpp>
 #include <sae/training/sgd.hpp>
 
+#include <algorithm>
 #include <span>
 #include <string>
 #include <string_view>
@@ -80,6 +81,24 @@ class OptimizerState {
     for (auto& [own, slots] : tensors_)
       if (own == name) return slots;
     throw_value("the optimizer knows no tensor ", name);
+  }
+
+  /// Forgets what is kept of one row of a matrix: as if its gradients had been 0 so far. What rows share (Adafactor's column averages)
+  /// stays.
+  void reset_row(std::string_view name, Index row) {
+    Slots& all = slots(name);
+    for (std::size_t s = 0; s < all.size(); ++s) {
+      Tensor<Scalar>& slot = all[s];
+      if (!std::holds_alternative<Adafactor>(optimizer_)) {
+        std::fill_n(slot.row(row), slot.cols(), Scalar(0));
+      } else if (s == 0) {
+        slot[row] = Scalar(0);  // its row averages
+      }
+    }
+  }
+  /// The same of one number of a vector.
+  void reset_number(std::string_view name, Index at) {
+    for (Tensor<Scalar>& slot : slots(name)) slot[at] = Scalar(0);
   }
 
   /// \param t  number of the step that begins, from 1.

@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/activations/jump_relu.hpp>
 #include <sae/models/objective.hpp>
+#include <sae/training/gathered_latents.hpp>
 
 #include <string_view>
 #include <vector>
@@ -39,12 +40,6 @@ struct PreActivationLoss {
     for (Index i = 0; i < step.latents(); ++i)
       if (!dead_only || (!step.dead.empty() && step.dead[static_cast<std::size_t>(i)] != 0)) chosen.push_back(i);
     if (chosen.empty() || coefficient == 0) return 0;
-    const auto count = static_cast<Index>(chosen.size());
-    Tensor<Scalar> weights(count, step.input_width()), bias(1, count);
-    for (Index n = 0; n < count; ++n) {
-      std::copy_n(step.encoder->row(chosen[static_cast<std::size_t>(n)]), step.input_width(), weights.row(n));
-      bias[n] = (*step.encoder_bias)[chosen[static_cast<std::size_t>(n)]];
-    }
     const auto* const own = detail::own_parameters<JumpReLU>(*step.activation);
     if (own == nullptr) throw_value("PreActivationLoss: the model has no thresholds; it goes with JumpReLU");
     const Tensor<Scalar>& theta = own->threshold;
@@ -56,13 +51,10 @@ struct PreActivationLoss {
     };
     std::vector<std::vector<std::vector<Below>>> below(static_cast<std::size_t>(blocks),
                                                        std::vector<std::vector<Below>>(static_cast<std::size_t>(block_rows)));
-    detail::for_each_pre_activation(step.input.data(), step.rows(), step.input_width(), weights.data(), bias.data(), count,
-                                    step.scratch, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
-                                      auto& found = below[static_cast<std::size_t>(block)][static_cast<std::size_t>(row)];
-                                      for (std::size_t j = 0; j < z.size(); ++j)
-                                        if (const Index i = chosen[static_cast<std::size_t>(first) + j]; z[j] < theta[i])
-                                          found.push_back({i, z[j]});
-                                    });
+    detail::GatheredLatents<Scalar>().for_each(step, chosen, threads, [&](Index block, Index row, std::size_t n, Scalar z) {
+      if (const Index latent = chosen[n]; z < theta[latent])
+        below[static_cast<std::size_t>(block)][static_cast<std::size_t>(row)].push_back({latent, z});
+    });
 
     const double factor = coefficient / static_cast<double>(step.rows());
     double sum = 0;

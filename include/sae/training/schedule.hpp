@@ -31,10 +31,14 @@ enum class WarmupShape {
 ///   decay    the last Dc  the main part's end (`final_fraction`, or 1 of `constant`) times `decay_shape` from 1 to
 ///                         `decay_fraction`, p = j / Dc, j = 0 .. Dc-1: p = 1 is never reached, so the rate is never 0
 ///
+///   warm-up again         with `warmup_every` = R > 0: where t mod R < W (t >= R), the main part and the decay are multiplied by the
+///                         warm-up at t mod R: after each resampling (training/resample.hpp)
+///
 /// A step after the last has the last one's factor. In these words:
 ///
 ///   SAELens               warmup_shape linear; constant, cosine, cosine_restarts to 1/10; decay linear: (Dc - j) / Dc
-///   dictionary_learning   warmup_shape from_zero, constant, decay linear: (T - t) / (T - decay_start), the same thing
+///   dictionary_learning   warmup_shape from_zero, constant, decay linear: (T - t) / (T - decay_start), the same thing;
+///                         with resample_steps: warmup_every = resample_steps and no decay
 ///   sparsify              warmup_shape from_zero, shape linear, final_fraction 0
 ///   llamascopium          smooth and decay_shape cosine over 1.5 W to 0; linear and decay_shape linear to lr_end_ratio; and
 ///                         cosine, linear, exponential after a linear warm-up
@@ -42,6 +46,7 @@ enum class WarmupShape {
 struct Schedule {
   Index warmup = 0;  ///< W steps
   WarmupShape warmup_shape = WarmupShape::linear;
+  Index warmup_every = 0;  ///< R steps, >= W; 0: the run warms up once
   ScheduleShape shape = ScheduleShape::constant;
   double final_fraction = 0.1;                        ///< where the main part ends, in [0, 1]; above 0 for exponential
   Index cycles = 1;                                   ///< of cosine_restarts, >= 1, at least a step each
@@ -55,6 +60,7 @@ struct Schedule {
     constexpr std::string_view warmups[] = {"linear", "from_zero", "smooth"};
     visitor("warmup", warmup);
     visitor("warmup_shape", warmups[static_cast<int>(warmup_shape)]);
+    visitor("warmup_every", warmup_every);
     visitor("shape", shapes[static_cast<int>(shape)]);
     visitor("final_fraction", final_fraction);
     visitor("cycles", cycles);
@@ -65,6 +71,8 @@ struct Schedule {
   void check(Index steps) const {
     if (warmup < 0 || decay < 0 || warmup + decay > steps)
       throw_value("Schedule: warmup = ", warmup, " and decay = ", decay, " steps do not fit into ", steps, " steps");
+    if (warmup_every != 0 && (warmup_every < 1 || warmup_every < warmup))
+      throw_value("Schedule: warmup_every = ", warmup_every, " is neither 0 nor at least the ", warmup, " steps of warmup");
     check_fraction("final_fraction", final_fraction, shape);
     check_fraction("decay_fraction", decay_fraction, decay_shape);
     if (cycles < 1 || (shape == ScheduleShape::cosine_restarts && cycles > steps - warmup - decay))
@@ -75,6 +83,13 @@ struct Schedule {
   double factor(Index t, Index steps) const {
     t = std::min(t, steps - 1);
     if (t < warmup) return warmup_factor(static_cast<double>(t), static_cast<double>(warmup));
+    const Index again = warmup_every > 0 ? t % warmup_every : warmup;
+    return after_warmup(t, steps) *
+           (again < warmup ? warmup_factor(static_cast<double>(again), static_cast<double>(warmup)) : 1.0);
+  }
+
+ private:
+  double after_warmup(Index t, Index steps) const {
     const Index main = steps - warmup - decay, into = t - warmup, into_decay = into - main;
     if (into_decay >= 0)
       return (shape == ScheduleShape::constant || main == 0 ? 1.0 : final_fraction) *
@@ -82,8 +97,6 @@ struct Schedule {
     const Index cycle = shape == ScheduleShape::cosine_restarts ? main / cycles : main;
     return between(shape, final_fraction, share(into % cycle, cycle));
   }
-
- private:
   static double share(Index part, Index whole) { return static_cast<double>(part) / static_cast<double>(whole); }
   static void check_fraction(std::string_view field, double fraction, ScheduleShape shape) {
     if (!(fraction >= 0 && fraction <= 1)) throw_value("Schedule: ", field, " = ", fraction, " is not in [0, 1]");

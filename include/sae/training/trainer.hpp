@@ -99,15 +99,20 @@ class Trainer {
       : model_(model), config_(std::move(config)), objective_(std::move(objective)), threads_(threads) {
     config_.check();
     objective_.check(model.d_in(), model.latents());
+    check_fit();
     moments_ = OptimizerState<Scalar>(config_.optimizer);
-    Parameters::visit([&](std::string_view name, const auto& w) { moments_.add(name, w.rows(), w.cols()); },
-                      model.parameters());
+    Parameters::visit(
+        [&](std::string_view name, const auto& w) {
+          if (!config_.frozen.holds(name)) moments_.add(name, w.rows(), w.cols());
+        },
+        model.parameters());
     if (config_.ema > 0) average_.resize_like(model.parameters());
     shared_gradient_.activation = model.parameters().activation;
     shared_gradient_.activation.resize(model.latents());
     shared_gradient_.b_dec.resize(1, model.parameters().output_width());
     shared_gradient_.W_skip.resize(model.parameters().W_skip.rows(), model.parameters().W_skip.cols());
     dead_.reset(model.latents());
+    resampler_.reset(config_.resampling, model.latents(), model.d_in(), config_.total_steps() * config_.batch);
     if (config_.dead.window == 0) {
       const Index run = config_.total_steps() * (config_.dead.unit == DeadUnit::tokens ? config_.batch : 1);
       config_.dead.window = std::clamp<Index>(run / 10, 1, config_.dead.unit == DeadUnit::tokens ? 10'000'000 : 10'000);
@@ -133,7 +138,8 @@ class Trainer {
   ///
   /// A callback is any callable taking `(const StepReport&)` or `(Trainer&, const StepReport&)`, every `report_every` steps and
   /// at the last one; returning void, or bool: true asks to stop.
-  /// \throws ValueError  a row holds a number that is not finite; the source has another width than the model.
+  /// \throws ValueError     a row holds a number that is not finite; the source has another width than the model.
+  /// \throws DivergedError  the loss is not finite any more, or at the end a weight.
   /// After an exception (this one, the source's, a callback's) the model still reads rows multiplied by `scale()`; the steps done
   /// stand, and `fit` may be called again to go on with the rows that the source then gives.
   template <class Source, class... Callbacks>
@@ -145,7 +151,7 @@ class Trainer {
       source.restore(source_state_);
       source_state_ = {};
     } else if (!prepared_) {
-      prepare(source);
+      find_statistics(source);
     }
     restored_ = false;
     prepared_ = true;
@@ -166,9 +172,37 @@ class Trainer {
       source_state_ = {};  // of a checkpoint that one of them made: a shuffle buffer's is large
       if (stop && step_ < steps) status = FitStatus::stopped;
     }
+    finish();
+    return status;
+  }
+  /// What `fit` does before the first step, for those who call `train_step` themselves: reads `statistics_rows` rows ahead, finds the
+  /// scale and the centre, and puts the source back. Before the first step.
+  /// \throws ValueError  a step was done already; the source has no rows or one that is not finite.
+  template <class Source>
+    requires(RowSource<Source, Scalar>)
+  void prepare(Source& source) {
+    if (step_ > 0 || prepared_) throw_value("Trainer: prepare comes before the first step, ", step_, " are done");
+    find_statistics(source);
+    prepared_ = true;
+  }
+  /// What `fit` does at its end: the average of the weights takes the place of the weights where `ema` is on, the input scale is
+  /// folded into the model, which from there on reads raw rows.
+  /// \throws ValueError     it was done already.
+  /// \throws DivergedError  a weight is not finite.
+  void finish() {
+    if (folded_) throw_value("Trainer: the run has ended already");
+    check_weights();
     if (config_.ema > 0 && step_ > 0) model_.parameters() = averaged();
     fold();
-    return status;
+  }
+  /// \throws DivergedError  a weight is not finite.
+  void check_weights() const {
+    Parameters::visit(
+        [&](std::string_view name, const auto& w) {
+          for (Index i = 0; i < w.size(); ++i)
+            if (!std::isfinite(w[i])) throw DivergedError(step_, detail::concat(name, " holds a number that is not finite"));
+        },
+        model_.parameters());
   }
   /// The average of the weights as `fit` leaves it in the model, but in the units of the scaled rows.
   /// \throws ValueError  `ema` is 0, or no step was done.
@@ -178,68 +212,74 @@ class Trainer {
     Parameters out = model_.parameters();
     const auto factor = static_cast<Scalar>(1 / (1 - std::pow(config_.ema, static_cast<double>(step_))));
     Parameters::visit(
-        [&](std::string_view, auto& w, const auto& a) {
+        [&](std::string_view name, auto& w, const auto& a) {
+          if (config_.frozen.holds(name)) return;
           w = a;
           kernels::scale(w.data(), factor, w.size());
         },
         out, average_);
-    if (config_.decoder == DecoderNorm::unit)
+    if (unit_decoder())
       for (Index i = 0; i < out.latents(); ++i) normalise(out.W_dec.row(i));
     return out;
   }
 
   /// One step on one batch of raw rows (what `fit` repeats, without preparing or folding).
+  /// \throws ValueError     a row holds a number that is not finite.
+  /// \throws DivergedError  the loss is not finite; the weights are those before the step.
   const StepReport& train_step(const Batch<Scalar>& rows, bool report = true) {
-    load(rows);
-    model_.parameters().activation.constrain();
+    run_forward(rows);
+    return finish_step(report, nullptr);
+  }
+  /// One step on a loss of the caller's own (end-to-end training: how far a network's answer moves when x' takes the place of x):
+  ///
+  ///   L = caller's loss + reconstruction_weight reconstruction loss + terms of the objective
+  ///
+  /// The first is told by its derivative dL/dx' [B x D_out] at the reconstruction of these rows; both in units of the raw rows. The
+  /// others are in units of the normalised rows, as always; the report's `loss` is their sum, without the caller's.
+  const StepReport& train_step(const Batch<Scalar>& rows, const Batch<Scalar>& reconstruction_gradient,
+                               double reconstruction_weight = 0, bool report = true) {
+    forward(rows);
+    return backward(reconstruction_gradient, reconstruction_weight, report);
+  }
+  /// The same in two halves: the reconstruction x' [B x D_out] of raw rows, in their units, then the step by dL/dx'. The rows need not
+  /// live on in between. A `forward` whose `backward` never comes leaves no trace but for a `Center::first_batch_geometric_median`.
+  ///
+  ///   const auto& reconstruction = trainer.forward(rows);
+  ///   trainer.backward(network.gradient_of_kl(reconstruction.map()));
+  ///
+  /// \throws ValueError  reconstruction_weight is negative; backward without forward.
+  const Tensor<Scalar>& forward(const Batch<Scalar>& rows) {
+    run_forward(rows);
     auto& step = workspace_.step;
-    const Index steps = config_.total_steps();
-    const double rate = config_.learning_rate * config_.schedule.factor(step_, steps);
-    if (step_ == 0 && config_.center == Center::first_batch_geometric_median) set_decoder_bias(geometric_median(target()), 1.0);
-    step.number = step_;
-    step.sparsity_scale = sparsity_warmup_factor(step_, config_.sparsity_warmup);
-    step.wants_gradient = true;
-    Index dead = 0;
-    step.dead = {};
-    if (!config_.dead.after_counting) mark_dead(step, dead);
-    zero_activation_gradient();
-    detail::run_step(
-        model_, detail::StepRows<Scalar>{rows_, target()}, objective_, workspace_, threads_,
-        [&](auto& s) {
-          dead_.count(s.main.entries.codes, config_.dead.unit == DeadUnit::tokens ? s.rows() : 1);
-          if (config_.dead.after_counting) mark_dead(s, dead);
-        },
-        &shared_gradient_);
-
-    step.selectors.observe(model_.activation(), model_.parameters().activation);
-    objective_.for_each([&](auto& term) {
-      if constexpr (requires { term.advance(step); }) term.advance(step);
+    const Index width = step.output_width();
+    if (outer_.rows() != step.rows() || outer_.cols() != width) outer_.resize(step.rows(), width);
+    const auto factor = static_cast<Scalar>(1 / output_scale());
+    threads_.for_blocks(step.rows(), row_block, [&](Index begin, Index end, Index) {
+      for (Index b = begin; b < end; ++b)
+        for (Index j = 0; j < width; ++j) outer_.row(b)[j] = factor * (step.residual.row(b)[j] + step.target.row(b)[j]);
     });
-
-    report_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
-    moments_.begin_step(step_ + 1, rate);
-    if (config_.clip_norm > 0 || !moments_.row_local()) {
-      update_from_all_gradients();
-    } else {
-      update_latent_by_latent();
-    }
-    if (config_.ema > 0) update_average();
-    ++step_;
-    tokens_ += rows.rows();
-    report_.step = step_;
-    report_.steps = steps;
-    report_.tokens = tokens_;
-    report_.dead = dead;
-    report_.learning_rate = rate;
-    report_.sparsity_scale = step.sparsity_scale;
-    if (report) {
-      report_.loss = step.loss.total;
-      report_.reconstruction = step.loss.reconstruction;
-      report_.terms = step.loss.terms;
-      report_.l0 = static_cast<double>(active_entries(step.main.entries.codes)) / static_cast<double>(rows.rows());
-      report_.explained_variance = 1 - step.loss.reconstruction / batch_variance();
-    }
-    return report_;
+    pending_ = true;
+    return outer_;
+  }
+  const StepReport& backward(const Batch<Scalar>& reconstruction_gradient, double reconstruction_weight = 0,
+                             bool report = true) {
+    if (!pending_) throw_value("Trainer: backward without a forward before it");
+    if (!(reconstruction_weight >= 0)) throw_value("Trainer: reconstruction_weight = ", reconstruction_weight, " is negative");
+    const RowsView<Scalar> given(reconstruction_gradient);
+    if (given.rows != outer_.rows() || given.cols != outer_.cols())
+      throw_shape("Trainer: dL/dx' is [", given.rows, " x ", given.cols, "], the reconstruction is [", outer_.rows(), " x ",
+                  outer_.cols(), "]");
+    // x' = (reconstruction of the normalised rows) / scale
+    const auto factor = static_cast<Scalar>(1 / output_scale());
+    for (Index b = 0; b < given.rows; ++b)
+      for (Index j = 0; j < given.cols; ++j) {
+        if (!std::isfinite(given.row(b)[j]))
+          throw_value("Trainer: row ", b, " of dL/dx' at step ", step_ + 1, " holds a number that is not finite");
+        outer_.row(b)[j] = factor * given.row(b)[j];
+      }
+    const detail::OuterLoss<Scalar> outer{
+        .gradient = RowsView<Scalar>(outer_), .alone = false, .reconstruction_weight = reconstruction_weight};
+    return finish_step(report, &outer);
   }
 
   /// Everything that a resumed training needs, by name: visitor.tensor(name, Tensor&), visitor.integers(name, std::vector<int64>&),
@@ -260,6 +300,7 @@ class Trainer {
     objective_.for_each([&](auto& term) {
       if constexpr (requires { term.visit_state(visitor); }) term.visit_state(visitor);
     });
+    resampler_.visit_state(visitor);
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
     visitor.number("scale", scale_);
@@ -279,6 +320,109 @@ class Trainer {
  private:
   static constexpr Index row_block = 64;  ///< rows that a thread takes at a time
 
+  /// What config and model must agree on.
+  void check_fit() const {
+    const KAnnealing& annealing = config_.k_annealing;
+    if (annealing.from > 0 && detail::row_k(model_.activation()) == 0)
+      throw_value("Trainer: k_annealing.from = ", annealing.from, ", and the activation ",
+                  std::string_view(model_.activation().name), " has no k to anneal (topk, batch_topk and abs_topk have)");
+    if (annealing.from > model_.latents())
+      throw_value("Trainer: k_annealing.from = ", annealing.from, " is not in [1, ", model_.latents(), "] (the latents)");
+    if (config_.resampling.form != ResamplingForm::off && (predicts || model_.parameters().tied()))
+      throw_value("Trainer: resampling is for autoencoders with W_enc and W_dec of their own, not for ",
+                  predicts ? "transcoders" : "tied weights");
+    if (model_.parameters().tied() && config_.frozen.encoder != config_.frozen.decoder)
+      throw_value("Trainer: frozen.encoder and frozen.decoder differ, and ", std::string_view(model_.activation().name),
+                  " ties the two");
+  }
+  /// Whether decoder rows are kept at norm 1.
+  bool unit_decoder() const { return config_.decoder == DecoderNorm::unit && !config_.frozen.decoder; }
+  double output_scale() const { return predicts ? target_scale_ : scale_; }
+
+  /// The model has the k of step `step_` while it lives.
+  class AnnealedK {
+   public:
+    AnnealedK(Model& model, const KAnnealing& annealing, Index t) : model_(model), own_(detail::row_k(model.activation())) {
+      if (annealing.from == 0 || t >= annealing.steps) return;
+      const auto to = std::max<Index>(1, static_cast<Index>(std::llround(own_)));
+      model_.set_k(static_cast<double>(annealed_k(t, annealing.steps, annealing.from, to, annealing.shape)));
+      changed_ = true;
+    }
+    ~AnnealedK() {
+      if (changed_) model_.set_k(own_);
+    }
+    AnnealedK(const AnnealedK&) = delete;
+    AnnealedK& operator=(const AnnealedK&) = delete;
+
+   private:
+    Model& model_;
+    double own_;
+    bool changed_ = false;
+  };
+
+  /// First half of a step: codes, reconstruction.
+  void run_forward(const Batch<Scalar>& rows) {
+    pending_ = false;
+    load(rows);
+    model_.parameters().activation.constrain();
+    if (step_ == 0 && config_.center == Center::first_batch_geometric_median) set_decoder_bias(geometric_median(target()), 1.0);
+    auto& step = workspace_.step;
+    step.number = step_;
+    step.sparsity_scale = sparsity_warmup_factor(step_, config_.sparsity_warmup);
+    step.wants_gradient = true;
+    step.dead = {};
+    marked_dead_ = 0;
+    if (!config_.dead.after_counting) mark_dead();
+    const AnnealedK annealed(model_, config_.k_annealing, step_);
+    detail::run_forward(model_, detail::StepRows<Scalar>{rows_, target()}, objective_, workspace_, threads_);
+  }
+  /// Second half: terms, gradients, update.
+  const StepReport& finish_step(bool report, const detail::OuterLoss<Scalar>* outer) {
+    pending_ = false;
+    auto& step = workspace_.step;
+    const Index steps = config_.total_steps();
+    const double rate = config_.learning_rate * config_.schedule.factor(step_, steps);
+    dead_.count(step.main.entries.codes, config_.dead.unit == DeadUnit::tokens ? step.rows() : 1, config_.dead.least_value);
+    if (config_.dead.after_counting) mark_dead();
+    zero_activation_gradient();
+    detail::run_backward(model_, objective_, workspace_, threads_, &shared_gradient_, outer);
+    if (!std::isfinite(step.loss.total)) throw DivergedError(step_ + 1, detail::concat("the loss is ", step.loss.total));
+
+    step.selectors.observe(model_.activation(), model_.parameters().activation);
+    objective_.for_each([&](auto& term) {
+      if constexpr (requires { term.advance(step); }) term.advance(step);
+    });
+
+    report_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
+    moments_.begin_step(step_ + 1, rate);
+    if (config_.clip_norm > 0 || !moments_.row_local()) {
+      update_from_all_gradients();
+    } else {
+      update_latent_by_latent();
+    }
+    if (config_.ema > 0) update_average();
+    report_.resampled = 0;
+    if constexpr (!predicts)
+      if (resampler_.count(step.main.entries.codes, config_.dead.least_value, rows_))
+        report_.resampled = resampler_.resample(model_, rows_, moments_, dead_, threads_);
+    ++step_;
+    tokens_ += step.rows();
+    report_.step = step_;
+    report_.steps = steps;
+    report_.tokens = tokens_;
+    report_.dead = marked_dead_;
+    report_.learning_rate = rate;
+    report_.sparsity_scale = step.sparsity_scale;
+    if (report) {
+      report_.loss = step.loss.total;
+      report_.reconstruction = step.loss.reconstruction;
+      report_.terms = step.loss.terms;
+      report_.l0 = static_cast<double>(active_entries(step.main.entries.codes)) / static_cast<double>(step.rows());
+      report_.explained_variance = 1 - step.loss.reconstruction / batch_variance();
+    }
+    return report_;
+  }
+
   /// The source may be asked where it stands only while `fit` runs.
   struct Asking {
     Trainer& trainer;
@@ -286,7 +430,7 @@ class Trainer {
   };
 
   template <class Source>
-  void prepare(Source& source) {
+  void find_statistics(Source& source) {
     const bool wants_center = config_.center == Center::mean || config_.center == Center::geometric_median;
     if (wants_center || config_.normalisation != Normalisation::none) {
       const SourceState start = source.state();
@@ -326,6 +470,7 @@ class Trainer {
     return 1;
   }
   void set_decoder_bias(const std::vector<double>& center, double factor) {
+    if (config_.frozen.b_dec) return;
     for (std::size_t j = 0; j < center.size(); ++j)
       model_.parameters().b_dec[static_cast<Index>(j)] = static_cast<Scalar>(factor * center[j]);
   }
@@ -366,10 +511,9 @@ class Trainer {
       if (!std::isfinite(row[j]))
         throw_value("Trainer: row ", number, " of the stream holds a number that is not finite (NaN or infinity)");
   }
-  template <class Step>
-  void mark_dead(Step& step, Index& dead) {
-    dead = dead_.mark(config_.dead.window);
-    if (dead > 0) step.dead = dead_.mask();
+  void mark_dead() {
+    marked_dead_ = dead_.mark(config_.dead.window);
+    if (marked_dead_ > 0) workspace_.step.dead = dead_.mask();
   }
   void zero_activation_gradient() {
     Parameters::visit_activation([](std::string_view, auto& tensor) { tensor.set_zero(); }, shared_gradient_);
@@ -394,11 +538,12 @@ class Trainer {
     auto& step = workspace_.step;
     Parameters& p = model_.parameters();
     const Index in = p.width(), out = p.output_width(), latents = p.latents();
-    const bool unit = config_.decoder == DecoderNorm::unit, subtracts = model_.subtracts_decoder_bias();
-    const bool has_bias = p.b_enc.size() > 0, tied = p.tied();
-    auto& dec = moments_.slots("W_dec");
-    auto& enc = tied ? dec : moments_.slots("W_enc");
-    auto& bias = has_bias ? moments_.slots("b_enc") : dec;
+    const bool unit = unit_decoder(), subtracts = model_.subtracts_decoder_bias() && !config_.frozen.b_dec;
+    const bool has_bias = p.b_enc.size() > 0 && !config_.frozen.b_enc;
+    const bool reads = !p.tied() && !config_.frozen.encoder, writes = !config_.frozen.decoder;
+    auto* const dec = writes ? &moments_.slots("W_dec") : nullptr;
+    auto* const enc = reads ? &moments_.slots("W_enc") : nullptr;
+    auto* const bias = has_bias ? &moments_.slots("b_enc") : nullptr;
     const Index blocks = (latents + detail::gradient_block_latents - 1) / detail::gradient_block_latents;
     if (subtracts && (partial_.rows() != blocks || partial_.cols() != in)) partial_.resize(blocks, in);
     threads_.for_blocks(latents, detail::gradient_block_latents, [&](Index begin, Index end, Index block) {
@@ -407,18 +552,19 @@ class Trainer {
         // The gradient of b_dec reads W_enc before it moves.
         if (subtracts) kernels::add_scaled(partial_.row(block), g_bias, p.encoder().row(i), in);
         if (unit) project(p.W_dec.row(i), g_dec);
-        if (g_enc != nullptr) moments_.update_rows(enc, i * in, p.W_enc.row(i), g_enc, in);
-        moments_.update_rows(dec, i * out, p.W_dec.row(i), g_dec, out);
-        if (has_bias) moments_.update_rows(bias, i, &p.b_enc[i], &g_bias, 1);
+        if (reads) moments_.update_rows(*enc, i * in, p.W_enc.row(i), g_enc, in);
+        if (writes) moments_.update_rows(*dec, i * out, p.W_dec.row(i), g_dec, out);
+        if (has_bias) moments_.update_rows(*bias, i, &p.b_enc[i], &g_bias, 1);
         if (unit) normalise(p.W_dec.row(i));
       });
     });
     detail::shared_gradients(step, subtracts ? &partial_ : nullptr, shared_gradient_, column_sums_, threads_);
-    moments_.update(moments_.slots("b_dec"), p.b_dec, shared_gradient_.b_dec, threads_);
-    if (p.W_skip.size() > 0) moments_.update(moments_.slots("W_skip"), p.W_skip, shared_gradient_.W_skip, threads_);
-    Parameters::visit_activation(
-        [&](std::string_view name, auto& w, auto& g) { moments_.update(moments_.slots(name), w, g, threads_); }, p,
-        shared_gradient_);
+    const auto update = [&](std::string_view name, auto& w, auto& g) {
+      if (w.size() > 0 && !config_.frozen.holds(name)) moments_.update(moments_.slots(name), w, g, threads_);
+    };
+    update("b_dec", p.b_dec, shared_gradient_.b_dec);
+    update("W_skip", p.W_skip, shared_gradient_.W_skip);
+    Parameters::visit_activation(update, p, shared_gradient_);
   }
 
   /// Two passes: all gradients, their norm in a fixed order, then the update.
@@ -427,7 +573,7 @@ class Trainer {
     if (gradient_.latents() != p.latents()) gradient_.resize_like(p);
     detail::materialise_gradient(model_, workspace_.step, gradient_, threads_);
     Parameters::visit_activation([](std::string_view, auto& to, const auto& from) { to = from; }, gradient_, shared_gradient_);
-    const bool unit = config_.decoder == DecoderNorm::unit;
+    const bool unit = unit_decoder();
     if (unit)
       threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
         for (Index i = begin; i < end; ++i) project(p.W_dec.row(i), gradient_.W_dec.row(i));
@@ -435,7 +581,8 @@ class Trainer {
     double squares = 0;
     std::vector<double> row_squares;
     Parameters::visit(
-        [&](std::string_view, const auto& g) {
+        [&](std::string_view name, const auto& g) {
+          if (config_.frozen.holds(name)) return;
           row_squares.assign(static_cast<std::size_t>(g.rows()), 0.0);
           threads_.for_blocks(g.rows(), row_block, [&](Index begin, Index end, Index) {
             for (Index i = begin; i < end; ++i)
@@ -449,6 +596,7 @@ class Trainer {
     const auto factor = static_cast<Scalar>(std::min(1.0, clip));
     Parameters::visit(
         [&](std::string_view name, auto& w, auto& g) {
+          if (config_.frozen.holds(name)) return;
           threads_.for_blocks(g.rows(), row_block, [&](Index begin, Index end, Index) {
             kernels::scale(g.row(begin), factor, (end - begin) * g.cols());
           });
@@ -530,17 +678,21 @@ class Trainer {
   OptimizerState<Scalar> moments_;
   Parameters average_;  ///< of the weights, not yet divided by 1 - ema^t; empty while `ema` is 0
   DeadLatents dead_;
+  Resampler<Scalar> resampler_;
   Index step_ = 0, tokens_ = 0;
   double scale_ = 1, target_scale_ = 1;  // target_scale_: of a transcoder's targets
   SourceState source_state_;
   std::function<SourceState()> ask_source_;  ///< while `fit` runs
   bool restored_ = false, prepared_ = false, folded_ = false;
+  bool pending_ = false;   ///< between `forward` and `backward`
+  Index marked_dead_ = 0;  ///< as of this step
 
   StepReport report_;
   typename Model::template Workspace<Terms> workspace_;
   Parameters shared_gradient_;  ///< of b_dec, W_skip and the activation's own tensors; the others are empty
   Parameters gradient_;         ///< all gradients; empty where none needs them
   Tensor<Scalar> rows_, targets_, partial_, column_sums_;
+  Tensor<Scalar> outer_;  ///< x' of `forward`, then dL/dx'
 };
 
 template <class Model>

@@ -2,9 +2,11 @@
 #include <sae/core/types.hpp>
 #include <sae/training/dead_latents.hpp>
 #include <sae/training/optimizer.hpp>
+#include <sae/training/resample.hpp>
 #include <sae/training/schedule.hpp>
 
 #include <limits>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -31,6 +33,64 @@ enum class DecoderNorm {
   free,
 };
 
+/// k that a row keeps, on its way from `from` to the activation's own k: `annealed_k` at each of the first `steps` steps. For TopK,
+/// BatchTopK and AbsTopK. The model has its own k again after each step, so that callbacks evaluate what the training ends with.
+///
+///   dictionary_learning   from = D, linear      sparsify   from = min(F, 10 D), linear      llamascopium   exponential
+struct KAnnealing {
+  Index from = 0;  ///< latents kept at the first step, in [1, F]; 0: off
+  Index steps = 0;
+  AnnealShape shape = AnnealShape::linear;
+
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    visitor("from", from);
+    visitor("steps", steps);
+    visitor("shape", std::string_view(shape == AnnealShape::linear ? "linear" : "exponential"));
+  }
+};
+
+/// Tensors that a training leaves as they are to the last bit: fine-tuning of the decoder alone, or of the encoder. They have no
+/// optimizer state, count nothing in the norm that `clip_norm` looks at, and rows of a frozen decoder are not brought to norm 1. The
+/// fold of the input scale when `fit` ends still changes the units of biases.
+struct Frozen {
+  bool encoder = false;  ///< W_enc
+  bool decoder = false;  ///< W_dec, and W_enc where the two are tied
+  bool b_enc = false;
+  bool b_dec = false;       ///< not set to `center` either
+  bool skip = false;        ///< W_skip
+  bool activation = false;  ///< the activation's own trained tensors
+
+  /// Whether a tensor is, by its name in `Parameters::visit`.
+  bool holds(std::string_view name) const {
+    return name == "W_enc"    ? encoder
+           : name == "W_dec"  ? decoder
+           : name == "b_enc"  ? b_enc
+           : name == "b_dec"  ? b_dec
+           : name == "W_skip" ? skip
+                              : activation;
+  }
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    visitor("encoder", encoder);
+    visitor("decoder", decoder);
+    visitor("b_enc", b_enc);
+    visitor("b_dec", b_dec);
+    visitor("skip", skip);
+    visitor("activation", activation);
+  }
+};
+
+/// The loss or a weight of a training is no longer finite; the message names the step.
+struct DivergedError : ValueError {
+  DivergedError(Index at, std::string what)
+      : ValueError(detail::concat("Trainer: training diverged: at step ", at, " ", what, "; a lower learning_rate may help")),
+        step(at),
+        finding(std::move(what)) {}
+  Index step;           ///< steps done, the one that failed included
+  std::string finding;  ///< "the loss is nan"
+};
+
 /// Every setting of a training run. Steps, tokens and rows: one token is one row.
 /// A field more is a line more in `visit_settings`, unless the result does not depend on it.
 struct TrainerConfig {
@@ -53,6 +113,9 @@ struct TrainerConfig {
   /// The model was trained before and reads rows as they are: its biases are brought to the scale of the normalised rows first.
   bool reads_raw_rows = false;
   DeadLatentOptions dead{};
+  Resampling resampling{};
+  KAnnealing k_annealing{};
+  Frozen frozen{};
   Index report_every = 1;  ///< steps between reports to callbacks
 
   Index total_steps() const { return steps > 0 ? steps : tokens / batch; }
@@ -81,6 +144,9 @@ struct TrainerConfig {
     visitor("statistics_rows", statistics_rows);
     visitor("reads_raw_rows", reads_raw_rows);
     visitor("dead", dead);
+    visitor("resampling", resampling);
+    visitor("k_annealing", k_annealing);
+    visitor("frozen", frozen);
   }
   void check() const {
     if (batch < 1) throw_value("Trainer: batch = ", batch, " is below 1 row");
@@ -97,6 +163,14 @@ struct TrainerConfig {
     if (!(unit_norm_epsilon >= 0)) throw_value("Trainer: unit_norm_epsilon = ", unit_norm_epsilon, " is negative");
     if (statistics_rows < 1) throw_value("Trainer: statistics_rows = ", statistics_rows, " is below 1");
     if (dead.window < 0) throw_value("Trainer: dead.window = ", dead.window, " is negative");
+    if (!(dead.least_value >= 0)) throw_value("Trainer: dead.least_value = ", dead.least_value, " is negative");
+    resampling.check();
+    if (resampling.form != ResamplingForm::off && (frozen.encoder || frozen.decoder || frozen.b_enc || frozen.activation))
+      throw_value("Trainer: resampling gives latents new encoder and decoder rows and biases, and frozen holds them");
+    if (k_annealing.from < 0) throw_value("Trainer: k_annealing.from = ", k_annealing.from, " is negative");
+    if (k_annealing.from > 0 && (k_annealing.steps < 1 || k_annealing.steps > total_steps()))
+      throw_value("Trainer: k_annealing.steps = ", k_annealing.steps, " is not in [1, ", total_steps(),
+                  "] (the steps of the run)");
     if (report_every < 1) throw_value("Trainer: report_every = ", report_every, " is below 1");
   }
 };
@@ -111,6 +185,7 @@ struct StepReport {
   double l0 = 0;                  ///< mean active latents a row
   double explained_variance = 0;  ///< of this batch: 1 - sum |e|^2 / sum |x - mean x|^2
   Index dead = 0;                 ///< latents that count as dead
+  Index resampled = 0;            ///< latents that were resampled after this step
   double learning_rate = 0, sparsity_scale = 1;
   double gradient_norm = std::numeric_limits<double>::quiet_NaN();  ///< before clipping; NaN where it was not computed
 };

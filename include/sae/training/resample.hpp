@@ -1,0 +1,276 @@
+#pragma once
+#include <sae/core/random.hpp>
+#include <sae/models/objective.hpp>
+#include <sae/training/dead_latents.hpp>
+#include <sae/training/optimizer.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace sae::inline SAE_ABI {
+
+enum class ResamplingForm {
+  off,
+  loss_squared,  ///< Anthropic 2023, as AS implements it
+  residual,      ///< dictionary_learning
+};
+
+/// Resampling: now and then dead latents are given the directions of inputs that are reconstructed badly.
+///
+///                       loss_squared                                  residual
+///   when                every `every` rows, `times` times at most     after steps 1, R + 1, 2 R + 1, ..., R = `every` steps
+///   dead                active in at most floor(dead_share n) of      not active for more than R / 2 steps
+///                       the last n = `window` rows
+///   inputs x            the last `rows` rows before it                this batch
+///   p(x)                |x' - x|^4 (the loss of x, squared)           |x' - x|
+///   d_i                 x / |x|                                       x / |x|
+///   W_enc[i]            encoder_scale m x / |x|                       encoder_scale m x
+///
+/// One input for each dead latent, without replacement, by the reconstruction of the model as it is then; m is the mean |W_enc[i]| of
+/// the latents that are alive (active at all in the window; where none is: of all). b_enc[i] becomes 0, the activation's own numbers
+/// of the latent what they start as, its optimizer state 0 (Adam's moments; Adafactor's column averages stay), its count of silent
+/// rows 0. Where fewer inputs can be drawn (those of norm or error 0 cannot) than latents are dead, the lower latents are resampled
+/// (dictionary_learning; AS ends the run).
+/// Both peers take x as it is, with the mean of the data in it; with `subtract_decoder_bias` it is x - b_dec, what the encoder reads.
+/// The counters start afresh after each loss_squared resampling, those of the other form never do.
+/// In dictionary_learning a resampling goes with a warm-up of the learning rate: `Schedule::warmup_every` = R.
+/// Deterministic for `seed`. For autoencoders with W_enc and W_dec of their own.
+/// Cost   loss_squared keeps [rows x D] numbers, and reconstructs them each time.
+/// Source: Bricken et al. 2023, "Towards Monosemanticity", neuron resampling; ai-safety-foundation/sparse_autoencoder
+/// activation_resampler.py (AS), which draws from the next rows of its store instead of the last; dictionary_learning
+/// trainers/standard.py.
+struct Resampling {
+  ResamplingForm form = ResamplingForm::off;
+  Index every = 200'000'000;   ///< rows (loss_squared) or steps (residual), >= 1
+  Index times = 4;             ///< resamplings at most, >= 0; of loss_squared
+  Index window = 100'000'000;  ///< rows in which activity is counted, in [1, every]; of loss_squared
+  Index rows = 819'200;        ///< in [1, every]; of loss_squared
+  double dead_share = 0;       ///< in [0, 1); of loss_squared
+  double encoder_scale = 0.2;  ///< > 0
+  bool subtract_decoder_bias = false;
+  std::uint64_t seed = 0;
+
+  template <class Visitor>
+  void visit_settings(Visitor&& visitor) const {
+    constexpr std::string_view forms[] = {"off", "loss_squared", "residual"};
+    visitor("form", forms[static_cast<int>(form)]);
+    visitor("every", every);
+    visitor("times", times);
+    visitor("window", window);
+    visitor("rows", rows);
+    visitor("dead_share", dead_share);
+    visitor("encoder_scale", encoder_scale);
+    visitor("subtract_decoder_bias", subtract_decoder_bias);
+    visitor("seed", seed);
+  }
+  void check() const {
+    if (form == ResamplingForm::off) return;
+    if (every < 1) throw_value("Resampling: every = ", every, " is below 1");
+    if (!(encoder_scale > 0)) throw_value("Resampling: encoder_scale = ", encoder_scale, " is not positive");
+    if (form == ResamplingForm::residual) return;
+    if (times < 0) throw_value("Resampling: times = ", times, " is negative");
+    if (window < 1 || window > every) throw_value("Resampling: window = ", window, " is not in [1, ", every, "] (every)");
+    if (rows < 1 || rows > every) throw_value("Resampling: rows = ", rows, " is not in [1, ", every, "] (every)");
+    if (!(dead_share >= 0 && dead_share < 1)) throw_value("Resampling: dead_share = ", dead_share, " is not in [0, 1)");
+  }
+};
+
+/// Probabilities of rows with these losses |x' - x|^2 to be drawn first: loss^2 / sum loss^2, or sqrt(loss) / sum sqrt(loss). All 0
+/// where no loss is positive. Losses 1, 2, 3 give 1/14, 4/14, 9/14 = 0.07, 0.29, 0.64 by loss_squared.
+inline std::vector<double> resampling_probabilities(std::span<const double> losses, ResamplingForm form) {
+  std::vector<double> out(losses.begin(), losses.end());
+  for (double& p : out) p = !(p > 0) ? 0.0 : form == ResamplingForm::residual ? std::sqrt(p) : p * p;
+  const double sum = std::accumulate(out.begin(), out.end(), 0.0);
+  for (double& p : out) p = sum > 0 ? p / sum : 0.0;
+  return out;
+}
+
+/// n different positions, one after the other, each with a probability proportional to its weight among those left; fewer where fewer
+/// weights are positive. In the order of the draw.
+/// Source: Efraimidis and Spirakis 2006: the n smallest of exponential times of rate w; torch.multinomial draws the same way.
+inline std::vector<Index> draw_without_replacement(std::span<const double> weights, Index n, Random& random) {
+  std::vector<std::pair<double, Index>> times;
+  for (std::size_t b = 0; b < weights.size(); ++b) {
+    const double wait = -std::log1p(-random.uniform());
+    if (weights[b] > 0) times.emplace_back(wait / weights[b], static_cast<Index>(b));
+  }
+  const auto count = std::min(static_cast<std::size_t>(n), times.size());
+  std::partial_sort(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(count), times.end());
+  std::vector<Index> out;
+  for (std::size_t t = 0; t < count; ++t) out.push_back(times[t].second);
+  return out;
+}
+
+/// Resampling at work: what it counts and keeps from step to step.
+template <class Scalar>
+class Resampler {
+ public:
+  /// \param total_rows  of the run: where it ends before the first resampling, no rows are kept.
+  void reset(const Resampling& settings, Index latents, Index width, Index total_rows) {
+    settings_ = settings;
+    counters_ = {};
+    activity_.assign(settings.form == ResamplingForm::off ? 0 : static_cast<std::size_t>(latents), 0);
+    const bool keeps = settings.form == ResamplingForm::loss_squared && settings.times > 0 && total_rows >= settings.every;
+    kept_.resize(keeps ? settings.rows : 0, keeps ? width : 0);
+  }
+  /// After a step on these rows [B x D], in the units of the model; whether latents are to be resampled now.
+  bool count(const Codes<Scalar>& codes, double least_value, const Tensor<Scalar>& rows) {
+    if (settings_.form == ResamplingForm::residual) {
+      for (auto& silent : activity_) ++silent;
+      for (Index e = 0; e < codes.size(); ++e)
+        if (detail::is_active(codes.value(e), least_value)) activity_[static_cast<std::size_t>(codes.latent(e))] = 0;
+      return counters_.seen++ % settings_.every == 0;
+    }
+    if (settings_.form == ResamplingForm::off || counters_.times >= settings_.times) return false;
+    counters_.seen += codes.rows();
+    if (counters_.seen >= settings_.every - settings_.window) {
+      for (Index e = 0; e < codes.size(); ++e)
+        if (detail::is_active(codes.value(e), least_value)) ++activity_[static_cast<std::size_t>(codes.latent(e))];
+      counters_.counted += codes.rows();
+    }
+    if (kept_.rows() > 0 && counters_.seen > settings_.every - settings_.rows)
+      for (Index b = 0; b < rows.rows(); ++b) {
+        std::copy_n(rows.row(b), rows.cols(), kept_.row(counters_.next));
+        counters_.next = (counters_.next + 1) % kept_.rows();
+        counters_.filled = std::min(counters_.filled + 1, kept_.rows());
+      }
+    return counters_.seen >= settings_.every;
+  }
+  /// Resamples the dead latents of the model, which reads rows like `batch`; returns how many.
+  template <class Model>
+  Index resample(Model& model, const Tensor<Scalar>& batch, OptimizerState<Scalar>& optimizer, DeadLatents& dead,
+                 Threads& threads) {
+    const bool residual = settings_.form == ResamplingForm::residual;
+    auto& p = model.parameters();
+    std::vector<Index> lost;
+    double alive_norms = 0, norms = 0, alive = 0;
+    const auto most = static_cast<std::int64_t>(settings_.dead_share * static_cast<double>(counters_.counted));
+    for (Index i = 0; i < p.latents(); ++i) {
+      const std::int64_t activity = activity_[static_cast<std::size_t>(i)];
+      const bool is_dead = residual ? 2 * activity > settings_.every : activity <= most;
+      if (is_dead) lost.push_back(i);
+      const double norm = std::sqrt(static_cast<double>(kernels::squared_norm(p.W_enc.row(i), p.width())));
+      norms += norm;
+      if (residual ? is_dead : activity == 0) continue;
+      alive_norms += norm;
+      ++alive;
+    }
+    const double mean_norm = alive > 0 ? alive_norms / alive : norms / static_cast<double>(p.latents());
+
+    const Tensor<Scalar>& rows = residual ? batch : kept_;
+    const Index count = residual ? batch.rows() : counters_.filled;
+    std::vector<Index> drawn;
+    if (!lost.empty()) {
+      std::vector<double> losses = losses_of(model, rows, count, batch.rows(), threads);
+      Tensor<Scalar> direction(1, p.width());
+      for (Index b = 0; b < count; ++b)
+        if (!(read(p, rows.row(b), direction) > 0)) losses[static_cast<std::size_t>(b)] = 0;
+      const std::vector<double> probabilities = resampling_probabilities(losses, settings_.form);
+      Random random(settings_.seed, stream + static_cast<std::uint64_t>(counters_.times));
+      drawn = draw_without_replacement(probabilities, static_cast<Index>(lost.size()), random);
+
+      auto start = p.activation;
+      start.resize(p.latents());
+      start.initialize(model.activation());
+      for (std::size_t n = 0; n < drawn.size(); ++n) {
+        const Index i = lost[n];
+        const double norm = read(p, rows.row(drawn[n]), direction);
+        const double unit = 1 / norm, reads = settings_.encoder_scale * mean_norm * (residual ? 1.0 : unit);
+        for (Index j = 0; j < p.width(); ++j) {
+          const auto x = static_cast<double>(direction[j]);
+          p.W_dec.row(i)[j] = static_cast<Scalar>(unit * x);
+          p.W_enc.row(i)[j] = static_cast<Scalar>(reads * x);
+        }
+        optimizer.reset_row("W_dec", i);
+        optimizer.reset_row("W_enc", i);
+        if (p.b_enc.size() > 0) {
+          p.b_enc[i] = Scalar(0);
+          optimizer.reset_number("b_enc", i);
+        }
+        decltype(start)::visit(
+            [&](std::string_view name, auto& own, const auto& first) {
+              if (own.rows() == p.latents()) {
+                std::copy_n(first.row(i), own.cols(), own.row(i));
+                optimizer.reset_row(name, i);
+              } else {
+                own[i] = first[i];
+                optimizer.reset_number(name, i);
+              }
+            },
+            p.activation, start);
+        dead.silent()[static_cast<std::size_t>(i)] = 0;
+      }
+    }
+    ++counters_.times;
+    if (!residual) {
+      counters_ = {.times = counters_.times};
+      std::fill(activity_.begin(), activity_.end(), 0);
+    }
+    return static_cast<Index>(drawn.size());
+  }
+
+  /// Visitor of `Trainer::visit_state`. \throws ValueError  what was read does not fit.
+  template <class Visitor>
+  void visit_state(Visitor&& visitor) {
+    if (settings_.form == ResamplingForm::off) return;
+    std::vector<std::int64_t> counters{counters_.seen, counters_.counted, counters_.times, counters_.filled, counters_.next};
+    visitor.integers("resampling.activity", activity_);
+    visitor.integers("resampling.counters", counters);
+    if (kept_.rows() > 0) visitor.tensor("resampling.rows", kept_);
+    counters_ = {counters[0], counters[1], counters[2], counters[3], counters[4]};
+    if (counters_.filled > kept_.rows() || (counters_.next != 0 && counters_.next >= kept_.rows()))
+      throw_value("the saved state's resampling.counters do not fit ", kept_.rows(), " rows");
+  }
+
+ private:
+  static constexpr std::uint64_t stream = std::uint64_t{1} << 40;  ///< of random numbers; one more for each resampling
+
+  struct Counters {
+    Index seen = 0;              ///< rows since the last resampling (loss_squared), or steps
+    Index counted = 0;           ///< rows in the window so far
+    Index times = 0;             ///< resamplings
+    Index filled = 0, next = 0;  ///< rows kept, and where the next one goes
+  };
+
+  /// x, or x - b_dec; returns its norm.
+  template <class Parameters>
+  double read(const Parameters& p, const Scalar* row, Tensor<Scalar>& out) const {
+    for (Index j = 0; j < p.width(); ++j) out[j] = settings_.subtract_decoder_bias ? row[j] - p.b_dec[j] : row[j];
+    return std::sqrt(static_cast<double>(kernels::squared_norm(out.data(), p.width())));
+  }
+  /// |x' - x|^2 of the first `count` rows, in batches of `piece`.
+  template <class Model>
+  static std::vector<double> losses_of(const Model& model, const Tensor<Scalar>& rows, Index count, Index piece,
+                                       Threads& threads) {
+    std::vector<double> out(static_cast<std::size_t>(count));
+    typename Model::template Workspace<> workspace;
+    Tensor<Scalar> reconstruction;
+    for (Index from = 0; from < count; from += piece) {
+      const Index n = std::min(piece, count - from);
+      const typename Model::Rows x(rows.row(from), n, rows.cols());
+      model.decode_into(model.encode_into(x, workspace, threads), reconstruction, workspace.step.scratch, threads);
+      for (Index b = 0; b < n; ++b) {
+        double sum = 0;
+        for (Index j = 0; j < rows.cols(); ++j) {
+          const double error = static_cast<double>(reconstruction.row(b)[j]) - static_cast<double>(x.row(b)[j]);
+          sum += error * error;
+        }
+        out[static_cast<std::size_t>(from + b)] = sum;
+      }
+    }
+    return out;
+  }
+
+  Resampling settings_;
+  Counters counters_;
+  std::vector<std::int64_t> activity_;  ///< [F] rows of the window in which a latent was active, or steps since it was
+  Tensor<Scalar> kept_;                 ///< [rows x D] a ring
+};
+
+}  // namespace sae::inline SAE_ABI
