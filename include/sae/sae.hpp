@@ -47,4 +47,5 @@
 #include <sae/training/recipes.hpp>
 #include <sae/training/resample.hpp>
 #include <sae/training/tanh_penalty.hpp>
+#include <sae/training/train_together.hpp>
 #include <sae/training/trainer.hpp>

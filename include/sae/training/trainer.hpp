@@ -130,6 +130,15 @@ class Trainer {
   Index tokens() const { return tokens_; }                     ///< rows seen
   double scale() const { return scale_; }                      ///< what rows are multiplied by
   Index optimizer_numbers() const { return moments_.size(); }  ///< numbers that the optimizer keeps from step to step
+  /// A transcoder's rows hold its input and, behind it, its target.
+  static constexpr bool predicts = requires(const Model& model) { model.predict(std::declval<const Batch<Scalar>&>()); };
+  /// Width of the rows that a source yields: D_in, of a transcoder D_in + D_out.
+  Index row_width() const {
+    if constexpr (predicts)
+      return model_.d_in() + model_.d_out();
+    else
+      return model_.d_in();
+  }
   DeadLatents& dead_latents() { return dead_; }
   const DeadLatents& dead_latents() const { return dead_; }
 
@@ -475,14 +484,6 @@ class Trainer {
       model_.parameters().b_dec[static_cast<Index>(j)] = static_cast<Scalar>(factor * center[j]);
   }
 
-  /// A transcoder's rows hold its input and, behind it, its target.
-  static constexpr bool predicts = requires(const Model& model) { model.predict(std::declval<const Batch<Scalar>&>()); };
-  Index row_width() const {
-    if constexpr (predicts)
-      return model_.d_in() + model_.d_out();
-    else
-      return model_.d_in();
-  }
   std::string needs() const {
     return predicts ? detail::concat("the model needs inputs of ", model_.d_in(), " and targets of ",
                                      row_width() - model_.d_in(), " side by side, ", row_width())
