@@ -54,6 +54,7 @@ class Transcoder {
   using Rows = Batch<Scalar, D_in>;
   using Targets = Batch<Scalar, D_out>;
   static constexpr int fixed_width = D_in;
+  static constexpr int fixed_output_width = D_out;
   static constexpr int fixed_latents = F;
 
   explicit Transcoder(Activation activation = {},
