@@ -3,9 +3,11 @@
 #include <sae/models/initialization.hpp>
 #include <sae/models/parameters.hpp>
 
+#include <algorithm>
 #include <cstdint>
-#include <string>
+#include <span>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 

@@ -212,6 +212,7 @@ void project_decoder_on_active_subspace(Model& model, const Batch<typename Model
   using Scalar = typename Model::Scalar;
   auto& p = model.parameters();
   const Index width = model.d_in(), count = rows.rows();
+  detail::require_one_width("project_decoder_on_active_subspace", model.parameters());
   if (dimensions < 1 || dimensions > width)
     throw_value("project_decoder_on_active_subspace: dimensions = ", dimensions, " is not in [1, ", width,
                 "] (the width of a row)");
