@@ -299,7 +299,7 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
   if (start != nullptr) {
     model.parameters() = start->parameters();
     config.reads_raw_rows = true;
-    if (config.decoder == DecoderNorm::unit) make_decoder_unit(model, options.init);
+    if (config.decoder != DecoderNorm::free) make_decoder_unit(model, options.init);
   }
   const Index steps = config.total_steps();
   const Index report_every = options.report_every.value_or(std::max<Index>(1, steps / 1000));

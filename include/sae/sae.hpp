@@ -28,6 +28,8 @@
 #include <sae/metrics/reconstruction.hpp>
 #include <sae/metrics/row_filter.hpp>
 #include <sae/models/any_model.hpp>
+#include <sae/models/cross_layer_transcoder.hpp>
+#include <sae/models/crosscoder.hpp>
 #include <sae/models/jump_relu_conversion.hpp>
 #include <sae/models/matryoshka.hpp>
 #include <sae/models/sparse_autoencoder.hpp>

@@ -12,6 +12,8 @@ namespace sae::inline SAE_ABI {
 
 /// A model whose architecture is known at run time only. `AnyActivation::Variants` lists what there is.
 using AnyModel = SparseAutoencoder<Dynamic, Dynamic, AnyActivation, float>;
+/// The same for a transcoder: `load_saelens<AnyTranscoder>(path)`.
+using AnyTranscoder = Transcoder<Dynamic, Dynamic, Dynamic, AnyActivation, float>;
 
 /// One tensor of a file.
 struct StoredTensor {

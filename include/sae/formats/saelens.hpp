@@ -3,6 +3,7 @@
 #include <sae/files/output_folder.hpp>
 #include <sae/files/safetensors.hpp>
 #include <sae/models/any_model.hpp>
+#include <sae/models/transcoder.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -18,7 +19,10 @@
 //   cfg.json                  d_in, d_sae, dtype, apply_b_dec_to_input, normalize_activations, reshape_activations, metadata,
 //                             architecture, and the architecture's own settings
 //   sae_weights.safetensors   W_enc [D x F] (the transpose of ours), b_enc [F], W_dec [F x D], b_dec [D], and the architecture's own
-// Source: SAELens 6.54, saes/sae.py (SAEConfig.to_dict, save_model), saes/standard_sae.py, saes/topk_sae.py, saes/jumprelu_sae.py.
+// A transcoder's cfg.json has d_out, its W_dec is [F x D_out] and its b_dec [D_out]; with a skip there is W_skip [D_out x D_in]. Its
+// architecture is "transcoder" or "skip_transcoder", behind the activation's: "jumprelu_skip_transcoder" ("standard" is left out).
+// Source: SAELens 6.54, saes/sae.py (SAEConfig.to_dict, save_model), saes/standard_sae.py, saes/topk_sae.py, saes/jumprelu_sae.py,
+// saes/transcoder.py (ReLU and JumpReLU alone: "topk_transcoder" and its like are names of ours).
 namespace sae::inline SAE_ABI {
 
 /// What a SAE file says about the activations it was trained on (`metadata` of cfg.json). What is unknown stays empty.
@@ -35,7 +39,10 @@ struct SaelensMetadata {
 struct SaelensConfig {
   std::filesystem::path file;  ///< cfg.json itself
   std::string architecture;
+  std::string activation;  ///< the architecture without what makes it a transcoder: "jumprelu" of "jumprelu_skip_transcoder"
   Index d_in = 0, latents = 0;
+  Index d_out = 0;                    ///< of a transcoder; 0: an autoencoder
+  bool skip = false;                  ///< of a transcoder: W_skip
   bool subtract_decoder_bias = true;  ///< `apply_b_dec_to_input`
   SaelensMetadata metadata;
   nlohmann::json json;                ///< the whole file
@@ -126,7 +133,7 @@ inline std::string_view saelens_architecture(const AnyActivation& any) {
 template <class Activation>
 struct SaelensReader {
   static Activation read(const SaelensConfig& config) {
-    if (config.architecture != SaelensLayout<Activation>::architecture)
+    if (config.activation != SaelensLayout<Activation>::architecture)
       throw_file(config.file.string(), ": architecture = \"", printable(config.architecture),
                  "\" does not fit the model it is loaded into, which is \"", SaelensLayout<Activation>::architecture, "\"");
     return SaelensLayout<Activation>::read(config);
@@ -148,7 +155,7 @@ struct SaelensReader<AnyActivation> {
       if constexpr (requires { Layout::reads; })
         return;
       else {
-        if (!found && config.architecture == Layout::architecture) found = Layout::read(config);
+        if (!found && config.activation == Layout::architecture) found = Layout::read(config);
         known += concat(known.empty() ? "" : ", ", Layout::architecture);
       }
     };
@@ -170,6 +177,30 @@ inline void write_saelens_settings(const AnyActivation& any, nlohmann::ordered_j
     else
       write_saelens_settings(activation, json);
   });
+}
+
+inline constexpr std::string_view saelens_transcoder_suffix = "transcoder", saelens_skip_suffix = "skip_";
+
+/// The architecture of a transcoder whose activation has this one.
+inline std::string saelens_transcoder_architecture(std::string_view activation, bool skip) {
+  return concat(activation == SaelensLayout<ReLU>::architecture ? "" : concat(activation, "_"), skip ? saelens_skip_suffix : "",
+                saelens_transcoder_suffix);
+}
+/// Fills activation, d_out and skip from architecture.
+inline void read_saelens_kind(SaelensConfig& out) {
+  std::string_view rest = out.architecture;
+  out.activation = out.architecture;
+  if (!rest.ends_with(saelens_transcoder_suffix)) return;
+  rest.remove_suffix(saelens_transcoder_suffix.size());
+  out.skip = rest.ends_with(saelens_skip_suffix);
+  if (out.skip) rest.remove_suffix(saelens_skip_suffix.size());
+  if (!rest.empty() && !rest.ends_with('_')) return;  // some other word
+  out.activation = rest.empty() ? SaelensLayout<ReLU>::architecture : rest.substr(0, rest.size() - 1);
+  out.d_out = json_integer(out.json, "d_out", out.file, 1, Index{1} << 30);
+  if (json_bool_or(out.json, "apply_b_dec_to_input", false, out.file))
+    throw_file(out.file.string(),
+               ": apply_b_dec_to_input = true does not fit a transcoder, whose b_dec is in the units of its output");
+  out.subtract_decoder_bias = false;
 }
 
 inline constexpr const char* saelens_config_name = "cfg.json";
@@ -245,6 +276,7 @@ inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
   out.d_in = json_integer(out.json, "d_in", file, 1, Index{1} << 30);
   out.latents = json_integer(out.json, "d_sae", file, 1, Index{1} << 30);
   out.subtract_decoder_bias = json_bool_or(out.json, "apply_b_dec_to_input", true, file);
+  detail::read_saelens_kind(out);
 
   const std::string normalisation = json_string_or(out.json, "normalize_activations", "none", file);
   if (normalisation == "expected_average_only_in") {
@@ -273,7 +305,7 @@ struct SaelensLoadOptions {
   std::vector<std::string>* warnings = nullptr;  ///< where to put warnings; cfg.json's own stand in the config
 };
 
-/// Loads a SAE whose cfg.json was read already. Weights of any floating kind are read as the model's Scalar.
+/// Loads a SAE or a Transcoder whose cfg.json was read already. Weights of any floating kind are read as the model's Scalar.
 ///
 /// A TopK with `rescale_acts_by_decoder_norm` is folded (`fold_decoder_norms`), so that its codes are those of SAELens,
 /// z |W_dec[i]|, its decoder rows unit vectors and its reconstruction the same.
@@ -283,13 +315,22 @@ template <class Model>
 Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {}) {
   using Activation = typename Model::Activation;
   using Scalar = typename Model::Scalar;
+  constexpr bool transcodes = requires { typename Model::Targets; };
   const std::string file = config.file.string();
+  if (transcodes != (config.d_out > 0))
+    throw_file(file, ": architecture = \"", detail::printable(config.architecture), "\" is ",
+               config.d_out > 0 ? "a transcoder" : "an autoencoder", ", the model it is loaded into is ",
+               transcodes ? "a transcoder" : "an autoencoder");
   const Activation activation = detail::SaelensReader<Activation>::read(config);
   if (Model::fixed_width != Dynamic && Model::fixed_width != config.d_in)
     throw_file(file, ": d_in = ", config.d_in, " does not fit the model it is loaded into, whose D is ", Model::fixed_width);
   if (Model::fixed_latents != Dynamic && Model::fixed_latents != config.latents)
     throw_file(file, ": d_sae = ", config.latents, " does not fit the model it is loaded into, whose F is ",
                Model::fixed_latents);
+  if constexpr (transcodes)
+    if (Model::fixed_output_width != Dynamic && Model::fixed_output_width != config.d_out)
+      throw_file(file, ": d_out = ", config.d_out, " does not fit the model it is loaded into, whose D_out is ",
+                 Model::fixed_output_width);
 
   const SafetensorsFile weights(config.file.parent_path() / detail::saelens_weights_name);
   std::vector<std::string> used;
@@ -299,20 +340,28 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
     used.emplace_back(name);
     return tensor;
   };
-  const Index width = config.d_in, latents = config.latents;
+  const Index width = config.d_in, latents = config.latents, out_width = transcodes ? config.d_out : width;
   auto W_enc = read("W_enc", {width, latents});  // all before the model: its size is then one that the file has
-  auto W_dec = read("W_dec", {latents, width});
+  auto W_dec = read("W_dec", {latents, out_width});
   const bool has_bias = detail::has_encoder_bias(activation);
   Tensor<Scalar> b_enc;
   if (has_bias) b_enc = read("b_enc", {latents});
-  auto b_dec = read("b_dec", {width});
+  auto b_dec = read("b_dec", {out_width});
+  Tensor<Scalar> W_skip;
+  if (config.skip) W_skip = read("W_skip", {out_width, width});
 
-  Model model(width, latents, activation, {.subtract_decoder_bias = config.subtract_decoder_bias});
+  Model model = [&] {
+    if constexpr (transcodes)
+      return Model(width, out_width, latents, activation, {.skip = config.skip});
+    else
+      return Model(width, latents, activation, {.subtract_decoder_bias = config.subtract_decoder_bias});
+  }();
   auto& parameters = model.parameters();
   parameters.W_enc.map() = W_enc.map().transpose();
   parameters.W_dec = std::move(W_dec);
   if (has_bias) parameters.b_enc = std::move(b_enc);
   parameters.b_dec = std::move(b_dec);
+  parameters.W_skip = std::move(W_skip);
   Model::Parameters::visit_activation([&](std::string_view name, auto& tensor) { tensor = read(name, {tensor.cols()}); },
                                       parameters);
   parameters.activation.constrain();
@@ -323,7 +372,7 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
         options.warnings->push_back(detail::concat("tensor ", detail::printable(name), " is not used"));
     Index zero = 0, first = 0;
     for (Index i = latents - 1; i >= 0; --i)
-      if (kernels::squared_norm(parameters.W_dec.row(i), width) == Scalar(0)) {
+      if (kernels::squared_norm(parameters.W_dec.row(i), out_width) == Scalar(0)) {
         ++zero;
         first = i;
       }
@@ -385,7 +434,12 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
   config["reshape_activations"] = "none";
   config["metadata"] = detail::saelens_json(metadata);
   detail::write_saelens_settings(model.activation(), config);
-  config["architecture"] = detail::saelens_architecture(model.activation());
+  const std::string_view architecture = detail::saelens_architecture(model.activation());
+  config["architecture"] = architecture;
+  if constexpr (requires { model.has_skip(); }) {
+    config["architecture"] = detail::saelens_transcoder_architecture(architecture, model.has_skip());
+    config["d_out"] = model.d_out();
+  }
   save_json(folder / detail::saelens_config_name, config, {.overwrite = options.overwrite});
 
   const auto& parameters = model.parameters();
@@ -396,11 +450,12 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
       out.map() = matrix.template cast<Stored>();
       return out;
     };
-    const Index width = model.d_in(), latents = model.latents();
+    const Index width = model.d_in(), latents = model.latents(), out_width = parameters.output_width();
     std::map<std::string, std::pair<std::vector<Index>, Tensor<Stored>>> tensors;  // by name, as SAELens' writer orders them
-    tensors["W_dec"] = {{latents, width}, stored(parameters.W_dec.map())};
+    tensors["W_dec"] = {{latents, out_width}, stored(parameters.W_dec.map())};
     tensors["W_enc"] = {{width, latents}, stored(parameters.W_enc.map().transpose())};
-    tensors["b_dec"] = {{width}, stored(parameters.b_dec.map())};
+    tensors["b_dec"] = {{out_width}, stored(parameters.b_dec.map())};
+    if (parameters.W_skip.size() > 0) tensors["W_skip"] = {{out_width, width}, stored(parameters.W_skip.map())};
     if (parameters.b_enc.size() > 0) tensors["b_enc"] = {{latents}, stored(parameters.b_enc.map())};
     Model::Parameters::visit_activation(
         [&](std::string_view name, const auto& tensor) {
@@ -418,7 +473,7 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
   }
 }
 
-/// Saves a SAE as SAELens 6 does, so that Python reads it as it is: a folder that appears whole or not at all. ReLU is its
+/// Saves a SAE or a Transcoder as SAELens 6 does, so that Python reads it as it is: a folder that appears whole or not at all. ReLU is its
 /// "standard", TopK its "topk", JumpReLU its "jumprelu"; a TopK that ranks by the decoder norm is folded first (`fold_decoder_norms`, on a copy).
 /// \throws FileError   the folder exists and `overwrite` is off (or it holds no cfg.json); it cannot be written.
 /// \throws ValueError  a parameter is not finite in the dtype that is written.

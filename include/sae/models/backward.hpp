@@ -53,6 +53,7 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   step.decoder = &parameters.W_dec;
   step.decoder_bias = &parameters.b_dec;
   step.skip = &parameters.W_skip;
+  if constexpr (requires { model.sites(); }) step.sites = model.sites();
   step.raw = rows_of.x;
   step.target = rows_of.target;
   step.row_weight = rows_of.weight;
@@ -61,12 +62,13 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   step.dgate.clear();
   step.decoder_norm_gradient.clear();
   step.own_decoder_bias_gradient.clear();
+  step.skip_cotangents.clear();
   step.loss.terms.clear();
   step.loss.total = step.loss.reconstruction = 0;
 
   load_input(parameters, model.subtracts_decoder_bias(), rows_of.x, step, threads);
   if (activation.needs_decoder_norms() || objective.needs_decoder_norms())
-    row_norms(parameters.W_dec, step.decoder_norms, threads);
+    decoder_norms(parameters.W_dec, step.sites, step.decoder_norms, threads);
 
   auto& main = step.main;
   main.cotangent_rows.clear();
@@ -153,8 +155,6 @@ void run_backward(const Model& model, const Terms& objective, Workspace<typename
     });
   if (!step.wants_gradient) return;
 
-  if (!step.decoder_norm_gradient.empty() && !(activation.needs_decoder_norms() || objective.needs_decoder_norms()))
-    row_norms(parameters.W_dec, step.decoder_norms, threads);
   bool pursued = false;
   if constexpr (requires { activation.pursue_backward(step, threads); }) pursued = activation.pursue_backward(step, threads);
   if (!pursued) {
@@ -254,9 +254,9 @@ void visit_latent_gradients(Step& step, Index first, Index last, const Visit& vi
     for (Index i = from; i < from + group; ++i) {
       Scalar* const d_enc = g_enc + (i - from) * in;
       Scalar* const d_dec = g_dec + (i - from) * out;
-      if (!step.decoder_norm_gradient.empty() && step.decoder_norms[i] > Scalar(0))  // d|d_i|/dd_i = d_i / |d_i|
-        kernels::add_scaled(d_dec, step.decoder_norm_gradient[static_cast<std::size_t>(i)] / step.decoder_norms[i],
-                            step.decoder->row(i), out);
+      if (!step.decoder_norm_gradient.empty())
+        add_decoder_norm_gradient(step.decoder_norm_gradient[static_cast<std::size_t>(i)], step.decoder->row(i), out,
+                                  step.sites, d_dec);
       if (tied) kernels::add_scaled(d_dec, Scalar(1), d_enc, in);
       visit(i, tied ? nullptr : d_enc, g_bias[i - from], d_dec);
     }
@@ -293,6 +293,7 @@ void shared_gradients(Step& step, const Tensor<typename Step::Scalar>* read, Par
   const Index out = step.output_width(), in = step.input_width(), rows = step.rows();
   Tensor<Scalar> transposed(out, rows);
   transposed.map() = step.cotangent.map().transpose();
+  for (const auto* further : step.skip_cotangents) transposed.map() += further->map().transpose();
   gradient.W_skip.set_zero();
   threads.for_blocks(out, 64, [&](Index begin, Index end, Index) {
     kernels::add_product_nn(gradient.W_skip.row(begin), in, transposed.row(begin), rows, step.raw.data, step.raw.stride,

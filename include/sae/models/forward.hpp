@@ -56,6 +56,35 @@ void row_norms(const Tensor<Scalar>& w, Tensor<Scalar>& norms, Threads& threads)
   });
 }
 
+/// n_i of every row of w [latents x sum of the sites]: its norm, or the sum over the sites s of the norms |w_i^s| of its pieces.
+template <class Scalar>
+void decoder_norms(const Tensor<Scalar>& w, std::span<const Index> sites, Tensor<Scalar>& norms, Threads& threads) {
+  if (sites.empty()) return row_norms(w, norms, threads);
+  if (norms.cols() != w.rows()) norms.resize(1, w.rows());
+  threads.for_blocks(w.rows(), 256, [&](Index begin, Index end, Index) {
+    for (Index i = begin; i < end; ++i) {
+      norms[i] = Scalar(0);
+      Index first = 0;
+      for (const Index width : sites) {
+        norms[i] += std::sqrt(kernels::squared_norm(w.row(i) + first, width));
+        first += width;
+      }
+    }
+  });
+}
+
+/// g += factor dn_i/dw_i = factor (w_i^s / |w_i^s| at each site s); 0 at a site where w_i is 0.
+template <class Scalar>
+void add_decoder_norm_gradient(Scalar factor, const Scalar* w, Index width, std::span<const Index> sites, Scalar* g) {
+  const Index whole[] = {width};
+  Index first = 0;
+  for (const Index n : sites.empty() ? std::span<const Index>(whole) : sites) {
+    const Scalar norm = std::sqrt(kernels::squared_norm(w + first, n));
+    if (norm > Scalar(0)) kernels::add_scaled(g + first, factor / norm, w + first, n);
+    first += n;
+  }
+}
+
 /// out[b] += sum over the entries e of row b of value(e) w[latent(e)]; out [rows x width].
 template <class Scalar>
 void add_decoded(const Codes<Scalar>& codes, const Tensor<Scalar>& w, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,

@@ -26,6 +26,20 @@ double fill_uniform(Random& random, double bound, Scalar* out, Index n) {
 }
 /// Kaiming-uniform for rows of D numbers (gain sqrt 2).
 inline double kaiming_bound(Index width) { return std::sqrt(6.0 / static_cast<double>(width)); }
+/// Rows of random directions (Kaiming-uniform draws), each of this norm.
+template <class Scalar>
+void fill_directions(Random& random, double norm, Tensor<Scalar>& w) {
+  for (Index i = 0; i < w.rows(); ++i) {
+    const double drawn = fill_uniform(random, kaiming_bound(w.cols()), w.row(i), w.cols());
+    kernels::scale(w.row(i), static_cast<Scalar>(norm / drawn), w.cols());
+  }
+}
+/// Refuses a transcoder, whose encoder and decoder rows have widths of their own.
+template <class Parameters>
+void require_one_width(const char* who, const Parameters& p) {
+  if (p.width() != p.output_width())
+    throw_shape(who, ": starts autoencoders; this model reads rows of ", p.width(), " and writes rows of ", p.output_width());
+}
 }  // namespace detail
 
 /// Tied start: W_dec rows are random directions (Kaiming-uniform, U(-sqrt(6/D), sqrt(6/D)) each) of norm `decoder_norm`,
@@ -37,14 +51,10 @@ struct TiedInitialization {
 
   template <class Parameters>
   void operator()(Parameters& parameters) const {
-    using Scalar = typename Parameters::Scalar;
     if (!(decoder_norm > 0)) throw_value("TiedInitialization: decoder_norm = ", decoder_norm, " is not positive");
-    const Index width = parameters.width();
+    detail::require_one_width("TiedInitialization", parameters);
     Random random(seed, detail::initialization_stream);
-    for (Index i = 0; i < parameters.latents(); ++i) {
-      const double norm = detail::fill_uniform(random, detail::kaiming_bound(width), parameters.W_dec.row(i), width);
-      kernels::scale(parameters.W_dec.row(i), static_cast<Scalar>(decoder_norm / norm), width);
-    }
+    detail::fill_directions(random, decoder_norm, parameters.W_dec);
     if (!parameters.tied()) parameters.W_enc = parameters.W_dec;
     parameters.b_enc.set_zero();
     parameters.b_dec.set_zero();
@@ -64,6 +74,7 @@ struct UntiedInitialization {
   void operator()(Parameters& parameters) const {
     using Scalar = typename Parameters::Scalar;
     if (!(decoder_norm > 0)) throw_value("UntiedInitialization: decoder_norm = ", decoder_norm, " is not positive");
+    detail::require_one_width("UntiedInitialization", parameters);
     const Index width = parameters.width();
     const double bound = 1 / std::sqrt(static_cast<double>(width));
     Random random(seed, detail::initialization_stream);

@@ -1,10 +1,14 @@
 #pragma once
 #include <sae/models/backward.hpp>
+#include <sae/models/folding.hpp>
 #include <sae/models/initialization.hpp>
 #include <sae/models/parameters.hpp>
 
+#include <numeric>
+#include <span>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace sae::inline SAE_ABI {
 
@@ -14,6 +18,8 @@ struct ModelOptions {
   /// (Gemma Scope, dictionary_learning's JumpReLU). SAELens: `apply_b_dec_to_input`.
   bool subtract_decoder_bias = true;
   TiedInitialization initialization{};
+  /// Widths of the sites of a crosscoder, >= 1 each, D together (models/crosscoder.hpp); empty: no crosscoder.
+  std::vector<Index> sites{};
 };
 
 /// A sparse autoencoder: rewrites rows x [B x D] as a few active latents out of F, each with a direction.
@@ -47,17 +53,24 @@ class SparseAutoencoder {
 
   /// Fixed sizes: SparseAutoencoder<64, 512, TopK> model({.k = 12});
   explicit SparseAutoencoder(Activation activation = {}, ModelOptions options = {}) requires(D != Dynamic && F != Dynamic)
-      : SparseAutoencoder(D, F, std::move(activation), options) {}
+      : SparseAutoencoder(D, F, std::move(activation), std::move(options)) {}
 
   /// Sizes at run time: SparseAutoencoder model(576, 4608, TopK{.k = 32});
   SparseAutoencoder(Index d_in, Index latents, Activation activation = {}, ModelOptions options = {})
-      : activation_(std::move(activation)), subtract_decoder_bias_(options.subtract_decoder_bias) {
+      : activation_(std::move(activation)),
+        subtract_decoder_bias_(options.subtract_decoder_bias),
+        sites_(std::move(options.sites)) {
     if (d_in < 1 || latents < 1)
       throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not positive");
     if ((D != Dynamic && d_in != D) || (F != Dynamic && latents != F))
       throw_shape("SparseAutoencoder: sizes [", d_in, " -> ", latents, "] differ from the fixed ones [", D, " -> ", F, "]");
     if (d_in > (Index{1} << 30) || latents > (Index{1} << 30))
       throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not both at most 2^30");
+    for (const Index width : sites_)
+      if (width < 1 || width > d_in)
+        throw_value("SparseAutoencoder: a site of width ", width, " is not in [1, ", d_in, "] (D)");
+    if (const Index all = std::accumulate(sites_.begin(), sites_.end(), Index{0}); !sites_.empty() && all != d_in)
+      throw_value("SparseAutoencoder: the widths of the sites add up to ", all, " and not to d_in = ", d_in);
     activation_.check(latents);
     if constexpr (requires { parameters_.activation.choose(activation_); }) parameters_.activation.choose(activation_);
     parameters_.resize({.d_in = d_in,
@@ -75,6 +88,10 @@ class SparseAutoencoder {
   /// \throws ValueError  the activation has no such k (TopK, BatchTopK and AbsTopK have); k is not in its range.
   void set_k(double k) { detail::set_k(activation_, k, latents()); }
   bool subtracts_decoder_bias() const { return subtract_decoder_bias_; }
+  std::span<const Index> sites() const { return sites_; }  ///< empty: no crosscoder
+  ModelOptions options() const {                           ///< of a model like this one, but for its start
+    return {.subtract_decoder_bias = subtract_decoder_bias_, .sites = sites_};
+  }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
 
@@ -131,7 +148,7 @@ class SparseAutoencoder {
     step.encoder = &parameters_.encoder();
     step.encoder_bias = &parameters_.b_enc;
     step.decoder = &parameters_.W_dec;
-    if (activation_.needs_decoder_norms()) detail::row_norms(parameters_.W_dec, step.decoder_norms, threads);
+    if (activation_.needs_decoder_norms()) detail::decoder_norms(parameters_.W_dec, sites_, step.decoder_norms, threads);
     detail::select(activation_, parameters_, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
     return step.main.entries.codes;
   }
@@ -210,31 +227,10 @@ class SparseAutoencoder {
   }
 
   /// Makes every decoder row a unit vector without changing the reconstruction: W_dec[i] /= n, W_enc[i] *= n, b_enc[i] *= n with
-  /// n = |W_dec[i]|. Codes are then measured in units of the direction. Exact for ReLU and for TopK that ranks by the decoder
+  /// n = |W_dec[i]| (of a crosscoder the sum of the sites' norms, which is then 1). Codes are then measured in units of the direction. Exact for ReLU and for TopK that ranks by the decoder
   /// norm (its rank is then z itself); plain TopK would select other latents, so it is refused. Rows of norm 0 stay; where the
   /// rank was z n = 0 they never won, so their encoder rows and biases become 0 and they never win.
-  void fold_decoder_norms() {
-    if (parameters_.tied()) throw_value("fold_decoder_norms: encoder and decoder are tied, a fold would change what is read");
-    bool* const by_norm = detail::rank_by_norm(activation_);
-    if (by_norm != nullptr && !*by_norm)
-      throw_value(
-          "fold_decoder_norms: a TopK that ranks by z would select other latents; only rank_by_decoder_norm can be folded");
-    const bool ranked_by_norm = by_norm != nullptr;
-    if (ranked_by_norm) *by_norm = false;
-    const bool has_bias = parameters_.b_enc.size() > 0;
-    for (Index i = 0; i < latents(); ++i) {
-      const Scalar norm = std::sqrt(kernels::squared_norm(parameters_.W_dec.row(i), d_in()));
-      if (norm == Scalar(0) && ranked_by_norm) {
-        std::fill_n(parameters_.W_enc.row(i), d_in(), Scalar(0));
-        if (has_bias) parameters_.b_enc[i] = Scalar(0);
-      }
-      if (!(norm > Scalar(0))) continue;
-      kernels::scale(parameters_.W_dec.row(i), Scalar(1) / norm, d_in());
-      kernels::scale(parameters_.W_enc.row(i), norm, d_in());
-      if (has_bias) parameters_.b_enc[i] *= norm;
-      parameters_.activation.rescale_latent(i, norm);
-    }
-  }
+  void fold_decoder_norms() { detail::fold_decoder_norms(activation_, parameters_, sites_); }
 
  private:
   static detail::StepRows<Scalar> rows_of(const Rows& x) { return {x, x}; }
@@ -254,6 +250,7 @@ class SparseAutoencoder {
 
   Activation activation_;
   bool subtract_decoder_bias_ = true;
+  std::vector<Index> sites_;
   Parameters parameters_;
 };
 

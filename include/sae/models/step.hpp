@@ -139,6 +139,7 @@ struct Step {
   const Tensor<Scalar>* decoder = nullptr;       ///< W_dec [F x D_out]
   const Tensor<Scalar>* decoder_bias = nullptr;  ///< b_dec [1 x D_out]
   const Tensor<Scalar>* skip = nullptr;          ///< W_skip [D_out x D_in]; empty: none
+  std::span<const Index> sites;                  ///< widths of the sites of a decoder row, see `decoder_norms`; empty: one
   RowsView<Scalar> raw;                          ///< the rows x as they were given [B x D_in]
   RowsView<Scalar> target;                       ///< what x' is compared with [B x D_out]; x itself in an autoencoder
   std::span<const Scalar> row_weight;            ///< weight of each row's error in the loss [B]; empty: 1
@@ -149,7 +150,7 @@ struct Step {
 
   // Forward.
   Tensor<Scalar> input;          ///< what the encoder reads [B x D]: x, minus b_dec where the model subtracts it
-  Tensor<Scalar> decoder_norms;  ///< |W_dec[i]| [1 x F] where anything asks
+  Tensor<Scalar> decoder_norms;  ///< n_i = |W_dec[i]|, of several sites the sum of theirs [1 x F], where anything asks
   Path<Scalar> main;             ///< the codes
   Path<Scalar> band;             ///< the band, see Backward
   Tensor<Scalar> residual;       ///< x' - target [B x D_out]
@@ -160,8 +161,10 @@ struct Step {
   Tensor<Scalar> cotangent;                  ///< dL/dx' [B x D_out]: of b_dec, and of every code but for `level_cotangent`
   Tensor<Scalar> level_cotangent;            ///< dL/d(prefix reconstructions) [n B x D_out] where the loss has several
   Buffer<Scalar> dgate;                      ///< dL/dH [B], or empty, see Backward
-  Buffer<Scalar> decoder_norm_gradient;      ///< dL/d|W_dec[i]| [F], or empty
+  Buffer<Scalar> decoder_norm_gradient;      ///< dL/dn_i [F], or empty
   Buffer<Scalar> own_decoder_bias_gradient;  ///< dL/db_dec [D_out] beyond the sum of `cotangent`, or empty
+  /// Further dL/d(reconstruction) [B x D_out] that W_skip learns from beside `cotangent`; they live as long as the step's paths.
+  std::vector<const Tensor<Scalar>*> skip_cotangents;
   std::vector<std::unique_ptr<Path<Scalar>>> extra;  ///< paths of terms; the first `extra_used` count
   std::size_t extra_used = 0;
 
@@ -202,7 +205,7 @@ struct Step {
     for (Index first = 0; first < level_cotangent.rows(); first += g.rows())
       kernels::add_scaled(level_cotangent.row(first), factor, g.data(), g.size());
   }
-  /// dL/d|W_dec[i]| [F], zero before the first term writes it.
+  /// dL/dn_i of `decoder_norms` [F], zero before the first term writes it.
   std::span<Scalar> norm_gradient() {
     if (decoder_norm_gradient.empty()) decoder_norm_gradient.assign(static_cast<std::size_t>(latents()), Scalar(0));
     return decoder_norm_gradient;

@@ -1,18 +1,30 @@
 #pragma once
 #include <sae/models/backward.hpp>
+#include <sae/models/folding.hpp>
 #include <sae/models/initialization.hpp>
 #include <sae/models/parameters.hpp>
 
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <span>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace sae::inline SAE_ABI {
 
 /// Settings of a transcoder that are no sizes.
 struct TranscoderOptions {
-  bool skip = false;  ///< a linear path x W_skip^T beside the latents, which then need not spend themselves on it
-  /// Start of W_enc; W_dec starts at 0, as nothing is known about how inputs and targets hang together.
-  TiedInitialization initialization{};
+  bool skip = false;        ///< a linear path x W_skip^T beside the latents, which then need not spend themselves on it
+  double encoder_norm = 1;  ///< > 0: W_enc starts as random directions of this norm
+  /// >= 0: norm of the random directions that W_dec starts with. 0: it starts at 0, as nothing is known about how inputs and targets
+  /// hang together (sparsify); not for an activation that ranks by the decoder norm, which would never choose a latent.
+  double decoder_norm = 0;
+  std::uint64_t seed = 0;
+  /// Widths of several sites that the target holds side by side, as of a crosscoder (models/crosscoder.hpp): reading some sites and
+  /// writing others. Empty: one.
+  std::vector<Index> sites{};
 };
 
 /// A transcoder: from rows x [B x D_in] (what a layer reads) the rows y [B x D_out] (what it writes), through a few active latents.
@@ -22,7 +34,9 @@ struct TranscoderOptions {
 ///   y' = f W_dec + b_dec [+ x W_skip^T]             prediction [B x D_out]
 ///
 /// W_enc is [F x D_in], W_dec [F x D_out], W_skip [D_out x D_in]; b_dec is not subtracted from the input. Trained on
-/// mean_b |y'_b - y_b|^2 plus the terms of an objective. A `Trainer` takes rows of width D_in + D_out, x before y.
+/// mean_b |y'_b - y_b|^2 plus the terms of an objective; where an autoencoder's formula has D of what is reconstructed (AuxK's
+/// k = D / 2), it is D_out. A `Trainer` takes rows of width D_in + D_out, x before y, and leaves decoder rows free unless told
+/// otherwise. b_enc, b_dec and W_skip start at 0 (`initialize_from_means` in training/data_initialization.hpp does better).
 ///
 /// \tparam D_in, D_out, F  sizes, or sae::Dynamic.
 /// \tparam Activation      as of SparseAutoencoder. Gradients, threads, exceptions: as there.
@@ -40,14 +54,15 @@ class Transcoder {
   using Rows = Batch<Scalar, D_in>;
   using Targets = Batch<Scalar, D_out>;
   static constexpr int fixed_width = D_in;
+  static constexpr int fixed_output_width = D_out;
   static constexpr int fixed_latents = F;
 
   explicit Transcoder(Activation activation = {},
                       TranscoderOptions options = {}) requires(D_in != Dynamic && D_out != Dynamic && F != Dynamic)
-      : Transcoder(D_in, D_out, F, std::move(activation), options) {}
+      : Transcoder(D_in, D_out, F, std::move(activation), std::move(options)) {}
 
   Transcoder(Index d_in, Index d_out, Index latents, Activation activation = {}, TranscoderOptions options = {})
-      : activation_(std::move(activation)) {
+      : activation_(std::move(activation)), sites_(std::move(options.sites)) {
     if (d_in < 1 || d_out < 1 || latents < 1)
       throw_value("Transcoder: sizes d_in = ", d_in, ", d_out = ", d_out, ", latents = ", latents, " are not positive");
     if ((D_in != Dynamic && d_in != D_in) || (D_out != Dynamic && d_out != D_out) || (F != Dynamic && latents != F))
@@ -55,6 +70,12 @@ class Transcoder {
                   F, " -> ", D_out, "]");
     if (d_in > (Index{1} << 30) || d_out > (Index{1} << 30) || latents > (Index{1} << 30))
       throw_value("Transcoder: sizes d_in = ", d_in, ", d_out = ", d_out, ", latents = ", latents, " are not all at most 2^30");
+    if (!(options.encoder_norm > 0)) throw_value("Transcoder: encoder_norm = ", options.encoder_norm, " is not positive");
+    if (!(options.decoder_norm >= 0)) throw_value("Transcoder: decoder_norm = ", options.decoder_norm, " is negative");
+    for (const Index width : sites_)
+      if (width < 1 || width > d_out) throw_value("Transcoder: a site of width ", width, " is not in [1, ", d_out, "] (D_out)");
+    if (const Index all = std::accumulate(sites_.begin(), sites_.end(), Index{0}); !sites_.empty() && all != d_out)
+      throw_value("Transcoder: the widths of the sites add up to ", all, " and not to d_out = ", d_out);
     activation_.check(latents);
     if (detail::has_tied_weights(activation_))
       throw_value("Transcoder: ", std::string_view(activation_.name), " ties encoder and decoder, whose widths differ here");
@@ -64,11 +85,9 @@ class Transcoder {
                         .d_out = d_out,
                         .encoder_bias = detail::has_encoder_bias(activation_),
                         .skip = options.skip});
-    Parameters start;
-    start.activation = parameters_.activation;
-    start.resize({.d_in = d_in, .latents = latents});
-    options.initialization(start);
-    parameters_.W_enc = std::move(start.W_enc);
+    Random random(options.seed, detail::initialization_stream);
+    detail::fill_directions(random, options.encoder_norm, parameters_.W_enc);
+    if (options.decoder_norm > 0) detail::fill_directions(random, options.decoder_norm, parameters_.W_dec);
     parameters_.activation.initialize(activation_);
   }
 
@@ -79,6 +98,10 @@ class Transcoder {
   const Activation& activation() const { return activation_; }
   void set_k(double k) { detail::set_k(activation_, k, latents()); }  ///< as SparseAutoencoder::set_k
   static constexpr bool subtracts_decoder_bias() { return false; }
+  std::span<const Index> sites() const { return sites_; }  ///< of the target; empty: one
+  TranscoderOptions options() const {                      ///< of a model like this one, but for its start
+    return {.skip = has_skip(), .sites = sites_};
+  }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
 
@@ -98,7 +121,10 @@ class Transcoder {
   const Codes<Scalar>& encode_into(const Rows& x, Workspace<>& workspace, Threads& threads = Threads::shared()) const {
     auto& step = workspace.step;
     detail::load_input(parameters_, false, RowsView<Scalar>(x), step, threads);
-    if (activation_.needs_decoder_norms()) detail::row_norms(parameters_.W_dec, step.decoder_norms, threads);
+    step.encoder = &parameters_.encoder();
+    step.encoder_bias = &parameters_.b_enc;
+    step.decoder = &parameters_.W_dec;
+    if (activation_.needs_decoder_norms()) detail::decoder_norms(parameters_.W_dec, sites_, step.decoder_norms, threads);
     detail::select(activation_, parameters_, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
     return step.main.entries.codes;
   }
@@ -155,13 +181,15 @@ class Transcoder {
   }
 
   /// The model was trained on (in * x, out * y); afterwards it reads x and predicts y: b_enc, thresholds and codes are divided by
-  /// `in`, b_dec by `out`, W_dec and W_skip multiplied by in / out. Exact for positively homogeneous activations.
+  /// `in`, b_dec by `out`, W_dec and W_skip multiplied by in / out (unit decoder rows have the norm in / out then). Exact for
+  /// positively homogeneous activations.
   void fold_scales(double in, double out) {
     if (!(in > 0 && std::isfinite(in)) || !(out > 0 && std::isfinite(out)))
       throw_value("fold_scales: scales ", in, " and ", out, " are not both positive finite numbers");
     const auto factor = static_cast<Scalar>(1 / in);
     kernels::scale(parameters_.b_enc.data(), factor, parameters_.b_enc.size());
-    parameters_.activation.rescale(factor);
+    const bool* const by_norm = detail::rank_by_norm(activation_);  // its keys z |W_dec[i]| are in the units of the target
+    parameters_.activation.rescale(by_norm != nullptr && *by_norm ? static_cast<Scalar>(1 / out) : factor);
     kernels::scale(parameters_.b_dec.data(), static_cast<Scalar>(1 / out), parameters_.b_dec.size());
     const auto across = static_cast<Scalar>(in / out);
     if (across == Scalar(1)) return;
@@ -169,8 +197,13 @@ class Transcoder {
     kernels::scale(parameters_.W_skip.data(), across, parameters_.W_skip.size());
   }
 
+  /// Brings every decoder row to norm 1 (of several sites: the sum of their norms) without changing a prediction, as
+  /// SparseAutoencoder::fold_decoder_norms.
+  void fold_decoder_norms() { detail::fold_decoder_norms(activation_, parameters_, sites_); }
+
  private:
   Activation activation_;
+  std::vector<Index> sites_;
   Parameters parameters_;
 };
 

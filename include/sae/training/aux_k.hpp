@@ -22,7 +22,7 @@ enum class AuxKNormaliser {
 ///   r = x - x'  (held constant),   D_b = the k_aux dead latents with the largest z[b,i],   r' = sum_{i in D_b} v[b,i] d_i
 ///   AuxK = coefficient min(#dead / k, 1) mean_b |r' - r|^2 / normaliser         v = relu(z), or z with `raw_values`
 ///
-/// k_aux = min(k, #dead), k = D/2 unless given. No bias in r'. The gradient reaches encoder and decoder rows of the dead latents.
+/// k_aux = min(k, #dead), k = D/2 unless given (D of what is reconstructed: D_out of a transcoder, as in sparsify). No bias in r'. The gradient reaches encoder and decoder rows of the dead latents.
 /// Which latents are dead is the trainer's to say (`DeadLatents`). The selection runs over the same tiles as the codes' own.
 /// Ties   lower latent first. Cost: sparse, B x k_aux x D. Threads: results do not depend on them.
 /// Source Gao et al. 2024, arXiv:2406.04093, A.2; SAELens saes/topk_sae.py; dictionary_learning trainers/top_k.py.

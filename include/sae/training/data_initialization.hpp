@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/core/random.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
+#include <sae/models/transcoder.hpp>
 #include <sae/training/statistics.hpp>
 
 #include <Eigen/Eigenvalues>
@@ -58,6 +59,7 @@ void initialize_from_data(Model& model, const Batch<typename Model::Scalar>& row
   using Scalar = typename Model::Scalar;
   auto& p = model.parameters();
   const Index width = model.d_in();
+  detail::require_one_width("initialize_from_data", p);
   if (!(options.share >= 0 && options.share <= 1))
     throw_value("initialize_from_data: share = ", options.share, " is not in [0, 1]");
   if (!(options.decoder_norm > 0))
@@ -88,14 +90,30 @@ template <class Model>
 void center_pre_activations(Model& model, const Batch<typename Model::Scalar>& rows) {
   using Scalar = typename Model::Scalar;
   auto& p = model.parameters();
+  if (p.b_enc.size() == 0)
+    throw_value("center_pre_activations: the activation ", std::string_view(model.activation().name),
+                " leaves the model no b_enc");
   std::vector<double> mean = detail::mean_row("center_pre_activations", rows, model.d_in());
   if (model.subtracts_decoder_bias())
     for (std::size_t j = 0; j < mean.size(); ++j) mean[j] -= static_cast<double>(p.b_dec[static_cast<Index>(j)]);
   for (Index i = 0; i < model.latents(); ++i) {
     double along = 0;
-    for (std::size_t j = 0; j < mean.size(); ++j) along += static_cast<double>(p.W_enc.row(i)[j]) * mean[j];
+    for (std::size_t j = 0; j < mean.size(); ++j) along += static_cast<double>(p.encoder().row(i)[j]) * mean[j];
     p.b_enc[i] = static_cast<Scalar>(-along);
   }
+}
+
+/// A transcoder starts at the means of inputs x and targets y: b_dec = mean y, so that it first predicts the mean, and b_enc =
+/// -W_enc mean x, so that every pre-activation has mean 0. With `Center::mean` the Trainer does the first half itself.
+/// \throws ValueError  there are no rows, one holds a number that is not finite, or the activation leaves no b_enc.
+/// Source: sparsify trainer.py (b_dec and encoder.bias of `transcode`; there W_enc is torch's default for a linear layer, of rows with
+/// a norm of about sqrt(1/3): TranscoderOptions::encoder_norm).
+template <int D_in, int D_out, int F, class Activation, class Scalar>
+void initialize_from_means(Transcoder<D_in, D_out, F, Activation, Scalar>& model, const Batch<Scalar>& x,
+                           const Batch<Scalar>& y) {
+  const std::vector<double> mean = detail::mean_row("initialize_from_means", y, model.d_out());
+  center_pre_activations(model, x);
+  for (std::size_t j = 0; j < mean.size(); ++j) model.parameters().b_dec[static_cast<Index>(j)] = static_cast<Scalar>(mean[j]);
 }
 
 /// W_enc <- W_enc / mean |x' - b_dec| over `count` rows x = b_dec + a random unit vector: reconstructions of unit vectors then have
@@ -194,6 +212,7 @@ void project_decoder_on_active_subspace(Model& model, const Batch<typename Model
   using Scalar = typename Model::Scalar;
   auto& p = model.parameters();
   const Index width = model.d_in(), count = rows.rows();
+  detail::require_one_width("project_decoder_on_active_subspace", model.parameters());
   if (dimensions < 1 || dimensions > width)
     throw_value("project_decoder_on_active_subspace: dimensions = ", dimensions, " is not in [1, ", width,
                 "] (the width of a row)");

@@ -10,13 +10,13 @@ namespace sae::inline SAE_ABI {
 /// What trains the gates of a Gated autoencoder: a penalty that closes them, and a second reconstruction, from the gates alone,
 /// that keeps those open which are needed.
 ///
-///   rho = relu(pi),  pi = P + b_gate,       x~ = rho W_dec + b_dec
+///   rho = relu(pi),  pi = P + b_gate,       x~ = rho W_dec + b_dec [+ x W_skip^T]
 ///   L = coefficient s(t) mean_b sum_i rho[b,i] n_i  +  mean_b |x~_b - x_b|^2          n_i = |d_i| where weighted, else 1
 ///
 /// The sparsity warm-up s(t) scales the penalty alone. With G~ = 2/B (x~ - x), over the entries with pi > 0:
 ///
 ///   dpi = G~_b . d_i + coefficient s / B n_i,    dL/dP += dpi,    dL/db_gate = sum_b dpi,    dL/dn_i = coefficient s / B sum_b rho
-///   dL/dW_dec[i] += sum_b rho G~_b,    dL/db_dec += sum_b G~_b      unless `detach_decoder`
+///   dL/dW_dec[i] += sum_b rho G~_b,    dL/db_dec += sum_b G~_b,    dL/dW_skip += G~^T x      unless `detach_decoder`
 ///
 /// b_dec inside P gets its gradient from both parts either way. The paper and dictionary_learning detach the decoder (their decoder
 /// rows have norm 1: not weighted); SAELens does not, and weights by the norm.
@@ -133,6 +133,7 @@ struct GatedAux {
     if (!detach_decoder) {
       path.cotangent = &path.own_cotangent;
       detail::add_column_sums(error, step.decoder_bias_gradient().data(), selection.column_sums_, threads);
+      step.skip_cotangents.push_back(&error);
     }
     return value;
   }

@@ -98,8 +98,12 @@ class Trainer {
   Trainer(Model& model, TrainerConfig config, Terms objective, Threads& threads = Threads::shared())
       : model_(model), config_(std::move(config)), objective_(std::move(objective)), threads_(threads) {
     config_.check();
+    if (config_.decoder == DecoderNorm::automatic) config_.decoder = predicts ? DecoderNorm::free : DecoderNorm::unit;
     objective_.check(model.d_in(), model.latents());
     check_fit();
+    if (model.activation().needs_decoder_norms() && model.parameters().W_dec.map().isZero(0))
+      throw_value("Trainer: W_dec is 0, and ", std::string_view(model.activation().name),
+                  " ranks by its norms: no latent would ever be active (TranscoderOptions::decoder_norm starts it elsewhere)");
     moments_ = OptimizerState<Scalar>(config_.optimizer);
     Parameters::visit(
         [&](std::string_view name, const auto& w) {
@@ -119,7 +123,7 @@ class Trainer {
     }
   }
   Trainer(Model& model, TrainerConfig config, Threads& threads = Threads::shared())
-      : Trainer(model, std::move(config), DefaultObjective<typename Model::Activation>::make(model.activation()), threads) {}
+      : Trainer(model, config, default_terms(model, config), threads) {}
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
@@ -131,7 +135,7 @@ class Trainer {
   double scale() const { return scale_; }                      ///< what rows are multiplied by
   Index optimizer_numbers() const { return moments_.size(); }  ///< numbers that the optimizer keeps from step to step
   /// A transcoder's rows hold its input and, behind it, its target.
-  static constexpr bool predicts = requires(const Model& model) { model.predict(std::declval<const Batch<Scalar>&>()); };
+  static constexpr bool predicts = requires { typename Model::Targets; };
   /// Width of the rows that a source yields: D_in, of a transcoder D_in + D_out.
   Index row_width() const {
     if constexpr (predicts)
@@ -430,6 +434,16 @@ class Trainer {
       report_.explained_variance = 1 - step.loss.reconstruction / batch_variance();
     }
     return report_;
+  }
+
+  /// A penalty on codes alone would be met by longer rows of a transcoder's free decoder: there it weighs by their norms.
+  static Terms default_terms(const Model& model, const TrainerConfig& config) {
+    Terms out = DefaultObjective<typename Model::Activation>::make(model.activation());
+    if (predicts && config.decoder != DecoderNorm::unit)
+      out.for_each([](auto& term) {
+        if constexpr (requires { term.weighted_by_decoder_norm; }) term.weighted_by_decoder_norm = true;
+      });
+    return out;
   }
 
   /// The source may be asked where it stands only while `fit` runs.

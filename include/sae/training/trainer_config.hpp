@@ -29,8 +29,11 @@ enum class Normalisation {
 };
 
 enum class DecoderNorm {
-  unit,  ///< gradient projected, rows renormalised after every step
+  /// Gradient projected, rows renormalised after every step: of all sites together where a row has several. A row of zeros stays until
+  /// its gradient moves it, and has norm 1 from then on.
+  unit,
   free,
+  automatic,  ///< unit; free for a transcoder, whose decoder starts at 0 (as sparsify does)
 };
 
 /// k that a row keeps, on its way from `from` to the activation's own k: `annealed_k` at each of the first `steps` steps. For TopK,
@@ -104,9 +107,9 @@ struct TrainerConfig {
   double ema = 0;  ///< decay of an average of the weights, which the model ends with, in [0, 1); 0: off (Trainer, "average")
   double clip_norm = 0;  ///< > 0: global gradient norm is clipped to it (needs all gradients first: slower); 0: off
   double clip_epsilon = 1e-6;
-  DecoderNorm decoder = DecoderNorm::unit;
-  double projection_epsilon = 0;  ///< gradient projected on d / (|d| + epsilon)
-  double unit_norm_epsilon = 0;   ///< rows divided by |d| + epsilon
+  DecoderNorm decoder = DecoderNorm::automatic;  ///< Trainer::config() has what was chosen
+  double projection_epsilon = 0;                 ///< gradient projected on d / (|d| + epsilon)
+  double unit_norm_epsilon = 0;                  ///< rows divided by |d| + epsilon
   Center center = Center::mean;
   Normalisation normalisation = Normalisation::mean_square;
   Index statistics_rows = 8192;  ///< rows read ahead for `center` and `normalisation`
@@ -123,7 +126,7 @@ struct TrainerConfig {
   /// their own. A resumed training must have the same ones.
   template <class Visitor>
   void visit_settings(Visitor&& visitor) const {
-    constexpr std::string_view decoders[] = {"unit", "free"};
+    constexpr std::string_view decoders[] = {"unit", "free", "automatic"};
     constexpr std::string_view centers[] = {"none", "mean", "geometric_median", "first_batch_geometric_median"};
     constexpr std::string_view normalisations[] = {"none", "mean_square", "sqrt_d"};
     visitor("tokens", tokens);

@@ -1,0 +1,360 @@
+#pragma once
+#include <sae/models/backward.hpp>
+#include <sae/models/initialization.hpp>
+#include <sae/models/parameters.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace sae::inline SAE_ABI {
+
+struct CrossLayerOptions {
+  double encoder_norm = 1;  ///< > 0: encoder rows start as random directions of this norm
+  double decoder_norm = 0;  ///< >= 0, of the whole row to all layers; 0: decoders start at 0
+  std::uint64_t seed = 0;
+};
+
+/// The tensors of a CrossLayerTranscoder: of each layer W_enc [F x D], b_enc [1 x F], the activation's own, and W_dec
+/// [F x (L - l) D], whose row i holds the directions that latent i of layer l writes to the layers l, l+1, ..., L-1 side by side.
+/// b_dec [1 x L D] is shared by all and stands in layer 0, whose decoder is as wide; the others have none. Names: "layer0.W_enc".
+template <class Activation, class Scalar_>
+struct CrossLayerParameters {
+  using Scalar = Scalar_;
+  using Layer = AutoencoderParameters<Activation, Scalar>;
+  std::vector<Layer> layers;
+
+  Tensor<Scalar>& b_dec() { return layers.front().b_dec; }
+  const Tensor<Scalar>& b_dec() const { return layers.front().b_dec; }
+  /// The shapes of other parameters, all numbers 0.
+  void resize_like(const CrossLayerParameters& other) {
+    layers.resize(other.layers.size());
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      layers[l].resize_like(other.layers[l]);
+      if (l > 0) layers[l].b_dec.resize(0, 0);
+    }
+  }
+  /// As AutoencoderParameters::visit.
+  template <class Visitor, class First, class... Sets>
+  static void visit(Visitor&& visitor, First& first, Sets&... sets) {
+    for (std::size_t l = 0; l < first.layers.size(); ++l) {
+      const auto named = [&](std::string_view name, auto&... tensors) {
+        visitor(std::string_view(detail::concat("layer", l, ".", name)), tensors...);
+      };
+      Layer::visit(named, first.layers[l], sets.layers[l]...);
+    }
+  }
+  /// Before a forward, after a step of an optimizer: brings the activation's tensors back to what is legal (thresholds >= 0).
+  void constrain() {
+    for (Layer& layer : layers) layer.activation.constrain();
+  }
+};
+
+namespace detail {
+
+/// What `run_step` needs of a model, of one layer.
+template <class Activation_, class Scalar>
+struct LayerView {
+  using Activation = Activation_;
+  using Parameters = AutoencoderParameters<Activation, Scalar>;
+  const Parameters& own;
+  const Activation& chosen;
+  const Parameters& parameters() const { return own; }
+  const Activation& activation() const { return chosen; }
+  static constexpr bool subtracts_decoder_bias() { return false; }
+};
+
+/// The terms of an objective at one layer, whose error is the whole model's at the layers that it writes to.
+template <class Terms, class Scalar>
+struct LayerObjective {
+  const Terms& terms;
+  const Tensor<Scalar>& residual;  ///< y' - y of the whole model [B x L D]
+  Index first = 0;                 ///< column at which this layer's targets begin
+
+  bool needs_decoder_norms() const { return terms.needs_decoder_norms(); }
+  template <class Selections, class F>
+  void for_each_term(Selections& selections, const F& f) const {
+    terms.for_each_term(selections, f);
+  }
+  /// The error's value is told by layer 0, which sees all of it.
+  template <class Step>
+  std::pair<std::string_view, double> reconstruct(Step& step, Threads& threads) const {
+    const Index rows = step.rows(), width = step.output_width();
+    if (step.residual.rows() != rows || step.residual.cols() != width) step.residual.resize(rows, width);
+    step.row_loss.assign(static_cast<std::size_t>(rows), 0.0);
+    const auto factor = Scalar(2) / static_cast<Scalar>(rows);
+    threads.for_blocks(rows, 64, [&](Index begin, Index end, Index) {
+      for (Index b = begin; b < end; ++b) {
+        const Scalar* const from = residual.row(b) + first;
+        for (Index j = 0; j < width; ++j) {
+          step.residual.row(b)[j] = from[j];
+          step.cotangent.row(b)[j] = factor * from[j];
+        }
+        if (first == 0) step.row_loss[static_cast<std::size_t>(b)] = static_cast<double>(kernels::squared_norm(from, width));
+      }
+    });
+    double sum = 0;
+    for (const double loss : step.row_loss) sum += loss;
+    return {std::string_view(), sum / static_cast<double>(rows)};
+  }
+};
+template <class Terms, class Scalar_, class Scalar>
+struct SelectionsOf<LayerObjective<Terms, Scalar_>, Scalar> {
+  using type = typename SelectionsOf<Terms, Scalar>::type;
+};
+
+}  // namespace detail
+
+/// A cross-layer transcoder: the latents of layer l read that layer's input and write to the outputs of layer l and all later ones.
+///
+///   z^l = x^l W_enc^l^T + b_enc^l          f^l = activation(z^l)                                   l = 0 .. L-1
+///   y'^m = b_dec^m + sum_{l <= m} f^l W_dec^{l,m}
+///   L = mean_b sum_m |y'^m_b - y^m_b|^2 + sum over the layers of the terms of an objective
+///
+/// Rows hold the layers side by side, x and y [B x L D]; each layer has F latents. A term sees one layer at a time: its codes, as
+/// their decoder norm the norm of the whole row W_dec^l[i] (all layers it writes to), as its residual y' - y from layer l on.
+/// Gradients, dA^l = sum_{m >= l} G^m W_dec^{l,m}^T with G = 2/B (y' - y), are exact as SparseAutoencoder's are.
+///
+/// The Trainer does not take it (its decoder rows differ in width from layer to layer). A training is this loop:
+///
+///   OptimizerState<float> state(Adam{});
+///   Model::Parameters::visit([&](auto name, const auto& w) { state.add(name, w.rows(), w.cols()); }, model.parameters());
+///   for (Index t = 1; t <= steps; ++t) {
+///     auto gradient = model.gradient(x, y, objective, workspace);          // workspace.layers[l].step has dead and sparsity_scale
+///     state.begin_step(t, rate);
+///     Model::Parameters::visit([&](auto name, auto& w, auto& g) { state.update(state.slots(name), w, g, threads); },
+///                              model.parameters(), gradient.parameters);
+///     model.parameters().constrain();
+///   }
+///
+/// Cost: L encoders [B x D] [D x F]; each active latent of layer l a row of (L - l) D. Memory L (L + 1) / 2 F D for the decoders.
+/// Threads, exceptions: as SparseAutoencoder. Source: Ameisen et al. 2025, "Circuit tracing",
+/// transformer-circuits.pub/2025/attribution-graphs/methods.html; llamascopium models/clt.py.
+template <class Activation_, class Scalar_ = float>
+class CrossLayerTranscoder {
+  static_assert(std::is_floating_point_v<Scalar_>, "sae: Scalar is float or double");
+
+ public:
+  using Activation = Activation_;
+  using Scalar = Scalar_;
+  using Parameters = CrossLayerParameters<Activation, Scalar>;
+
+  /// \param d_in  D of one layer; \param latents  F of one layer.
+  /// \throws ValueError  a size is not positive, the activation does not fit, or it ranks by decoder norms that start at 0.
+  CrossLayerTranscoder(Index layers, Index d_in, Index latents, Activation activation = {}, CrossLayerOptions options = {})
+      : activation_(std::move(activation)) {
+    constexpr Index limit = Index{1} << 30;
+    if (layers < 1 || d_in < 1 || latents < 1 || layers > limit || d_in > limit || latents > limit || layers * d_in > limit)
+      throw_value("CrossLayerTranscoder: sizes layers = ", layers, ", d_in = ", d_in, ", latents = ", latents,
+                  " are not all positive with layers d_in and latents at most 2^30");
+    activation_.check(latents);
+    if (detail::has_tied_weights(activation_))
+      throw_value("CrossLayerTranscoder: ", std::string_view(activation_.name),
+                  " ties encoder and decoder, whose widths differ");
+    if (!(options.encoder_norm > 0))
+      throw_value("CrossLayerTranscoder: encoder_norm = ", options.encoder_norm, " is not positive");
+    if (!(options.decoder_norm >= 0))
+      throw_value("CrossLayerTranscoder: decoder_norm = ", options.decoder_norm, " is negative");
+    if (activation_.needs_decoder_norms() && options.decoder_norm == 0)
+      throw_value("CrossLayerTranscoder: decoder_norm = 0, and ", std::string_view(activation_.name),
+                  " ranks by the decoder norm: no latent would ever be active");
+    Random random(options.seed, detail::initialization_stream);
+    parameters_.layers.resize(static_cast<std::size_t>(layers));
+    for (Index l = 0; l < layers; ++l) {
+      auto& layer = parameters_.layers[static_cast<std::size_t>(l)];
+      if constexpr (requires { layer.activation.choose(activation_); }) layer.activation.choose(activation_);
+      layer.resize({.d_in = d_in,
+                    .latents = latents,
+                    .d_out = (layers - l) * d_in,
+                    .encoder_bias = detail::has_encoder_bias(activation_)});
+      if (l > 0) layer.b_dec.resize(0, 0);
+      detail::fill_directions(random, options.encoder_norm, layer.W_enc);
+      if (options.decoder_norm > 0) detail::fill_directions(random, options.decoder_norm, layer.W_dec);
+      layer.activation.initialize(activation_);
+    }
+  }
+
+  Index layers() const { return static_cast<Index>(parameters_.layers.size()); }
+  Index d_in() const { return parameters_.layers.front().width(); }       ///< D of one layer
+  Index latents() const { return parameters_.layers.front().latents(); }  ///< F of one layer
+  Index width() const { return layers() * d_in(); }                       ///< L D
+  const Activation& activation() const { return activation_; }
+  Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
+  /// W_dec^{l,m} [F x D]: what the latents of layer l write to layer m >= l.
+  auto decoder(Index l, Index m) const {
+    if (l < 0 || l > m || m >= layers())
+      throw_value("CrossLayerTranscoder: no decoder from layer ", l, " to layer ", m, " of ", layers());
+    return parameters_.layers[static_cast<std::size_t>(l)].W_dec.map().middleCols((m - l) * d_in(), d_in());
+  }
+
+  /// Scratch of `gradient`, reused from call to call: a step for each layer.
+  template <class Terms = Objective<>>
+  struct Workspace {
+    std::vector<sae::Workspace<Activation, Scalar, detail::LayerObjective<Terms, Scalar>>> layers;
+    Tensor<Scalar> residual, part;
+  };
+
+  /// Codes of every layer from rows x [B x L D].
+  std::vector<Codes<Scalar>> encode(const Batch<Scalar>& x, Threads& threads = Threads::shared()) const {
+    check_width("the input", x);
+    std::vector<Codes<Scalar>> out;
+    for (Index l = 0; l < layers(); ++l) {
+      const auto& layer = parameters_.layers[static_cast<std::size_t>(l)];
+      Step<Activation, Scalar> step;
+      step.encoder = &layer.encoder();
+      step.encoder_bias = &layer.b_enc;
+      step.decoder = &layer.W_dec;
+      detail::load_input(layer, false, columns(x, l * d_in(), d_in()), step, threads);
+      if (activation_.needs_decoder_norms()) detail::row_norms(layer.W_dec, step.decoder_norms, threads);
+      detail::select(activation_, layer, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
+      out.push_back(std::move(step.main.entries.codes));
+    }
+    return out;
+  }
+  /// Prediction y' [B x L D] from the codes of every layer.
+  Matrix<Scalar> decode(const std::vector<Codes<Scalar>>& codes, Threads& threads = Threads::shared()) const {
+    if (static_cast<Index>(codes.size()) != layers())
+      throw_shape("there are codes of ", codes.size(), " layers, the model has ", layers());
+    for (const auto& each : codes)
+      if (each.latents() != latents() || each.rows() != codes[0].rows())
+        throw_shape("codes of a layer are [", each.rows(), " x ", each.latents(), "], the model's are [", codes[0].rows(),
+                    " x ", latents(), "]");
+    Tensor<Scalar> out, part;
+    ScratchPool<Scalar> scratch;
+    decode_into(
+        codes[0].rows(), [&](std::size_t l) -> const Codes<Scalar>& { return codes[l]; }, out, part, scratch, threads);
+    return out.map();
+  }
+  Matrix<Scalar> predict(const Batch<Scalar>& x, Threads& threads = Threads::shared()) const {
+    return decode(encode(x, threads), threads);
+  }
+
+  /// Value of the objective (default: the squared error alone), mean over the rows. A term's value is the sum over the layers.
+  template <class Terms = Objective<>>
+    requires detail::is_objective<Terms> LossValues loss(const Batch<Scalar>& x, const Batch<Scalar>& y,
+                                                         const Terms& objective = {}, Threads& threads = Threads::shared())
+  const {
+    Workspace<Terms> workspace;
+    return run(x, y, objective, workspace, threads, nullptr);
+  }
+  struct Gradient {
+    LossValues loss;
+    Parameters parameters;  ///< dL/dp for every parameter p, in the same shapes
+  };
+  template <class Terms = Objective<>>
+    requires detail::is_objective<Terms> Gradient gradient(const Batch<Scalar>& x, const Batch<Scalar>& y,
+                                                           const Terms& objective = {}, Threads& threads = Threads::shared())
+  const {
+    Workspace<Terms> workspace;
+    return gradient(x, y, objective, workspace, threads);
+  }
+  /// The same with a workspace of the caller's, whose steps carry each layer's dead latents and the sparsity scale; resize its
+  /// `layers` to that end.
+  template <class Terms>
+  Gradient gradient(const Batch<Scalar>& x, const Batch<Scalar>& y, const Terms& objective, Workspace<Terms>& workspace,
+                    Threads& threads = Threads::shared()) const {
+    Gradient out;
+    out.parameters.resize_like(parameters_);
+    out.loss = run(x, y, objective, workspace, threads, &out.parameters);
+    Tensor<Scalar>& b_dec = out.parameters.b_dec();
+    for (std::size_t l = 0; l < parameters_.layers.size(); ++l) {
+      auto& layer = out.parameters.layers[l];
+      auto& step = workspace.layers[l].step;
+      const Index width = step.output_width(), first = static_cast<Index>(l) * d_in();
+      if (l > 0) layer.b_dec.resize(1, width);
+      detail::materialise_gradient(detail::LayerView<Activation, Scalar>{parameters_.layers[l], activation_}, step, layer,
+                                   threads);
+      if (l == 0) continue;
+      layer.b_dec.resize(0, 0);  // the error's share of b_dec is layer 0's; what terms of this layer add to it stands apart
+      for (std::size_t j = 0; j < step.own_decoder_bias_gradient.size(); ++j)
+        b_dec[first + static_cast<Index>(j)] += step.own_decoder_bias_gradient[j];
+    }
+    return out;
+  }
+  /// Shows the batch of a workspace to what an activation learns without a gradient (BatchTopK's threshold), after a step.
+  template <class Terms>
+  void observe(const Workspace<Terms>& workspace) {
+    for (std::size_t l = 0; l < parameters_.layers.size(); ++l)
+      workspace.layers[l].step.selectors.observe(activation_, parameters_.layers[l].activation);
+  }
+
+ private:
+  static RowsView<Scalar> columns(const Batch<Scalar>& x, Index first, Index width) {
+    RowsView<Scalar> out(x);
+    out.data += first;
+    out.cols = width;
+    return out;
+  }
+  void check_width(const char* what, const Batch<Scalar>& x) const {
+    if (x.cols() != width())
+      throw_shape(what, " has ", x.cols(), " columns, the model needs ", layers(), " layers of ", d_in(), " side by side, ",
+                  width());
+  }
+  /// out = b_dec + sum_l f^l W_dec^l, each from its first column on. `codes_of(l)`.
+  template <class CodesOf>
+  void decode_into(Index rows, const CodesOf& codes_of, Tensor<Scalar>& out, Tensor<Scalar>& part, ScratchPool<Scalar>& scratch,
+                   Threads& threads) const {
+    detail::load_decoder_bias<Scalar>(parameters_.b_dec(), nullptr, {}, rows, out, threads);
+    for (std::size_t l = 0; l < parameters_.layers.size(); ++l) {
+      const auto& W_dec = parameters_.layers[l].W_dec;
+      part.resize(rows, W_dec.cols());
+      detail::add_decoded(codes_of(l), W_dec, part, scratch, threads);
+      for (Index b = 0; b < rows; ++b)
+        kernels::add_scaled(out.row(b) + out.cols() - part.cols(), Scalar(1), part.row(b), part.cols());
+    }
+  }
+  template <class Terms>
+  LossValues run(const Batch<Scalar>& x, const Batch<Scalar>& y, const Terms& objective, Workspace<Terms>& workspace,
+                 Threads& threads, Parameters* gradient) const {
+    check_width("the input", x);
+    check_width("the target", y);
+    if (x.rows() != y.rows()) throw_shape("the input has ", x.rows(), " rows, the target ", y.rows());
+    objective.check(d_in(), latents());
+    objective.for_each([]<class Term>(const Term&) {
+      if constexpr (detail::reconstructs<Term>)
+        throw_value("CrossLayerTranscoder: ", Term::name, " is a reconstruction loss; this model has its own");
+    });
+    workspace.layers.resize(parameters_.layers.size());
+    run_layer(0, x, y, objective, workspace, threads, gradient);
+
+    LossValues out = workspace.layers[0].step.loss;
+    for (std::size_t l = 1; l < workspace.layers.size(); ++l) {
+      const LossValues& own = workspace.layers[l].step.loss;
+      out.total += own.total;
+      for (std::size_t t = 0; t < out.terms.size(); ++t) out.terms[t].second += own.terms[t].second;
+    }
+    return out;
+  }
+  /// A layer's step begins before, and ends after, those of the layers above it: between, the codes of all are known.
+  template <class Terms>
+  void run_layer(Index l, const Batch<Scalar>& x, const Batch<Scalar>& y, const Terms& objective, Workspace<Terms>& workspace,
+                 Threads& threads, Parameters* gradient) const {
+    if (l == layers()) {
+      decode_into(
+          x.rows(), [&](std::size_t n) -> const Codes<Scalar>& { return workspace.layers[n].step.main.entries.codes; },
+          workspace.residual, workspace.part, workspace.layers[0].step.scratch, threads);
+      for (Index b = 0; b < y.rows(); ++b) kernels::add_scaled(workspace.residual.row(b), Scalar(-1), y.row(b), y.cols());
+      return;
+    }
+    const auto at = static_cast<std::size_t>(l);
+    const Index first = l * d_in();
+    auto& own = workspace.layers[at];
+    own.step.wants_gradient = gradient != nullptr;
+    detail::run_step(
+        detail::LayerView<Activation, Scalar>{parameters_.layers[at], activation_},
+        detail::StepRows<Scalar>{columns(x, first, d_in()), columns(y, first, width() - first)},
+        detail::LayerObjective<Terms, Scalar>{objective, workspace.residual, first}, own, threads,
+        [&](auto&) { run_layer(l + 1, x, y, objective, workspace, threads, gradient); },
+        gradient == nullptr ? nullptr : &gradient->layers[at]);
+  }
+
+  Activation activation_;
+  Parameters parameters_;
+};
+
+}  // namespace sae::inline SAE_ABI
