@@ -149,7 +149,8 @@ Recipe recipe_of(const TrainVerb& options, const std::string& activation, const 
   if (auto* const jump = out.activation.get<JumpReLU>()) {
     if (options.threshold) jump->threshold = *options.threshold;
     if (options.bandwidth) jump->bandwidth = *options.bandwidth;
-    if (auto* const l0 = out.objective.find<L0Penalty>(); l0 != nullptr && options.l0 && !options.target_l0 && options.recipe.empty())
+    if (auto* const l0 = out.objective.find<L0Penalty>();
+        l0 != nullptr && options.l0 && !options.target_l0 && options.recipe.empty())
       l0->form = L0Form::linear;
     if (options.pre_activation) {
       if (auto* const loss = out.objective.find<PreActivationLoss>()) {
