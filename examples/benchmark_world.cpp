@@ -3,8 +3,8 @@
 //   benchmark_world --world synth_mini --recipe saelens --latents 256 --rows 3072000 --lr 1e-3 --seeds 3
 //
 // Every architecture sees the same rows of a synthetic world in the same order, then is scored on other rows against the features
-// that made them: MCC, F1, precision, recall, uniqueness, explained variance, L0, dead latents, shrinkage. Seed s sets the models'
-// start and the rows that are drawn; the rows of one seed are kept in memory (rows x D float32).
+// that made them: MCC, F1, precision, recall, uniqueness, explained variance, L0, dead latents, shrinkage. Seed s sets the
+// models' start and the rows that are drawn; the rows of one seed are kept in memory (rows x D float32).
 #include <sae/formats/synthetic_world.hpp>
 #include <sae/sae.hpp>
 #include <CLI/CLI.hpp>

@@ -13,11 +13,11 @@ const char* const world_text = R"({"num_features": 24, "hidden_dim": 12, "bias":
   "firing_probability": {"generator_name": "constant", "probability": 0.08},
   "mean_firing_magnitudes": {"generator_name": "linear", "start": 5, "end": 4}})";
 
-sae_test::Finished benchmark(std::vector<std::string> words) {
+sae_test::Finished benchmark(std::vector<std::string> words, const std::string& k = "2") {
   const TempFolder folder;
   sae_test::write_text(folder / "world.json", world_text);
-  words.insert(words.begin(), {"--world", (folder / "world.json").string(), "--latents", "24", "--k", "2", "--test-rows",
-                               "3000", "--rows", "60000", "--batch", "256"});
+  words.insert(words.begin(), {"--world", (folder / "world.json").string(), "--latents", "24", "--k", k, "--test-rows", "3000",
+                               "--rows", "60000", "--batch", "256"});
   return sae_test::run_program(SAE_TEST_EXAMPLES "/benchmark_world", words);
 }
 bool built() { return std::filesystem::exists(SAE_TEST_EXAMPLES "/benchmark_world"); }
@@ -82,7 +82,7 @@ TEST_CASE("the benchmark names what it does not know", "[examples]") {
   CHECK(unknown.code == 1);
   CHECK_THAT(unknown.err, ContainsSubstring("perceptron is not one of standard, topk, jumprelu"));
   CHECK(benchmark({"--recipe", "mine"}).code != 0);
-  const auto large = benchmark({"--k", "25", "--only", "topk"});
+  const auto large = benchmark({"--only", "topk"}, "25");
   CHECK(large.code == 1);
   CHECK_THAT(large.err, ContainsSubstring("k = 25"));
 }

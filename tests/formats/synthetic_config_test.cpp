@@ -1,6 +1,7 @@
 #include <sae/formats/synthetic_config.hpp>
 
 #include "catch_compat.hpp"
+#include "run_program.hpp"
 
 using Catch::Matchers::ContainsSubstring;
 
@@ -51,6 +52,18 @@ TEST_CASE("synthetic config: a file of SAELens, whole", "[formats]") {
   CHECK(mean.end == 4);
   CHECK(config.bias == 0.5);
   CHECK(config.seed == 42);
+}
+
+TEST_CASE("synthetic config: a file with the configuration alone, or under its key", "[formats]") {
+  const TempFolder folder;
+  const std::string alone = R"({"num_features": 9, "hidden_dim": 3})";
+  sae_test::write_text(folder / "alone.json", alone);
+  sae_test::write_text(folder / "wrapped.json", R"({"synthetic_model": )" + alone + "}");
+  sae_test::write_text(folder / "more.json", R"({"seed": 1, "synthetic_model": )" + alone + "}");
+  CHECK(sae::read_synthetic_config(folder / "alone.json").num_features == 9);
+  CHECK(sae::read_synthetic_config(folder / "wrapped.json").num_features == 9);
+  CHECK_THROWS_WITH(sae::read_synthetic_config(folder / "more.json"),
+                    ContainsSubstring("synthetic_model is not a known field"));
 }
 
 TEST_CASE("synthetic config: what is left out keeps its default, and a number is a constant magnitude", "[formats]") {

@@ -44,7 +44,7 @@ TEST_CASE("a model made of the world's own features scores 1", "[evaluate][synth
   CHECK(std::abs(report.truth.true_l0 - 1.8) <= 5 * std::sqrt(6 * 0.3 * 0.7 / 3000));
   CHECK(report.dead_latents == 0);
 
-  // Half of the features: the others are missed, and with them their share of the variance.
+  // Half of the features: the others are missed, with their means.
   auto half = perfect_model(world);
   half.W_enc().bottomRows(3).setZero();
   half.W_dec().bottomRows(3) = half.W_dec().topRows(3);
@@ -54,7 +54,7 @@ TEST_CASE("a model made of the world's own features scores 1", "[evaluate][synth
   CHECK(missed.truth.f1 == 0.5);
   CHECK(missed.truth.recall == 0.5);
   CHECK(missed.dead_latents == 3);
-  CHECK(missed.explained_variance == Approx(0.5).margin(0.05));
+  CHECK(missed.explained_variance == Approx(1 - 3.6 / 5.04).margin(0.05));  // 3 x 0.3 x 2^2 of 6 x 0.3 x 0.7 x 2^2
   CHECK(missed.max_cosine.b_to_a == Approx(0.5).margin(2e-3));
 }
 

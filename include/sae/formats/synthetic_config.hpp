@@ -166,8 +166,11 @@ inline SyntheticConfig parse_synthetic_config(const nlohmann::json& json, const 
     throw_file(file.string(), ": dtype = \"", detail::printable(dtype), "\" is not made, only float32");
   return out;
 }
+/// The same from a file, which may hold the configuration alone or, as SAELens' runners write it, under the key synthetic_model.
 inline SyntheticConfig read_synthetic_config(const std::filesystem::path& file) {
-  return parse_synthetic_config(read_json(file, std::size_t{1} << 24), file);
+  const nlohmann::json json = read_json(file, std::size_t{1} << 24);
+  const bool wrapped = json.is_object() && json.size() == 1 && json.contains("synthetic_model");
+  return parse_synthetic_config(wrapped ? json.at("synthetic_model") : json, file);
 }
 
 }  // namespace sae::inline SAE_ABI

@@ -73,15 +73,14 @@ inline void read_hierarchy(const std::filesystem::path& file, SyntheticWorld& wo
 ///
 ///   const sae::SyntheticWorld world = sae::read_synthetic_world("synth_mini");
 ///
-/// | file | what is read |
-/// |---|---|
-/// | synthetic_model_config.json | the settings (formats/synthetic_config.hpp) |
-/// | synthetic_model.safetensors | feature_vectors [n, D], bias [D], firing_probabilities [n] (compensated), correlation_factor [n, r] and correlation_diag [n], both or neither |
-/// | hierarchy.json | the trees, where the settings have any |
-/// | std_magnitudes.f32, mean_magnitudes.f32 | n float32 each, if there: the magnitudes' spreads and means, which SAELens draws anew from its seed instead of saving them |
+///   synthetic_model_config.json   the settings (formats/synthetic_config.hpp)
+///   synthetic_model.safetensors   feature_vectors [n, D], bias [D], firing_probabilities [n], compensated; and where features are
+///                                 correlated correlation_factor [n, r] and correlation_diag [n]
+///   hierarchy.json                the trees, where the settings have any
+///   std_magnitudes.f32, mean_magnitudes.f32    n float32 each, if there: the magnitudes' spreads and means
 ///
-/// Without the last two, random spreads or means are of our own stream: the same distribution, other numbers. `base_probabilities`
-/// are those of the settings.
+/// SAELens does not save the last two but draws them anew from its seed. Where they are missing, random ones are of our own stream:
+/// the same distribution, other numbers. `base_probabilities` are those of the settings.
 /// \throws FileError  a file is missing, of another shape, holds a number that is not finite or a probability outside [0, 1], or
 ///                    trees that name a feature twice.
 /// Source: SAELens 6.54 synthetic/synthetic_model.py.

@@ -13,8 +13,8 @@
 
 namespace sae::inline SAE_ABI {
 
-/// How far the latents' directions are the true features', C_ki = |cos(W_dec[k], e_i)|. Of decoder rows alone: latents that never fire
-/// count as well.
+/// How far the latents' directions are the true features', C_ki = |cos(W_dec[k], e_i)|. Of decoder rows alone: latents that
+/// never fire count as well.
 struct DirectionRecovery {
   double mcc = 0;  ///< mean correlation coefficient: mean of C over the min(F, n) pairs of the assignment with the largest sum
   double uniqueness = 0;            ///< number of different features among `best`, over F
@@ -94,8 +94,8 @@ struct GroundTruthFigures {
 ///   truth.add(codes, features);                              // [B x F] and [B x n]
 ///   truth.figures().f1
 ///
-/// Counts are integers: how rows are cut into batches changes nothing. Cost of a batch: its entries. Memory: n + 3 F numbers beside
-/// the comparison of directions at the start.
+/// Counts are integers: how rows are cut into batches changes nothing. Cost of a batch: its entries. Memory: n + 3 F numbers,
+/// beside the comparison of directions at the start.
 /// Source: SAELens 6.54 synthetic/evals.py (eval_sae_on_synthetic_data, classification metrics).
 class GroundTruthMetrics {
  public:
@@ -112,7 +112,8 @@ class GroundTruthMetrics {
   Index rows() const { return rows_; }
   const DirectionRecovery& directions() const { return directions_; }
 
-  /// Adds rows: codes [B x F] and the features' activations [B x n]. Errors: ShapeError. A NaN fires as a latent, not as a feature.
+  /// Adds rows: codes [B x F] and the features' activations [B x n]. Errors: ShapeError. A NaN fires as a latent, not as a
+  /// feature.
   template <class Scalar>
   void add(const Codes<Scalar>& codes, const Codes<Scalar>& truth) {
     if (codes.latents() != latents() || truth.latents() != features() || codes.rows() != truth.rows())

@@ -16,8 +16,8 @@ struct WorldEvaluationOptions {
   Index block = 1024;
 };
 
-/// What `evaluate_on_world` finds: how well rows were rewritten (`explained_variance`, `l0`, `dead_latents`, `shrinkage`, ...), and
-/// whether by the features that made them.
+/// What `evaluate_on_world` finds: how well rows were rewritten (`explained_variance`, `l0`, `dead_latents`, `shrinkage`, ...),
+/// and whether by the features that made them.
 struct GroundTruthReport : ReconstructionFigures {
   GroundTruthFigures truth;           ///< MCC, uniqueness, precision, recall, F1, accuracy, true L0
   DictionarySimilarity max_cosine{};  ///< mean max |cosine|: a_to_b of latents among features, b_to_a of features among latents
