@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "catch_compat.hpp"
@@ -62,7 +63,7 @@ TEST_CASE("steps of a transcoder are its gradients through the optimizer", "[tra
       auto twin = model;
       auto config = plain(4, 8);
       config.optimizer = sae::Sgd{};
-      config.learning_rate = 0.01;
+      config.learning_rate = 1e-4;
       config.clip_norm = clip;
       config.decoder = unit ? sae::DecoderNorm::unit : sae::DecoderNorm::free;
       const sae::Objective objective{sae::L1{.coefficient = 0.1}};
@@ -79,7 +80,7 @@ TEST_CASE("steps of a transcoder are its gradients through the optimizer", "[tra
             const double along = g.W_dec.map().row(i).dot(d.row(0));
             g.W_dec.map().row(i) -= along * d.row(0);
           }
-        decltype(g)::visit([](std::string_view, auto& w, const auto& dw) { w.map() -= 0.01 * dw.map(); }, p, g);
+        decltype(g)::visit([](std::string_view, auto& w, const auto& dw) { w.map() -= 1e-4 * dw.map(); }, p, g);
         if (unit)
           for (Index i = 0; i < latents; ++i) p.W_dec.map().row(i).normalize();
       }
@@ -91,25 +92,29 @@ TEST_CASE("a transcoder learns with every normalisation and centre, and reads ra
   const Dense all = data(512);
   const Dense x = all.leftCols(in), y = all.rightCols(out);
   const double spread = naive_row_variance(y);
-  for (const auto normalisation : {sae::Normalisation::none, sae::Normalisation::mean_square, sae::Normalisation::sqrt_d})
-    for (const auto center :
-         {sae::Center::none, sae::Center::mean, sae::Center::geometric_median, sae::Center::first_batch_geometric_median}) {
-      CAPTURE(static_cast<int>(normalisation), static_cast<int>(center));
-      Model<sae::TopK> model(in, out, latents, {.k = 8}, {.skip = true});
-      auto config = plain(400, 64);
-      config.learning_rate = 0.01;
-      config.normalisation = normalisation;
-      config.center = center;
-      sae::Trainer trainer(model, config);
-      CHECK(trainer.config().decoder == sae::DecoderNorm::free);
-      auto source = in_order(all);
-      double explained = 0;
-      trainer.fit(source, [&](const sae::StepReport& report) { explained = report.explained_variance; });
-      const double left = naive_mean_square(model.predict(x) - y) / spread;
-      CHECK(left < 0.1);
-      CHECK(explained > 0.9);
-      CHECK(std::abs(1 - explained - left) < 0.05);  // of the last batch; in any units the same share
-    }
+  using N = sae::Normalisation;
+  using C = sae::Center;
+  for (const auto& [normalisation, center] : {std::pair{N::none, C::none},
+                                              {N::mean_square, C::mean},
+                                              {N::sqrt_d, C::geometric_median},
+                                              {N::mean_square, C::first_batch_geometric_median},
+                                              {N::sqrt_d, C::none}}) {
+    CAPTURE(static_cast<int>(normalisation), static_cast<int>(center));
+    Model<sae::TopK> model(in, out, latents, {.k = 8}, {.skip = true});
+    auto config = plain(250, 64);
+    config.learning_rate = 0.01;
+    config.normalisation = normalisation;
+    config.center = center;
+    sae::Trainer trainer(model, config);
+    CHECK(trainer.config().decoder == sae::DecoderNorm::free);
+    auto source = in_order(all);
+    double explained = 0;
+    trainer.fit(source, [&](const sae::StepReport& report) { explained = report.explained_variance; });
+    const double left = naive_mean_square(model.predict(x) - y) / spread;
+    CHECK(left < 0.1);
+    CHECK(explained > 0.9);
+    CHECK(std::abs(1 - explained - left) < 0.05);  // of the last batch; in any units the same share
+  }
 }
 
 TEST_CASE("the centre of a transcoder is its targets', in their scale", "[training][transcoder]") {
@@ -147,7 +152,7 @@ TEST_CASE("a fixed transcoder and one in float train the same way", "[training][
   sae::MatrixSource<float> floats(sae::Matrix<float>(all.cast<float>()), {.shuffle = false});
   sae::Trainer c(single, config);
   c.fit(floats);
-  CHECK(relative_error(single.predict(all.leftCols(in).cast<float>()), dynamic.predict(Dense(all.leftCols(in)))) <= 1e-3);
+  CHECK(relative_error(single.predict(all.leftCols(in).cast<float>()), dynamic.predict(Dense(all.leftCols(in)))) <= 1e-2);
 }
 
 TEST_CASE("clipping that does not clip is the one-pass step, to the last bit", "[training][transcoder]") {
