@@ -32,7 +32,7 @@ struct TrainVerb : TrainSourceOptions {
   std::optional<double> k, l1, l0, target_l0, pre_activation, threshold, bandwidth, rate, aux_coefficient, clip, ema;
   std::vector<Index> prefixes;
   Index batch = 1024;
-  std::string normalise, center, decoder, optimizer, init, log;
+  std::string normalise, loss_space, center, decoder, optimizer, init, log;
   bool resume = false;
 };
 
@@ -88,6 +88,9 @@ void apply(const TrainVerb& options, TrainerConfig& config) {
   if (options.normalise == "none") config.normalisation = Normalisation::none;
   if (options.normalise == "sqrt-d") config.normalisation = Normalisation::sqrt_d;
   if (options.normalise == "mean-square") config.normalisation = Normalisation::mean_square;
+  if (options.normalise == "whitening") config.normalisation = Normalisation::whitening;
+  if (options.loss_space == "raw") config.loss_space = LossSpace::raw;
+  if (options.loss_space == "normalised") config.loss_space = LossSpace::normalised;
   if (!options.init.empty()) config.center = Center::none;
   if (options.center == "none") config.center = Center::none;
   if (options.center == "mean") config.center = Center::mean;
@@ -294,6 +297,14 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
   check_memory(source.width(), latents);
   Recipe recipe = recipe_of(options, name, init, source.width(), latents, source.rows);
   if (start != nullptr) recipe.subtract_decoder_bias = start->subtracts_decoder_bias();
+  if (start != nullptr) recipe.input_normalisation = start->input_normalisation();
+  if (options.normalise == "layer-norm" || options.normalise == "constant-norm") {
+    const auto asked = options.normalise == "layer-norm" ? InputNormalisation::layer_norm : InputNormalisation::constant_norm;
+    if (start != nullptr && asked != start->input_normalisation())
+      throw_value("--normalise ", options.normalise, ": the SAE ", options.init, " that training starts from does not do that");
+    recipe.input_normalisation = asked;
+  }
+  if (recipe.input_normalisation != InputNormalisation::none) recipe.config.normalisation = Normalisation::none;
   AnyModel model = make_model(recipe, source.width(), latents, options.seed);
   const AnyActivation& activation = model.activation();
   TrainerConfig& config = recipe.config;
@@ -510,11 +521,15 @@ void add_train(CLI::App& program) {
   verb.add_option("--warmup", options->warmup, "steps in which the rate rises (default: 5 % of the run)")->check(at_least(0));
   verb.add_option("--decay", options->decay, "last steps, in which the rate falls (default: 20 % of the run)")
       ->check(at_least(0));
-  verb.add_option(
-          "--normalise,--normalize", options->normalise,
-          "what rows are scaled by while training (folded into the SAE at the end): none, mean-square (mean squared norm "
-          "1, the default), sqrt-d (mean norm sqrt(D))")
-      ->check(CLI::IsMember({"none", "mean-square", "sqrt-d"}));
+  verb.add_option("--normalise,--normalize", options->normalise,
+                  "what is done to rows while training (folded into the SAE at the end): none, mean-square (mean squared norm "
+                  "1, the default), sqrt-d (mean norm sqrt(D)), whitening (uncorrelated, variance 1 in every direction); or to "
+                  "each row "
+                  "by itself, which stays in the SAE: constant-norm (norm sqrt(D)), layer-norm")
+      ->check(CLI::IsMember({"none", "mean-square", "sqrt-d", "whitening", "constant-norm", "layer-norm"}));
+  verb.add_option("--loss-space", options->loss_space,
+                  "with constant-norm or layer-norm: errors of the rows as they are (raw, the default), or as normalised")
+      ->check(CLI::IsMember({"raw", "normalised"}));
   verb.add_option("--center", options->center,
                   "where b_dec starts: mean of the rows (default), median (geometric), none (default with --init)")
       ->check(CLI::IsMember({"none", "mean", "median"}));

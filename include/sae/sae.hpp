@@ -51,3 +51,4 @@
 #include <sae/training/tanh_penalty.hpp>
 #include <sae/training/train_together.hpp>
 #include <sae/training/trainer.hpp>
+#include <sae/training/whitening.hpp>

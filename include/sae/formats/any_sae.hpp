@@ -41,12 +41,20 @@ class AnySae {
     return text;
   }
   bool subtracts_decoder_bias() const { return model_.subtracts_decoder_bias(); }
+  InputNormalisation input_normalisation() const { return model_.input_normalisation(); }
 
   Codes<float> encode(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
     return model_.encode(rows, threads);
   }
   Matrix<float> decode(const Codes<float>& codes, Threads& threads = Threads::shared()) const {
     return model_.decode(codes, threads);
+  }
+  /// With the rows that the codes are of, which a SAE that normalises its rows needs.
+  Matrix<float> decode(const Codes<float>& codes, const Batch<float>& rows, Threads& threads = Threads::shared()) const {
+    return model_.decode(codes, rows, threads);
+  }
+  std::vector<float> row_spreads(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
+    return model_.row_spreads(rows, threads);
   }
   Matrix<float> reconstruct(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
     return model_.reconstruct(rows, threads);

@@ -198,6 +198,8 @@ Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Setting
   top("model.subtract_decoder_bias", model.subtracts_decoder_bias());
   if constexpr (requires { model.sites(); })
     for (std::size_t s = 0; s < model.sites().size(); ++s) top(detail::concat("model.site", s + 1), model.sites()[s]);
+  if (const auto kind = detail::input_normalisation_of(model); kind != InputNormalisation::none)
+    top("model.input_normalisation", detail::to_string(kind));
   top.part("activation", model.activation());
   Index count = 0;
   trainer.objective().for_each([&](const auto& term) { top.part(detail::concat("term", ++count), term); });

@@ -41,9 +41,10 @@ struct SaelensConfig {
   std::string architecture;
   std::string activation;  ///< the architecture without what makes it a transcoder: "jumprelu" of "jumprelu_skip_transcoder"
   Index d_in = 0, latents = 0;
-  Index d_out = 0;                    ///< of a transcoder; 0: an autoencoder
-  bool skip = false;                  ///< of a transcoder: W_skip
-  bool subtract_decoder_bias = true;  ///< `apply_b_dec_to_input`
+  Index d_out = 0;                                                    ///< of a transcoder; 0: an autoencoder
+  bool skip = false;                                                  ///< of a transcoder: W_skip
+  bool subtract_decoder_bias = true;                                  ///< `apply_b_dec_to_input`
+  InputNormalisation input_normalisation = InputNormalisation::none;  ///< `normalize_activations`
   SaelensMetadata metadata;
   nlohmann::json json;                ///< the whole file
   std::vector<std::string> warnings;  ///< what a user should know and no reader can decide
@@ -179,6 +180,12 @@ inline void write_saelens_settings(const AnyActivation& any, nlohmann::ordered_j
   });
 }
 
+/// SAELens' name of what a model does to its rows.
+inline const char* saelens_normalisation(InputNormalisation kind) {
+  constexpr const char* names[] = {"none", "constant_norm_rescale", "layer_norm"};
+  return names[static_cast<int>(kind)];
+}
+
 inline constexpr std::string_view saelens_transcoder_suffix = "transcoder", saelens_skip_suffix = "skip_";
 
 /// The architecture of a transcoder whose activation has this one.
@@ -283,10 +290,18 @@ inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
     out.warnings.push_back(
         "normalize_activations is expected_average_only_in: trained on rows scaled to a mean norm of sqrt(d_in); unless that "
         "scale was folded into the weights, the rows must be scaled before they are encoded");
+  } else if (normalisation == "constant_norm_rescale") {
+    out.input_normalisation = InputNormalisation::constant_norm;
+  } else if (normalisation == "layer_norm") {
+    out.input_normalisation = InputNormalisation::layer_norm;
+    if (out.d_in < 2) throw_file(file.string(), ": normalize_activations = \"layer_norm\" needs a d_in of at least 2");
   } else if (normalisation != "none") {
     throw_file(file.string(), ": normalize_activations = \"", detail::printable(normalisation),
-               "\" is not supported; \"none\" and \"expected_average_only_in\" are");
+               "\" is not supported; \"none\", \"expected_average_only_in\", \"constant_norm_rescale\" and \"layer_norm\" are");
   }
+  if (out.input_normalisation != InputNormalisation::none && out.d_out > 0)
+    throw_file(file.string(), ": normalize_activations = \"", normalisation,
+               "\" is not supported of a transcoder; \"none\" and \"expected_average_only_in\" are");
   const std::string reshape = json_string_or(out.json, "reshape_activations", "none", file);
   if (reshape == "hook_z") {
     out.warnings.push_back(
@@ -354,7 +369,8 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
     if constexpr (transcodes)
       return Model(width, out_width, latents, activation, {.skip = config.skip});
     else
-      return Model(width, latents, activation, {.subtract_decoder_bias = config.subtract_decoder_bias});
+      return Model(width, latents, activation,
+                   {.subtract_decoder_bias = config.subtract_decoder_bias, .input_normalisation = config.input_normalisation});
   }();
   auto& parameters = model.parameters();
   parameters.W_enc.map() = W_enc.map().transpose();
@@ -430,7 +446,7 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
   config["dtype"] = to_string(dtype);
   config["device"] = "cpu";
   config["apply_b_dec_to_input"] = model.subtracts_decoder_bias();
-  config["normalize_activations"] = "none";
+  config["normalize_activations"] = detail::saelens_normalisation(detail::input_normalisation_of(model));
   config["reshape_activations"] = "none";
   config["metadata"] = detail::saelens_json(metadata);
   detail::write_saelens_settings(model.activation(), config);

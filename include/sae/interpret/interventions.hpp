@@ -44,6 +44,22 @@ const ScalarOf<M>* direction_of(const M& model, Index latent) {
   const auto& W_dec = model.W_dec();
   return W_dec.data() + latent * W_dec.outerStride();
 }
+/// decode(codes) of the rows x; a model that normalises its rows needs them.
+template <class M>
+auto decode_rows(const M& model, const Codes<ScalarOf<M>>& codes, const Matrix<ScalarOf<M>>& x, Threads& threads) {
+  if constexpr (requires { model.decode(codes, x, threads); })
+    return model.decode(codes, x, threads);
+  else
+    return model.decode(codes, threads);
+}
+/// What a change of 1 of a code adds to x in each row, in units of the latent's direction: 1, unless the model normalises its rows.
+template <class M>
+std::vector<ScalarOf<M>> row_spreads(const M& model, const Matrix<ScalarOf<M>>& x, Threads& threads) {
+  if constexpr (requires { model.row_spreads(x, threads); })
+    return model.row_spreads(x, threads);
+  else
+    return std::vector<ScalarOf<M>>(static_cast<std::size_t>(x.rows()), ScalarOf<M>(1));
+}
 template <class M>
 void require_latent(const M& model, Index latent) {
   if (latent < 0 || latent >= model.latents())
@@ -196,7 +212,8 @@ Tap replace_by_reconstruction(const Site& site, const Model& model, EditedRows e
           [&model, &threads, site, edited = std::move(edited)](MatrixMap<float> rows, Index first) {
             detail::require_width(model.d_in(), rows, site);
             const detail::ChosenRows<detail::ScalarOf<Model>> chosen(rows, first, edited);
-            if (!chosen.empty()) chosen.put(model.decode(model.encode(chosen.x(), threads), threads), rows);
+            if (!chosen.empty())
+              chosen.put(detail::decode_rows(model, model.encode(chosen.x(), threads), chosen.x(), threads), rows);
           },
           true};
 }
@@ -238,7 +255,8 @@ inline Tap add_direction(const Site& site, RowVector<float> direction, double sc
           },
           true};
 }
-/// x + scale * W_dec[latent]: steering by a latent, whatever its own activity. Errors: ValueError, there is no such latent.
+/// x + scale * W_dec[latent]: steering by a latent, whatever its own activity; in the units of x, also where the model normalises
+/// its rows. Errors: ValueError, there is no such latent.
 template <LatentModel Model>
 Tap steer_latent(const Site& site, const Model& model, Index latent, double scale, EditedRows edited = {}) {
   detail::require_latent(model, latent);
@@ -250,7 +268,7 @@ Tap steer_latent(const Site& site, const Model& model, Index latent, double scal
 
 /// What an edit of latents leaves in the place of x.
 enum class ErrorTerm {
-  keep,  ///< x + sum_i (f'_i - f_i) W_dec[i]: all that the SAE does not explain stays; an edit of nothing changes no bit
+  keep,  ///< x + s sum_i (f'_i - f_i) W_dec[i], s the row's spread (InputNormalisation; 1 without): all that the SAE does not explain stays; an edit of nothing changes no bit
   drop,  ///< decode(f'): the SAE's own reconstruction after the edit
 };
 
@@ -270,9 +288,10 @@ Tap edit_latents(const Site& site, const Model& model, std::vector<LatentEdit> e
             if (chosen.empty()) return;
             const Codes<Scalar> codes = model.encode(chosen.x(), threads);
             if (error == ErrorTerm::drop) {
-              chosen.put(model.decode(edit_codes(codes, edits), threads), rows);
+              chosen.put(detail::decode_rows(model, edit_codes(codes, edits), chosen.x(), threads), rows);
               return;
             }
+            const std::vector<Scalar> spreads = detail::row_spreads(model, chosen.x(), threads);
             std::vector<Scalar> sum(static_cast<std::size_t>(rows.cols()));
             for (Index i = 0; i < chosen.count(); ++i) {
               std::copy_n(chosen.x().row(i).data(), rows.cols(), sum.data());
@@ -280,7 +299,8 @@ Tap edit_latents(const Site& site, const Model& model, std::vector<LatentEdit> e
               for (const LatentEdit& edit : edits) {
                 const Scalar f = codes.coefficient(i, edit.latent), change = edit(f) - f;
                 if (change == Scalar(0)) continue;
-                kernels::add_scaled(sum.data(), change, detail::direction_of(model, edit.latent), rows.cols());
+                kernels::add_scaled(sum.data(), spreads[static_cast<std::size_t>(i)] * change,
+                                    detail::direction_of(model, edit.latent), rows.cols());
                 changed = true;
               }
               for (Index j = 0; changed && j < rows.cols(); ++j)

@@ -52,17 +52,18 @@ RecoverReport recover(M& model, const Windows& windows, const Site& site, const 
 
   ReconstructionMetrics metrics(width, sae.latents());
   Eigen::RowVectorXd sum = Eigen::RowVectorXd::Zero(width);
-  const CollectReport read = collect(model, windows, std::span(&site, 1),
-                                     [&](const CollectedRows& rows, Index windows_done) {
-                                       const Matrix<Scalar> x = rows.sites[0].template cast<Scalar>();
-                                       if (x.rows() > 0) {
-                                         for (Index b = 0; b < x.rows(); ++b) sum += x.row(b).template cast<double>();
-                                         const Codes<Scalar> codes = sae.encode(x, threads);
-                                         metrics.add<Scalar>(x, sae.decode(codes, threads), codes, {}, threads);
-                                       }
-                                       if (progress) progress(windows_done);
-                                     },
-                                     {.keep_bos = false, .max_norm = options.max_norm});
+  const CollectReport read =
+      collect(model, windows, std::span(&site, 1),
+              [&](const CollectedRows& rows, Index windows_done) {
+                const Matrix<Scalar> x = rows.sites[0].template cast<Scalar>();
+                if (x.rows() > 0) {
+                  for (Index b = 0; b < x.rows(); ++b) sum += x.row(b).template cast<double>();
+                  const Codes<Scalar> codes = sae.encode(x, threads);
+                  metrics.add<Scalar>(x, detail::decode_rows(sae, codes, x, threads), codes, {}, threads);
+                }
+                if (progress) progress(windows_done);
+              },
+              {.keep_bos = false, .max_norm = options.max_norm});
   if (read.counts.kept == 0) throw_value("recover: no row is left to measure: all were BOS, too large or not finite");
 
   RecoverReport out;

@@ -34,6 +34,32 @@ void check_dead(const Model& model, const Step& step) {
     throw_shape("the dead latents are told for ", step.dead.size(), " latents, the model has ", model.latents());
 }
 
+/// Puts a target y and the weights of the rows' errors into the space in which a model that normalises its rows is compared
+/// (LossSpace): step.target and step.row_weight.
+template <class Step>
+void normalise_target(Step& step, Threads& threads) {
+  using Scalar = typename Step::Scalar;
+  const RowsView<Scalar> y = step.target;
+  const auto& scales = step.row_scales;
+  const bool raw = step.loss_space == LossSpace::raw;
+  if (step.normalised_target.rows() != y.rows || step.normalised_target.cols() != y.cols)
+    step.normalised_target.resize(y.rows, y.cols);
+  step.normalised_weight.resize(static_cast<std::size_t>(y.rows));
+  threads.for_blocks(y.rows, 64, [&](Index begin, Index end, Index) {
+    for (Index b = begin; b < end; ++b) {
+      const auto at = static_cast<std::size_t>(b);
+      const Scalar spread = scales.spread[at], divisor = raw ? spread : scales.divisor[at];
+      const Scalar given = step.row_weight.empty() ? Scalar(1) : step.row_weight[at];
+      step.normalised_weight[at] = given * (raw ? spread * spread : spread > Scalar(0) ? Scalar(1) : Scalar(0));
+      Scalar* const out = step.normalised_target.row(b);
+      for (Index j = 0; j < y.cols; ++j) out[j] = spread > Scalar(0) ? (y.row(b)[j] - scales.offset[at]) / divisor : Scalar(0);
+    }
+  });
+  step.target = step.normalised_target;
+  if (!raw) step.measured_target = step.normalised_target;
+  step.row_weight = step.normalised_weight;
+}
+
 /// The way forward: codes and, with `own_loss`, reconstruction: step.residual, step.cotangent, step.loss.reconstruction and the
 /// reconstruction loss itself in step.loss.total.
 template <class Model, class Scalar, class Terms>
@@ -56,6 +82,7 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   if constexpr (requires { model.sites(); }) step.sites = model.sites();
   step.raw = rows_of.x;
   step.target = rows_of.target;
+  step.measured_target = rows_of.target;
   step.row_weight = rows_of.weight;
   step.activation = &parameters.activation;
   step.extra_used = 0;
@@ -66,7 +93,9 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   step.loss.terms.clear();
   step.loss.total = step.loss.reconstruction = 0;
 
-  load_input(parameters, model.subtracts_decoder_bias(), rows_of.x, step, threads);
+  const InputNormalisation normalisation = input_normalisation_of(model);
+  load_input(parameters, model.subtracts_decoder_bias(), rows_of.x, step, threads, normalisation);
+  if (normalisation != InputNormalisation::none) normalise_target(step, threads);
   if (activation.needs_decoder_norms() || objective.needs_decoder_norms())
     decoder_norms(parameters.W_dec, step.sites, step.decoder_norms, threads);
 
@@ -137,11 +166,13 @@ void run_backward(const Model& model, const Terms& objective, Workspace<typename
       throw_shape("dL/dx' is [", gradient.rows, " x ", gradient.cols, "], the reconstruction is [", rows, " x ", width, "]");
     const double own = outer->alone ? 0.0 : outer->reconstruction_weight;
     step.loss.total *= own;
+    const bool normalised = input_normalisation_of(model) != InputNormalisation::none;  // then x' = spread u' + offset
     const auto add = [&](Tensor<Scalar>& cotangent) {
       for (Index b = 0; b < cotangent.rows(); ++b) {
         const Scalar* const g = gradient.row(b % rows);
+        const Scalar spread = normalised ? step.row_scales.spread[static_cast<std::size_t>(b % rows)] : Scalar(1);
         for (Index j = 0; j < width; ++j)
-          cotangent.row(b)[j] = outer->alone ? g[j] : static_cast<Scalar>(own) * cotangent.row(b)[j] + g[j];
+          cotangent.row(b)[j] = outer->alone ? spread * g[j] : static_cast<Scalar>(own) * cotangent.row(b)[j] + spread * g[j];
       }
     };
     add(step.cotangent);

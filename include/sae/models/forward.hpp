@@ -160,14 +160,25 @@ void concatenate(std::span<const Entries<Scalar>> blocks, Index latents, Entries
     }
 }
 
-/// Fills step.input: x, minus b_dec where the model subtracts it.
+/// Fills step.input: x as normalised, minus b_dec where the model subtracts it; and step.row_scales where it normalises.
 template <class Parameters, class Step>
 void load_input(const Parameters& parameters, bool subtract_decoder_bias, const RowsView<typename Step::Scalar>& x, Step& step,
-                Threads& threads) {
+                Threads& threads, InputNormalisation normalisation = InputNormalisation::none) {
   const Index width = parameters.width();
   if (x.cols != width) throw_shape("rows have ", x.cols, " columns, the model reads ", width);
   if (step.input.rows() != x.rows || step.input.cols() != width) step.input.resize(x.rows, width);
   const auto* bias = parameters.b_dec.data();
+  if (normalisation != InputNormalisation::none) {
+    step.row_scales.measure(normalisation, x, threads);
+    threads.for_blocks(x.rows, 64, [&](Index begin, Index end, Index) {
+      for (Index b = begin; b < end; ++b)
+        for (Index j = 0; j < width; ++j) {
+          const auto u = step.row_scales.normalised(b, x.row(b)[j]);
+          step.input.row(b)[j] = subtract_decoder_bias ? u - bias[j] : u;
+        }
+    });
+    return;
+  }
   threads.for_blocks(x.rows, 64, [&](Index begin, Index end, Index) {
     for (Index b = begin; b < end; ++b)
       for (Index j = 0; j < width; ++j) step.input.row(b)[j] = subtract_decoder_bias ? x.row(b)[j] - bias[j] : x.row(b)[j];

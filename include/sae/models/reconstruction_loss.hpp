@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/models/forward.hpp>
 
+#include <cmath>
 #include <string_view>
 #include <vector>
 
@@ -37,16 +38,43 @@ void error_factors(const Step& step, ErrorNormaliser normaliser, std::vector<dou
   const auto rows = static_cast<double>(step.rows());
   double all = 1 / rows;
   if (normaliser == ErrorNormaliser::target_variance) {
-    const double variance = row_variance(step.target);
+    const double variance = row_variance(step.measured_target);
     all = variance > 0 ? 1 / (rows * variance) : 0.0;
   }
   out.assign(static_cast<std::size_t>(step.rows()), all);
   for (std::size_t b = 0; b < out.size(); ++b) {
     if (!step.row_weight.empty()) out[b] *= static_cast<double>(step.row_weight[b]);
     if (normaliser != ErrorNormaliser::row_norms) continue;
-    const auto norm = static_cast<double>(kernels::squared_norm(step.target.row(static_cast<Index>(b)), step.target.cols));
+    const auto norm =
+        static_cast<double>(kernels::squared_norm(step.measured_target.row(static_cast<Index>(b)), step.target.cols));
     out[b] = norm > 0 ? out[b] / norm : 0.0;
   }
+}
+
+/// Multiplies row b by row_weight[b], or by its square root.
+template <class Step>
+void weigh_rows(const Step& step, Tensor<typename Step::Scalar>& rows, bool by_root = false) {
+  if (step.row_weight.empty()) return;
+  for (Index b = 0; b < rows.rows(); ++b) {
+    const auto weight = step.row_weight[static_cast<std::size_t>(b)];
+    kernels::scale(rows.row(b), by_root ? std::sqrt(weight) : weight, rows.cols());
+  }
+}
+/// mean_b w_b |e_b|^2 of errors e [B x D_out], the rows in order.
+template <class Step>
+double mean_square_error(const Step& step, const Tensor<typename Step::Scalar>& error, std::vector<double>& row_loss,
+                         Threads& threads) {
+  row_loss.resize(static_cast<std::size_t>(error.rows()));
+  threads.for_blocks(error.rows(), 64, [&](Index begin, Index end, Index) {
+    for (Index b = begin; b < end; ++b) {
+      const auto at = static_cast<std::size_t>(b);
+      row_loss[at] = static_cast<double>(kernels::squared_norm(error.row(b), error.cols()));
+      if (!step.row_weight.empty()) row_loss[at] *= static_cast<double>(step.row_weight[at]);
+    }
+  });
+  double sum = 0;
+  for (const double loss : row_loss) sum += loss;
+  return sum / static_cast<double>(error.rows());
 }
 
 /// residual = x' - y and row_loss = weight |x'_b - y_b|^2 of the whole reconstruction, which stands in step.residual.

@@ -17,10 +17,15 @@ struct ModelOptions {
   /// Subtract b_dec from the input before encoding, z = (x - b_dec) W_enc^T + b_enc. Without it z = x W_enc^T + b_enc
   /// (Gemma Scope, dictionary_learning's JumpReLU). SAELens: `apply_b_dec_to_input`.
   bool subtract_decoder_bias = true;
+  /// What is done to each row before b_dec is subtracted, and undone in its reconstruction.
+  InputNormalisation input_normalisation = InputNormalisation::none;
   TiedInitialization initialization{};
   /// Widths of the sites of a crosscoder, >= 1 each, D together (models/crosscoder.hpp); empty: no crosscoder.
   std::vector<Index> sites{};
 };
+
+/// Where a scale of the rows goes when it is folded: into the codes, or into the weights.
+enum class ScaleFold { activations, weights };
 
 /// A sparse autoencoder: rewrites rows x [B x D] as a few active latents out of F, each with a direction.
 ///
@@ -28,7 +33,8 @@ struct ModelOptions {
 ///   f  = activation(z)                      codes, sparse
 ///   x' = f W_dec + b_dec                    reconstruction [B x D]
 ///
-/// W_enc and W_dec are both [F x D]: latent i reads along W_enc.row(i) and writes along W_dec.row(i).
+/// W_enc and W_dec are both [F x D]: latent i reads along W_enc.row(i) and writes along W_dec.row(i). With an InputNormalisation all
+/// of this is between normalised rows, and x' is brought back.
 ///
 /// \tparam D, F        sizes, or sae::Dynamic; fixed ones are checked at compile time where the argument's are known too.
 /// \tparam Activation  ReLU, TopK, or a struct of your own (activations/selection.hpp).
@@ -57,27 +63,28 @@ class SparseAutoencoder {
 
   /// Sizes at run time: SparseAutoencoder model(576, 4608, TopK{.k = 32});
   SparseAutoencoder(Index d_in, Index latents, Activation activation = {}, ModelOptions options = {})
-      : activation_(std::move(activation)),
-        subtract_decoder_bias_(options.subtract_decoder_bias),
-        sites_(std::move(options.sites)) {
+      : activation_(std::move(activation)), options_(std::move(options)) {
     if (d_in < 1 || latents < 1)
       throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not positive");
     if ((D != Dynamic && d_in != D) || (F != Dynamic && latents != F))
       throw_shape("SparseAutoencoder: sizes [", d_in, " -> ", latents, "] differ from the fixed ones [", D, " -> ", F, "]");
     if (d_in > (Index{1} << 30) || latents > (Index{1} << 30))
       throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not both at most 2^30");
-    for (const Index width : sites_)
+    for (const Index width : options_.sites)
       if (width < 1 || width > d_in)
         throw_value("SparseAutoencoder: a site of width ", width, " is not in [1, ", d_in, "] (D)");
-    if (const Index all = std::accumulate(sites_.begin(), sites_.end(), Index{0}); !sites_.empty() && all != d_in)
+    if (const Index all = std::accumulate(options_.sites.begin(), options_.sites.end(), Index{0});
+        !options_.sites.empty() && all != d_in)
       throw_value("SparseAutoencoder: the widths of the sites add up to ", all, " and not to d_in = ", d_in);
+    if (options_.input_normalisation == InputNormalisation::layer_norm && d_in < 2)
+      throw_value("SparseAutoencoder: d_in = ", d_in, " has no standard deviation; layer_norm needs at least 2");
     activation_.check(latents);
     if constexpr (requires { parameters_.activation.choose(activation_); }) parameters_.activation.choose(activation_);
     parameters_.resize({.d_in = d_in,
                         .latents = latents,
                         .encoder_bias = detail::has_encoder_bias(activation_),
                         .tied = detail::has_tied_weights(activation_)});
-    options.initialization(parameters_);
+    options_.initialization(parameters_);
     parameters_.activation.initialize(activation_);
   }
 
@@ -87,11 +94,10 @@ class SparseAutoencoder {
   /// From here on k latents a row are kept (BatchTopK: in the mean).
   /// \throws ValueError  the activation has no such k (TopK, BatchTopK and AbsTopK have); k is not in its range.
   void set_k(double k) { detail::set_k(activation_, k, latents()); }
-  bool subtracts_decoder_bias() const { return subtract_decoder_bias_; }
-  std::span<const Index> sites() const { return sites_; }  ///< empty: no crosscoder
-  ModelOptions options() const {                           ///< of a model like this one, but for its start
-    return {.subtract_decoder_bias = subtract_decoder_bias_, .sites = sites_};
-  }
+  bool subtracts_decoder_bias() const { return options_.subtract_decoder_bias; }
+  InputNormalisation input_normalisation() const { return options_.input_normalisation; }
+  std::span<const Index> sites() const { return options_.sites; }  ///< empty: no crosscoder
+  const ModelOptions& options() const { return options_; }         ///< of a model like this one
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
 
@@ -116,7 +122,7 @@ class SparseAutoencoder {
   Matrix<Scalar> pre_activations(const Rows& x, Threads& threads = Threads::shared()) const {
     Workspace<> workspace;
     auto& step = workspace.step;
-    detail::load_input(parameters_, subtract_decoder_bias_, RowsView<Scalar>(x), step, threads);
+    detail::load_input(parameters_, subtracts_decoder_bias(), RowsView<Scalar>(x), step, threads, input_normalisation());
     Matrix<Scalar> out(x.rows(), latents());
     const Index block_rows = detail::encode_block_rows(x.rows());
     detail::for_each_pre_activation(step.input.data(), x.rows(), d_in(), parameters_.encoder().data(),
@@ -144,16 +150,17 @@ class SparseAutoencoder {
   /// The reference is valid until its next use.
   const Codes<Scalar>& encode_into(const Rows& x, Workspace<>& workspace, Threads& threads = Threads::shared()) const {
     auto& step = workspace.step;
-    detail::load_input(parameters_, subtract_decoder_bias_, RowsView<Scalar>(x), step, threads);
+    detail::load_input(parameters_, subtracts_decoder_bias(), RowsView<Scalar>(x), step, threads, input_normalisation());
     step.encoder = &parameters_.encoder();
     step.encoder_bias = &parameters_.b_enc;
     step.decoder = &parameters_.W_dec;
-    if (activation_.needs_decoder_norms()) detail::decoder_norms(parameters_.W_dec, sites_, step.decoder_norms, threads);
+    if (activation_.needs_decoder_norms()) detail::decoder_norms(parameters_.W_dec, options_.sites, step.decoder_norms, threads);
     detail::select(activation_, parameters_, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
     return step.main.entries.codes;
   }
 
   /// Reconstruction x' = f W_dec + b_dec [B x D].
+  /// \throws ValueError  the model has an InputNormalisation, which the codes alone do not tell how to undo: give the rows, too.
   Matrix<Scalar> decode(const Codes<Scalar>& codes, Threads& threads = Threads::shared()) const {
     Tensor<Scalar> out;
     ScratchPool<Scalar> scratch;
@@ -166,14 +173,42 @@ class SparseAutoencoder {
   }
   void decode_into(const Codes<Scalar>& codes, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,
                    Threads& threads = Threads::shared()) const {
-    if (codes.latents() != latents()) throw_shape("codes have ", codes.latents(), " latents, the model has ", latents());
-    detail::load_decoder_bias<Scalar>(parameters_.b_dec, nullptr, {}, codes.rows(), out, threads);
-    detail::add_decoded(codes, parameters_.W_dec, out, scratch, threads);
+    if (input_normalisation() != InputNormalisation::none)
+      throw_value("decode: the model normalises each row (", detail::to_string(input_normalisation()),
+                  ") and codes alone do not tell how to undo it; give the rows that they are of, too");
+    decode_normalised(codes, out, scratch, threads);
+  }
+  /// The same with the rows x [B x D] that the codes are of, which a model with an InputNormalisation needs to undo it; others only
+  /// look at their shape.
+  Matrix<Scalar> decode(const Codes<Scalar>& codes, const Rows& x, Threads& threads = Threads::shared()) const {
+    Tensor<Scalar> out;
+    ScratchPool<Scalar> scratch;
+    decode_into(codes, x, out, scratch, threads);
+    return out.map();
+  }
+  void decode_into(const Codes<Scalar>& codes, const Rows& x, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,
+                   Threads& threads = Threads::shared()) const {
+    if (x.rows() != codes.rows() || x.cols() != d_in())
+      throw_shape("the input is [", x.rows(), " x ", x.cols(), "], the codes are of [", codes.rows(), " x ", d_in(), "]");
+    decode_normalised(codes, out, scratch, threads);
+    if (input_normalisation() == InputNormalisation::none) return;
+    detail::RowScales<Scalar> scales;
+    scales.measure(input_normalisation(), RowsView<Scalar>(x), threads);
+    scales.undo(out, threads);
+  }
+  /// How long a step of length 1 between normalised rows is in x', for each row of x [B]: the spread of InputNormalisation, or 1.
+  std::vector<Scalar> row_spreads(const Rows& x, Threads& threads = Threads::shared()) const {
+    if (x.cols() != d_in()) throw_shape("rows have ", x.cols(), " columns, the model reads ", d_in());
+    if (input_normalisation() == InputNormalisation::none)
+      return std::vector<Scalar>(static_cast<std::size_t>(x.rows()), Scalar(1));
+    detail::RowScales<Scalar> scales;
+    scales.measure(input_normalisation(), RowsView<Scalar>(x), threads);
+    return {scales.spread.begin(), scales.spread.end()};
   }
 
   /// x' [B x D] of rows x.
   Matrix<Scalar> reconstruct(const Rows& x, Threads& threads = Threads::shared()) const {
-    return decode(encode(x, threads), threads);
+    return decode(encode(x, threads), x, threads);
   }
 
   /// Value of the objective (default: the reconstruction error alone), mean over the rows.
@@ -214,23 +249,91 @@ class SparseAutoencoder {
     return gradient_of(x, Objective<>{}, workspace, &outer, threads);
   }
 
-  /// The model was trained on scale * x; afterwards it reads x. Activations and biases change their units, directions keep
-  /// theirs: b_enc, b_dec, thresholds and codes are divided by `scale`, weights stay (exact for positively homogeneous
-  /// activations, f(c z) = c f(z)).
-  void fold_input_scale(double scale) {
+  /// The model was trained on scale * x; afterwards it reads x. b_dec is divided by `scale`, and
+  ///   activations   b_enc, thresholds and codes, too: codes are then in the units of x. Weights stay. Exact for positively
+  ///                 homogeneous activations, f(c z) = c f(z), which all of ours are (llamascopium, dictionary_learning)
+  ///   weights       W_enc is multiplied by `scale` and W_dec divided by it; z, b_enc, codes and thresholds on z stay. A threshold
+  ///                 on z |W_dec[i]| is divided by `scale`. Exact for every activation (SAELens)
+  /// A model with constant_norm reads scale * x as it reads x: nothing changes.
+  /// \throws ValueError  the scale is not positive and finite; the model has layer_norm, whose 1e-5 no weights can rescale; the
+  ///                     weights are tied and were to be changed.
+  void fold_input_scale(double scale, ScaleFold fold = ScaleFold::activations) {
     if (!(scale > 0 && std::isfinite(scale)))
       throw_value("fold_input_scale: scale = ", scale, " is not a positive finite number");
+    if (input_normalisation() == InputNormalisation::layer_norm && scale != 1)
+      throw_value("fold_input_scale: scale = ", scale,
+                  ": a model with layer_norm adds 1e-5 to the deviation of a row as it is scaled; only 1 can be folded");
+    if (input_normalisation() != InputNormalisation::none) return;
     const auto factor = static_cast<Scalar>(1 / scale);
+    if (fold == ScaleFold::weights) {
+      if (parameters_.tied())
+        throw_value("fold_input_scale: encoder and decoder are tied; fold the scale into the activations");
+      kernels::scale(parameters_.W_enc.data(), static_cast<Scalar>(scale), parameters_.W_enc.size());
+      kernels::scale(parameters_.W_dec.data(), factor, parameters_.W_dec.size());
+      kernels::scale(parameters_.b_dec.data(), factor, d_in());
+      if (const bool* const by_norm = detail::rank_by_norm(activation_); by_norm != nullptr && *by_norm)
+        parameters_.activation.rescale(factor);
+      return;
+    }
     kernels::scale(parameters_.b_enc.data(), factor, parameters_.b_enc.size());
     kernels::scale(parameters_.b_dec.data(), factor, d_in());
     parameters_.activation.rescale(factor);
+  }
+
+  /// The model was trained on (x - mean) A; afterwards it reads x. Codes, thresholds and b_enc stay:
+  ///   W_enc <- W_enc A^T,   W_dec <- W_dec A^-1,   b_dec <- b_dec A^-1 + mean,
+  ///   b_enc <- b_enc - W_enc mean (the new W_enc) where the model does not subtract b_dec.
+  /// Exact for every activation that reads z alone. Cost: 2 F D^2. float64 inside.
+  ///
+  /// \param mean [1 x D], matrix A and its inverse [D x D]
+  /// \throws ShapeError  a shape differs.
+  /// \throws ValueError  the model normalises its rows; encoder and decoder are tied; the activation ranks by the decoder norm, which
+  ///                     changes (`fold_decoder_norms` first); it has no b_enc to take what the missing b_dec leaves.
+  void fold_input_map(const Tensor<double>& mean, const Tensor<double>& matrix, const Tensor<double>& inverse,
+                      Threads& threads = Threads::shared()) {
+    const Index width = d_in();
+    if (mean.size() != width || matrix.rows() != width || matrix.cols() != width || inverse.rows() != width ||
+        inverse.cols() != width)
+      throw_shape("fold_input_map: a mean of ", mean.size(), " numbers, a matrix [", matrix.rows(), " x ", matrix.cols(),
+                  "] and an inverse [", inverse.rows(), " x ", inverse.cols(), "], the model reads ", width);
+    if (input_normalisation() != InputNormalisation::none)
+      throw_value("fold_input_map: the model normalises each row (", detail::to_string(input_normalisation()),
+                  "), which comes before any map");
+    if (parameters_.tied()) throw_value("fold_input_map: encoder and decoder are tied, and would become different");
+    if (const bool* const by_norm = detail::rank_by_norm(activation_); by_norm != nullptr && *by_norm)
+      throw_value("fold_input_map: ", std::string_view(activation_.name),
+                  " ranks by the decoder norm, which the map changes; fold_decoder_norms first");
+    const bool has_bias = parameters_.b_enc.size() > 0;
+    if (!has_bias && !subtracts_decoder_bias())
+      throw_value("fold_input_map: a model of ", std::string_view(activation_.name),
+                  " that does not subtract b_dec has no b_enc to take the mean");
+    // w <- w m or w m^T for rows w, a block of them at a time
+    const auto transform = [&](Tensor<Scalar>& w, const Tensor<double>& m, bool transposed, const auto& each_row) {
+      threads.for_blocks(w.rows(), 64, [&](Index begin, Index end, Index) {
+        const Index rows = end - begin;
+        Tensor<double> from(rows, width), to(rows, width);
+        for (Index i = 0; i < from.size(); ++i) from[i] = static_cast<double>(w.row(begin)[i]);
+        if (transposed) {
+          kernels::add_product_nt(to.data(), width, from.data(), width, m.data(), width, rows, width, width);
+        } else {
+          kernels::add_product_nn(to.data(), width, from.data(), width, m.data(), width, rows, width, width);
+        }
+        for (Index r = 0; r < rows; ++r) each_row(begin + r, to.row(r));
+        for (Index i = 0; i < to.size(); ++i) w.row(begin)[i] = static_cast<Scalar>(to[i]);
+      });
+    };
+    transform(parameters_.W_enc, matrix, true, [&](Index i, const double* w) {
+      if (!subtracts_decoder_bias()) parameters_.b_enc[i] -= static_cast<Scalar>(kernels::dot(w, mean.data(), width));
+    });
+    transform(parameters_.W_dec, inverse, false, [](Index, const double*) {});
+    transform(parameters_.b_dec, inverse, false, [&](Index, double* b) { kernels::add_scaled(b, 1.0, mean.data(), width); });
   }
 
   /// Makes every decoder row a unit vector without changing the reconstruction: W_dec[i] /= n, W_enc[i] *= n, b_enc[i] *= n with
   /// n = |W_dec[i]| (of a crosscoder the sum of the sites' norms, which is then 1). Codes are then measured in units of the direction. Exact for ReLU and for TopK that ranks by the decoder
   /// norm (its rank is then z itself); plain TopK would select other latents, so it is refused. Rows of norm 0 stay; where the
   /// rank was z n = 0 they never won, so their encoder rows and biases become 0 and they never win.
-  void fold_decoder_norms() { detail::fold_decoder_norms(activation_, parameters_, sites_); }
+  void fold_decoder_norms() { detail::fold_decoder_norms(activation_, parameters_, options_.sites); }
 
  private:
   static detail::StepRows<Scalar> rows_of(const Rows& x) { return {x, x}; }
@@ -248,9 +351,15 @@ class SparseAutoencoder {
     return out;
   }
 
+  void decode_normalised(const Codes<Scalar>& codes, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,
+                         Threads& threads) const {
+    if (codes.latents() != latents()) throw_shape("codes have ", codes.latents(), " latents, the model has ", latents());
+    detail::load_decoder_bias<Scalar>(parameters_.b_dec, nullptr, {}, codes.rows(), out, threads);
+    detail::add_decoded(codes, parameters_.W_dec, out, scratch, threads);
+  }
+
   Activation activation_;
-  bool subtract_decoder_bias_ = true;
-  std::vector<Index> sites_;
+  ModelOptions options_;
   Parameters parameters_;
 };
 

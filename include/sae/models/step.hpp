@@ -2,6 +2,7 @@
 #include <sae/activations/selection.hpp>
 #include <sae/core/threads.hpp>
 #include <sae/kernels/vector.hpp>
+#include <sae/models/input_normalisation.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -141,15 +142,17 @@ struct Step {
   const Tensor<Scalar>* skip = nullptr;          ///< W_skip [D_out x D_in]; empty: none
   std::span<const Index> sites;                  ///< widths of the sites of a decoder row, see `decoder_norms`; empty: one
   RowsView<Scalar> raw;                          ///< the rows x as they were given [B x D_in]
-  RowsView<Scalar> target;                       ///< what x' is compared with [B x D_out]; x itself in an autoencoder
-  std::span<const Scalar> row_weight;            ///< weight of each row's error in the loss [B]; empty: 1
+  RowsView<Scalar> target;             ///< what x' is compared with [B x D_out]; x itself (as normalised) in an autoencoder
+  RowsView<Scalar> measured_target;    ///< the target in the space in which errors count (LossSpace)
+  std::span<const Scalar> row_weight;  ///< weight of each row's error in the loss [B]; empty: 1
   /// The activation's own tensors, and dL/d of them, to which a term may add where `wants_gradient`.
   const typename Activation::template Parameters<Scalar>* activation = nullptr;
   typename Activation::template Parameters<Scalar>* activation_gradient = nullptr;
   bool wants_gradient = false;
+  LossSpace loss_space = LossSpace::raw;  ///< of a model that normalises its rows
 
   // Forward.
-  Tensor<Scalar> input;          ///< what the encoder reads [B x D]: x, minus b_dec where the model subtracts it
+  Tensor<Scalar> input;          ///< what the encoder reads [B x D]: x as normalised, minus b_dec where the model subtracts it
   Tensor<Scalar> decoder_norms;  ///< n_i = |W_dec[i]|, of several sites the sum of theirs [1 x F], where anything asks
   Path<Scalar> main;             ///< the codes
   Path<Scalar> band;             ///< the band, see Backward
@@ -167,6 +170,11 @@ struct Step {
   std::vector<const Tensor<Scalar>*> skip_cotangents;
   std::vector<std::unique_ptr<Path<Scalar>>> extra;  ///< paths of terms; the first `extra_used` count
   std::size_t extra_used = 0;
+
+  /// Of a model that normalises its rows: what that does to each, the target as `loss_space` has it, and the weights that go with it.
+  detail::RowScales<Scalar> row_scales;
+  Tensor<Scalar> normalised_target;
+  Buffer<Scalar> normalised_weight;
 
   // Scratch.
   SelectorBlocks<Activation, Scalar> selectors;

@@ -23,6 +23,8 @@ enum class AuxKNormaliser {
 ///   AuxK = coefficient min(#dead / k, 1) mean_b |r' - r|^2 / normaliser         v = relu(z), or z with `raw_values`
 ///
 /// k_aux = min(k, #dead), k = D/2 unless given (D of what is reconstructed: D_out of a transcoder, as in sparsify). No bias in r'. The gradient reaches encoder and decoder rows of the dead latents.
+/// Where rows have weights w_b in the loss (a model with an InputNormalisation), so have their errors here, and the residuals of the
+/// normaliser are sqrt(w_b) r_b: both are then in the units of the rows.
 /// Which latents are dead is the trainer's to say (`DeadLatents`). The selection runs over the same tiles as the codes' own.
 /// Ties   lower latent first. Cost: sparse, B x k_aux x D. Threads: results do not depend on them.
 /// Source Gao et al. 2024, arXiv:2406.04093, A.2; SAELens saes/topk_sae.py; dictionary_learning trainers/top_k.py.
@@ -127,24 +129,21 @@ struct AuxK {
     Tensor<Scalar>& error = path.own_cotangent;  // r' - r = r' + (x' - x)
     error = step.residual;
     detail::add_decoded(path.entries.codes, *step.decoder, error, step.scratch, threads);
-    selection.row_loss_.assign(static_cast<std::size_t>(rows), 0.0);
-    threads.for_blocks(rows, 64, [&](Index begin, Index end, Index) {
-      for (Index b = begin; b < end; ++b)
-        selection.row_loss_[static_cast<std::size_t>(b)] = static_cast<double>(kernels::squared_norm(error.row(b), width));
-    });
-    double sum = 0;
-    for (const double loss : selection.row_loss_) sum += loss;
+    const double square = detail::mean_square_error(step, error, selection.row_loss_, threads);
 
     double factor = coefficient;
     if (scale_by_dead) factor *= std::min(static_cast<double>(dead) / static_cast<double>(wanted(width)), 1.0);
     if (normaliser == AuxKNormaliser::residual_variance) {
-      const double variance = detail::row_variance(RowsView<Scalar>(step.residual));
+      Tensor<Scalar> weighted;
+      if (!step.row_weight.empty()) detail::weigh_rows(step, weighted = step.residual, true);
+      const double variance = detail::row_variance(RowsView<Scalar>(step.row_weight.empty() ? step.residual : weighted));
       factor = variance > 0 ? factor / variance : 0.0;
     }
-    const double value = factor * sum / static_cast<double>(rows);
+    const double value = factor * square;
     if (!step.wants_gradient) return value;
 
     kernels::scale(error.data(), static_cast<Scalar>(2 * factor / static_cast<double>(rows)), error.size());
+    detail::weigh_rows(step, error);
     path.cotangent = &path.own_cotangent;
     path.df.assign(static_cast<std::size_t>(path.entries.size()), Scalar(0));
     detail::add_code_gradient(path.entries.codes, error, *step.decoder, path.df, step.scratch, threads);

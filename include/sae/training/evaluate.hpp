@@ -77,7 +77,7 @@ class Evaluation {
     }
     const typename Model::Rows x(data, rows, model_.d_in(), stride);
     const Codes<Scalar>& codes = model_.encode_into(x, workspace_, threads_);
-    model_.decode_into(codes, reconstruction_, scratch_, threads_);
+    model_.decode_into(codes, x, reconstruction_, scratch_, threads_);
     const Batch<Scalar> target(data, rows, model_.d_in(), stride);
     kept_.add(target, reconstruction_, codes, counts_, threads_);
     if (out > 0) {

@@ -52,7 +52,7 @@ GroundTruthReport evaluate_on_world(const Model& model, const SyntheticWorld& wo
   for (Index got = 0; (got = source.next(batch, active)) > 0;) {
     const typename Model::Rows x(batch.data(), got, model.d_in(), batch.cols());
     const Codes<Scalar>& codes = model.encode_into(x, workspace, threads);
-    model.decode_into(codes, output, scratch, threads);
+    model.decode_into(codes, x, output, scratch, threads);
     reconstruction.add(Batch<Scalar>(batch.data(), got, batch.cols()), output, codes, {}, threads);
     truth.add(codes, active);
   }

@@ -20,6 +20,9 @@ namespace sae::inline SAE_ABI {
 ///
 /// b_dec inside P gets its gradient from both parts either way. The paper and dictionary_learning detach the decoder (their decoder
 /// rows have norm 1: not weighted); SAELens does not, and weights by the norm.
+/// Where rows have weights w_b in the loss (a model with an InputNormalisation), so has the second reconstruction: it is
+/// mean_b w_b |x~_b - x_b|^2. SAELens 6.54 feeds the rows as they were given to the gates there, so that the penalty grows with them
+/// though the codes do not; here both read the normalised rows.
 /// Memory follows the entries with pi > 0, which are more than the active ones where m <= 0.
 /// Cost   sparse, as the codes' own decoding and its gradients. Threads: results do not depend on them.
 /// Source Rajamanoharan et al. 2024, arXiv:2404.16014, eq. 8; SAELens saes/gated_sae.py; dictionary_learning trainers/gdm.py.
@@ -80,7 +83,7 @@ struct GatedAux {
   template <class Step>
   double apply(Step& step, Selection<typename Step::Scalar>& selection, Threads& threads) const {
     using Scalar = typename Step::Scalar;
-    const Index rows = step.rows(), width = step.residual.cols();
+    const Index rows = step.rows();
     const double scale = coefficient * step.sparsity_scale / static_cast<double>(rows);
     const auto norm = [&](Index i) { return weighted_by_decoder_norm ? step.decoder_norms[i] : Scalar(1); };
 
@@ -104,17 +107,11 @@ struct GatedAux {
     Tensor<Scalar>& error = path.own_cotangent;  // x~ - x = (x' - x) + (rho - f) W_dec
     error = step.residual;
     detail::add_decoded(selection.difference_, *step.decoder, error, step.scratch, threads);
-    selection.row_loss_.assign(static_cast<std::size_t>(rows), 0.0);
-    threads.for_blocks(rows, 64, [&](Index begin, Index end, Index) {
-      for (Index b = begin; b < end; ++b)
-        selection.row_loss_[static_cast<std::size_t>(b)] = static_cast<double>(kernels::squared_norm(error.row(b), width));
-    });
-    double squares = 0;
-    for (const double loss : selection.row_loss_) squares += loss;
-    const double value = scale * penalty + squares / static_cast<double>(rows);
+    const double value = scale * penalty + detail::mean_square_error(step, error, selection.row_loss_, threads);
     if (!step.wants_gradient) return value;
 
     kernels::scale(error.data(), Scalar(2) / static_cast<Scalar>(rows), error.size());
+    detail::weigh_rows(step, error);
     path.df.assign(static_cast<std::size_t>(path.entries.size()), Scalar(0));
     detail::add_code_gradient(path.entries.codes, error, *step.decoder, path.df, step.scratch, threads);
     const auto unit = static_cast<Scalar>(scale);

@@ -15,6 +15,7 @@ namespace sae::inline SAE_ABI {
 ///   l[b,j] = (g[b,j] - r[b,j])^2,   w[b,j] = (x'[b,j] - x[b,j])^2 / (l[b,j] + 1e-6)
 ///   L = coefficient 1/(B D) sum_{b,j} w[b,j] l[b,j]
 ///
+/// Where rows have weights in the loss (a model with an InputNormalisation), so have their shares of this sum.
 /// r, s and w are held constant; the value is about that of the mean squared error per number. With C = 2 coefficient / (B D) w (g - r):
 /// dz[b,i] = (C[b] . d_i) s[b] e^{z[b,i]}, dL/dd_i = sum_b s[b] e^{z[b,i]} C[b]. Nothing reaches live latents.
 /// The exponentials are taken from each row's largest z on, so that none overflows. Where no latent is dead: 0.
@@ -76,15 +77,16 @@ struct GhostGradients {
         Scalar* const g = ghost.row(b);
         const Scalar* const residual = step.residual.row(b);  // x' - x = -r
         const auto norm = [&](const Scalar* v) { return std::sqrt(static_cast<double>(kernels::squared_norm(v, width))); };
+        const double share = each * (step.row_weight.empty() ? 1.0 : static_cast<double>(step.row_weight[at]));
         const double s = norm(residual) / (epsilon * std::exp(-shift[at]) + 2 * norm(g));
         double sum = 0;
         for (Index j = 0; j < width; ++j) {
           const auto e = static_cast<double>(residual[j]);
           const double gap = s * static_cast<double>(g[j]) + e, w = e * e / (gap * gap + epsilon);
           sum += w * gap * gap;
-          g[j] = static_cast<Scalar>(2 * each * w * gap);
+          g[j] = static_cast<Scalar>(2 * share * w * gap);
         }
-        row_loss[at] = each * sum;
+        row_loss[at] = share * sum;
         for (std::size_t n = 0; n < dead.size(); ++n) f[at * dead.size() + n] *= static_cast<Scalar>(s);
       }
     });

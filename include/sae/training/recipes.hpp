@@ -38,6 +38,7 @@ struct Recipe {
   AnyObjective objective{};
   TrainerConfig config{};
   bool subtract_decoder_bias = true;
+  InputNormalisation input_normalisation = InputNormalisation::none;
   double initial_decoder_norm = 1;
   bool untied_start = false;              ///< W_enc as torch's nn.Linear, W_dec its normalised copy
   std::vector<std::string> deviations{};  ///< in what it is known to differ from its source
@@ -410,6 +411,7 @@ SparseAutoencoder<Dynamic, Dynamic, AnyActivation, Scalar> make_model(const Reci
   SparseAutoencoder<Dynamic, Dynamic, AnyActivation, Scalar> out(
       d_in, latents, recipe.activation,
       {.subtract_decoder_bias = recipe.subtract_decoder_bias,
+       .input_normalisation = recipe.input_normalisation,
        .initialization = {.decoder_norm = recipe.initial_decoder_norm, .seed = seed}});
   if (recipe.untied_start) UntiedInitialization{.decoder_norm = recipe.initial_decoder_norm, .seed = seed}(out.parameters());
   return out;

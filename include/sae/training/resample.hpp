@@ -254,7 +254,7 @@ class Resampler {
     for (Index from = 0; from < count; from += piece) {
       const Index n = std::min(piece, count - from);
       const typename Model::Rows x(rows.row(from), n, rows.cols());
-      model.decode_into(model.encode_into(x, workspace, threads), reconstruction, workspace.step.scratch, threads);
+      model.decode_into(model.encode_into(x, workspace, threads), x, reconstruction, workspace.step.scratch, threads);
       for (Index b = 0; b < n; ++b) {
         double sum = 0;
         for (Index j = 0; j < rows.cols(); ++j) {

@@ -5,6 +5,7 @@
 #include <sae/training/any_objective.hpp>
 #include <sae/training/statistics.hpp>
 #include <sae/training/trainer_config.hpp>
+#include <sae/training/whitening.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -82,7 +83,7 @@ struct DefaultObjective<AnyActivation> {
 /// gradient -> per latent, in one pass over its rows: weight gradient, projection, optimizer, unit norm. With `clip_norm`, or an
 /// optimizer that is not row-local, all gradients are needed first and take memory of their own (2 F D numbers).
 /// Average: with `ema` = beta > 0 each step ends with a <- beta a + (1 - beta) w, for every weight w, a from 0. When `fit` ends,
-/// early or not, a / (1 - beta^t) takes the place of w; decoder rows are then brought back to norm 1 where `decoder` is `unit`, as
+/// early or not, a / (1 - beta^t) takes the place of w; decoder rows are then brought back to their norm where `decoder` is `unit`, as
 /// a mean of unit vectors is shorter. Until then callbacks see w. It takes 2 F D numbers. Source: openai/sparse_autoencoder
 /// train.py, EmaModel, which averages before a step and does not renormalise.
 /// Results are the same bytes for any number of threads; `visit_state` with the source's state resumes to the last bit.
@@ -101,6 +102,7 @@ class Trainer {
     if (config_.decoder == DecoderNorm::automatic) config_.decoder = predicts ? DecoderNorm::free : DecoderNorm::unit;
     objective_.check(model.d_in(), model.latents());
     check_fit();
+    check_normalisation();
     if (model.activation().needs_decoder_norms() && model.parameters().W_dec.map().isZero(0))
       throw_value("Trainer: W_dec is 0, and ", std::string_view(model.activation().name),
                   " ranks by its norms: no latent would ever be active (TranscoderOptions::decoder_norm starts it elsewhere)");
@@ -269,8 +271,11 @@ class Trainer {
     const auto factor = static_cast<Scalar>(1 / output_scale());
     threads_.for_blocks(step.rows(), row_block, [&](Index begin, Index end, Index) {
       for (Index b = begin; b < end; ++b)
-        for (Index j = 0; j < width; ++j) outer_.row(b)[j] = factor * (step.residual.row(b)[j] + step.target.row(b)[j]);
+        for (Index j = 0; j < width; ++j) outer_.row(b)[j] = step.residual.row(b)[j] + step.target.row(b)[j];
     });
+    if (normalises()) step.row_scales.undo(outer_, threads_);
+    if (whitens()) map_rows(outer_, nullptr, whitening_.inverse, &whitening_.mean);
+    kernels::scale(outer_.data(), factor, outer_.size());
     pending_ = true;
     return outer_;
   }
@@ -290,6 +295,7 @@ class Trainer {
           throw_value("Trainer: row ", b, " of dL/dx' at step ", step_ + 1, " holds a number that is not finite");
         outer_.row(b)[j] = factor * given.row(b)[j];
       }
+    if (whitens()) map_rows(outer_, nullptr, whitening_.inverse, nullptr);  // it is symmetric
     const detail::OuterLoss<Scalar> outer{
         .gradient = RowsView<Scalar>(outer_), .alone = false, .reconstruction_weight = reconstruction_weight};
     return finish_step(report, &outer);
@@ -317,6 +323,11 @@ class Trainer {
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
     visitor.number("scale", scale_);
+    if (whitens()) {
+      visitor.tensor("whitening.mean", whitening_.mean);
+      visitor.tensor("whitening.matrix", whitening_.matrix);
+      visitor.tensor("whitening.inverse", whitening_.inverse);
+    }
     if (predicts) visitor.number("target_scale", target_scale_);
     if (ask_source_) source_state_ = ask_source_();
     visitor.source(source_state_);
@@ -378,9 +389,11 @@ class Trainer {
     pending_ = false;
     load(rows);
     model_.parameters().activation.constrain();
-    if (step_ == 0 && config_.center == Center::first_batch_geometric_median) set_decoder_bias(geometric_median(target()), 1.0);
+    if (step_ == 0 && config_.center == Center::first_batch_geometric_median)
+      set_decoder_bias(geometric_median(as_model_reads(target())), 1.0);
     auto& step = workspace_.step;
     step.number = step_;
+    step.loss_space = config_.loss_space;
     step.sparsity_scale = sparsity_warmup_factor(step_, config_.sparsity_warmup);
     step.wants_gradient = true;
     step.dead = {};
@@ -458,7 +471,7 @@ class Trainer {
     if (wants_center || config_.normalisation != Normalisation::none) {
       const SourceState start = source.state();
       const Index wanted = std::min(config_.statistics_rows, config_.total_steps() * config_.batch);
-      const bool keep = config_.center == Center::geometric_median;
+      const bool keep = config_.center == Center::geometric_median || whitens() || normalises();
       RowStatistics inputs, targets;
       const Index in = model_.d_in(), out = row_width() - in;
       Tensor<Scalar> piece(keep ? wanted : std::min<Index>(wanted, 512), row_width());
@@ -476,14 +489,82 @@ class Trainer {
       scale_ = scale_of(inputs, in);
       target_scale_ = predicts ? scale_of(targets, out) : scale_;
       if (config_.reads_raw_rows) fold_scales(1 / scale_, 1 / target_scale_);
-      const RowStatistics& seen = predicts ? targets : inputs;
-      if (config_.center == Center::mean) set_decoder_bias(seen.mean(), target_scale_);
+      RowStatistics seen = predicts ? targets : inputs;
+      Tensor<Scalar> rows;
       if (keep) {
-        Tensor<Scalar> rows(seen.rows(), model_.parameters().output_width());
+        rows.resize(seen.rows(), model_.parameters().output_width());
         for (Index b = 0; b < rows.rows(); ++b) std::copy_n(piece.row(b) + (predicts ? in : 0), rows.cols(), rows.row(b));
-        set_decoder_bias(geometric_median(rows), target_scale_);
       }
+      if (whitens()) set_whitening(whitening_of(rows, config_.whitening_floor));
+      if (whitens() || normalises()) {  // b_dec is in the units of what the model reads
+        rows = as_model_reads(std::move(rows));
+        seen = {};
+        for (Index b = 0; b < rows.rows(); ++b) seen.add(rows.row(b), rows.cols());
+      }
+      const double unit = normalises() ? 1.0 : target_scale_;
+      if (config_.center == Center::mean) set_decoder_bias(seen.mean(), unit);
+      if (config_.center == Center::geometric_median) set_decoder_bias(geometric_median(rows), unit);
     }
+  }
+  bool whitens() const { return config_.normalisation == Normalisation::whitening; }
+  bool normalises() const { return detail::input_normalisation_of(model_) != InputNormalisation::none; }
+  void check_normalisation() {
+    if (config_.loss_space == LossSpace::normalised && !normalises())
+      throw_value("Trainer: loss_space = normalised is for a model with an InputNormalisation; this one has none");
+    if (whitens() && predicts)
+      throw_value("Trainer: normalisation = whitening is for autoencoders; a transcoder has two kinds of rows");
+    if (whitens() && (normalises() || model_.parameters().tied()))
+      throw_value("Trainer: normalisation = whitening does not go with ",
+                  normalises() ? "an InputNormalisation, which whitens nothing and comes first"
+                               : "tied weights, which cannot take it up at the end");
+    if (whitens() && model_.parameters().b_enc.size() == 0 && !model_.subtracts_decoder_bias())
+      throw_value("Trainer: normalisation = whitening needs a model with b_enc or with subtract_decoder_bias = true");
+    if (detail::input_normalisation_of(model_) == InputNormalisation::layer_norm &&
+        config_.normalisation != Normalisation::none)
+      throw_value(
+          "Trainer: the model has layer_norm, whose rows need no scale and cannot have one; normalisation = none is legal");
+    if (whitens() && (config_.frozen.encoder || config_.frozen.decoder))
+      throw_value("Trainer: normalisation = whitening does not go with a frozen encoder or decoder: its fold changes both");
+    if (normalises() && config_.resampling.form != ResamplingForm::off)
+      throw_value(
+          "Trainer: resampling does not go with an InputNormalisation: new directions would be rows as they were given");
+    if (whitens()) whitening_ = Whitening(model_.d_in());
+  }
+  void set_whitening(Whitening whitening) {
+    whitening_ = std::move(whitening);
+    if constexpr (!predicts) {
+      if (!config_.reads_raw_rows) return;
+      Tensor<double> mean(1, model_.d_in());  // x = (y + mean A) A^-1
+      kernels::add_product_nn(mean.data(), mean.cols(), whitening_.mean.data(), mean.cols(), whitening_.matrix.data(),
+                              mean.cols(), 1, mean.cols(), mean.cols());
+      mean.map() *= -1;
+      model_.fold_input_map(mean, whitening_.inverse, whitening_.matrix, threads_);
+    }
+  }
+  /// Rows as the model reads them, but for a scale: whitened, or normalised one by one.
+  Tensor<Scalar> as_model_reads(Tensor<Scalar> rows) {
+    if (whitens()) whiten(rows);
+    if (normalises()) {
+      detail::RowScales<Scalar> scales;
+      scales.measure(detail::input_normalisation_of(model_), RowsView<Scalar>(rows), threads_);
+      for (Index b = 0; b < rows.rows(); ++b)
+        for (Index j = 0; j < rows.cols(); ++j) rows.row(b)[j] = scales.normalised(b, rows.row(b)[j]);
+    }
+    return rows;
+  }
+  /// x <- (x - mean) A, in float64.
+  void whiten(Tensor<Scalar>& rows) { map_rows(rows, &whitening_.mean, whitening_.matrix, nullptr); }
+  /// x <- (x - before) M + after; a null is 0.
+  void map_rows(Tensor<Scalar>& rows, const Tensor<double>* before, const Tensor<double>& matrix, const Tensor<double>* after) {
+    const Index width = rows.cols();
+    threads_.for_blocks(rows.rows(), row_block, [&](Index begin, Index end, Index) {
+      Tensor<double> from(end - begin, width), to(end - begin, width);
+      for (Index i = 0; i < from.size(); ++i)
+        from[i] = static_cast<double>(rows.row(begin)[i]) - (before != nullptr ? (*before)[i % width] : 0.0);
+      kernels::add_product_nn(to.data(), width, from.data(), width, matrix.data(), width, end - begin, width, width);
+      for (Index i = 0; i < to.size(); ++i)
+        rows.row(begin)[i] = static_cast<Scalar>(to[i] + (after != nullptr ? (*after)[i % width] : 0.0));
+    });
   }
   double scale_of(const RowStatistics& rows, Index width) const {
     if (config_.normalisation == Normalisation::mean_square && rows.mean_squared_norm() > 0)
@@ -518,6 +599,7 @@ class Trainer {
         for (Index j = 0; j < out; ++j) targets_.row(b)[j] = target_factor * rows.row(b)[in + j];
       }
     });
+    if (whitens()) whiten(rows_);
   }
   /// \param number  of the row in the stream, to name it.
   static void check_finite(const Scalar* row, Index width, Index number) {
@@ -545,7 +627,7 @@ class Trainer {
   void normalise(Scalar* direction) const {
     const Index width = model_.parameters().output_width();
     const Scalar norm = std::sqrt(kernels::squared_norm(direction, width)) + static_cast<Scalar>(config_.unit_norm_epsilon);
-    if (norm > Scalar(0)) kernels::scale(direction, Scalar(1) / norm, width);
+    if (norm > Scalar(0)) kernels::scale(direction, static_cast<Scalar>(config_.decoder_norm) / norm, width);
   }
 
   /// One pass: nothing but two gradient rows of each thread's current latent ever exists.
@@ -641,10 +723,10 @@ class Trainer {
     return codes.size() - static_cast<Index>(std::count(codes.values().begin(), codes.values().end(), Scalar(0)));
   }
   double batch_variance() const {
-    const Tensor<Scalar>& rows = target();
-    std::vector<RowStatistics> blocks(static_cast<std::size_t>((rows.rows() + row_block - 1) / row_block));
-    threads_.for_blocks(rows.rows(), row_block, [&](Index begin, Index end, Index block) {
-      for (Index b = begin; b < end; ++b) blocks[static_cast<std::size_t>(block)].add(rows.row(b), rows.cols());
+    const RowsView<Scalar> rows = workspace_.step.measured_target;
+    std::vector<RowStatistics> blocks(static_cast<std::size_t>((rows.rows + row_block - 1) / row_block));
+    threads_.for_blocks(rows.rows, row_block, [&](Index begin, Index end, Index block) {
+      for (Index b = begin; b < end; ++b) blocks[static_cast<std::size_t>(block)].add(rows.row(b), rows.cols);
     });
     RowStatistics statistics;
     for (const RowStatistics& block : blocks) statistics.merge(block);
@@ -682,6 +764,13 @@ class Trainer {
     folded_ = true;
     model_.parameters().activation.constrain();
     fold_scales(scale_, target_scale_);
+    if constexpr (!predicts) {
+      if (whitens()) {
+        const bool* const by_norm = detail::rank_by_norm(model_.activation());
+        if (by_norm != nullptr && *by_norm) model_.fold_decoder_norms();
+        model_.fold_input_map(whitening_.mean, whitening_.matrix, whitening_.inverse, threads_);
+      }
+    }
     scale_ = target_scale_ = 1;
   }
 
@@ -696,6 +785,7 @@ class Trainer {
   Resampler<Scalar> resampler_;
   Index step_ = 0, tokens_ = 0;
   double scale_ = 1, target_scale_ = 1;  // target_scale_: of a transcoder's targets
+  Whitening whitening_;                  ///< empty where rows are not whitened
   SourceState source_state_;
   std::function<SourceState()> ask_source_;  ///< while `fit` runs
   bool restored_ = false, prepared_ = false, folded_ = false;

@@ -1,10 +1,12 @@
 #pragma once
 #include <sae/core/types.hpp>
+#include <sae/models/input_normalisation.hpp>
 #include <sae/training/dead_latents.hpp>
 #include <sae/training/optimizer.hpp>
 #include <sae/training/resample.hpp>
 #include <sae/training/schedule.hpp>
 
+#include <cmath>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -21,16 +23,19 @@ enum class Center {
   first_batch_geometric_median,  ///< of the first batch, at step 0 (dictionary_learning's TopK trainers)
 };
 
-/// What the rows are multiplied by while training; folded into the biases at the end of `fit`.
+/// What is done to the rows while training; folded into the model at the end of `fit`.
 enum class Normalisation {
   none,
   mean_square,  ///< 1 / sqrt(mean |x|^2): mean squared norm 1 (dictionary_learning, Gemma Scope)
   sqrt_d,       ///< sqrt(D) / mean |x|: mean norm sqrt(D) (SAELens `expected_average_only_in`)
+  /// (x - mean) C^-1/2: uncorrelated, mean squared norm D (Whitening); losses are in these units, too (SAELens
+  /// `covariance_whitening`). Folded exactly: codes stay. Where the activation ranks by the decoder norm, that is folded first.
+  whitening,
 };
 
 enum class DecoderNorm {
-  /// Gradient projected, rows renormalised after every step: of all sites together where a row has several. A row of zeros stays until
-  /// its gradient moves it, and has norm 1 from then on.
+  /// Gradient projected, rows brought to the norm `decoder_norm` after every step: of all sites together where a row has several. A row of zeros stays until
+  /// its gradient moves it, and has that norm from then on.
   unit,
   free,
   automatic,  ///< unit; free for a transcoder, whose decoder starts at 0 (as sparsify does)
@@ -108,11 +113,14 @@ struct TrainerConfig {
   double clip_norm = 0;  ///< > 0: global gradient norm is clipped to it (needs all gradients first: slower); 0: off
   double clip_epsilon = 1e-6;
   DecoderNorm decoder = DecoderNorm::automatic;  ///< Trainer::config() has what was chosen
+  double decoder_norm = 1;                       ///< > 0: norm of the decoder rows where `decoder` is `unit`, before any fold
   double projection_epsilon = 0;                 ///< gradient projected on d / (|d| + epsilon)
   double unit_norm_epsilon = 0;                  ///< rows divided by |d| + epsilon
   Center center = Center::mean;
   Normalisation normalisation = Normalisation::mean_square;
-  Index statistics_rows = 8192;  ///< rows read ahead for `center` and `normalisation`
+  double whitening_floor = 1e-3;          ///< > 0: least variance of a direction, in units of the mean one (Whitening)
+  LossSpace loss_space = LossSpace::raw;  ///< of a model with an InputNormalisation
+  Index statistics_rows = 8192;           ///< rows read ahead for `center` and `normalisation`
   /// The model was trained before and reads rows as they are: its biases are brought to the scale of the normalised rows first.
   bool reads_raw_rows = false;
   DeadLatentOptions dead{};
@@ -128,7 +136,8 @@ struct TrainerConfig {
   void visit_settings(Visitor&& visitor) const {
     constexpr std::string_view decoders[] = {"unit", "free", "automatic"};
     constexpr std::string_view centers[] = {"none", "mean", "geometric_median", "first_batch_geometric_median"};
-    constexpr std::string_view normalisations[] = {"none", "mean_square", "sqrt_d"};
+    constexpr std::string_view normalisations[] = {"none", "mean_square", "sqrt_d", "whitening"};
+    constexpr std::string_view spaces[] = {"raw", "normalised"};
     visitor("tokens", tokens);
     visitor("steps", steps);
     visitor("batch", batch);
@@ -140,10 +149,13 @@ struct TrainerConfig {
     visitor("clip_norm", clip_norm);
     visitor("clip_epsilon", clip_epsilon);
     visitor("decoder", decoders[static_cast<int>(decoder)]);
+    visitor("decoder_norm", decoder_norm);
     visitor("projection_epsilon", projection_epsilon);
     visitor("unit_norm_epsilon", unit_norm_epsilon);
     visitor("center", centers[static_cast<int>(center)]);
     visitor("normalisation", normalisations[static_cast<int>(normalisation)]);
+    visitor("whitening_floor", whitening_floor);
+    visitor("loss_space", spaces[static_cast<int>(loss_space)]);
     visitor("statistics_rows", statistics_rows);
     visitor("reads_raw_rows", reads_raw_rows);
     visitor("dead", dead);
@@ -162,6 +174,10 @@ struct TrainerConfig {
     if (sparsity_warmup < 0) throw_value("Trainer: sparsity_warmup = ", sparsity_warmup, " is negative");
     if (!(clip_norm >= 0)) throw_value("Trainer: clip_norm = ", clip_norm, " is negative");
     if (!(clip_epsilon >= 0)) throw_value("Trainer: clip_epsilon = ", clip_epsilon, " is negative");
+    if (!(decoder_norm > 0 && std::isfinite(decoder_norm)))
+      throw_value("Trainer: decoder_norm = ", decoder_norm, " is not a positive finite number");
+    if (!(whitening_floor > 0 && std::isfinite(whitening_floor)))
+      throw_value("Trainer: whitening_floor = ", whitening_floor, " is not a positive finite number");
     if (!(projection_epsilon >= 0)) throw_value("Trainer: projection_epsilon = ", projection_epsilon, " is negative");
     if (!(unit_norm_epsilon >= 0)) throw_value("Trainer: unit_norm_epsilon = ", unit_norm_epsilon, " is negative");
     if (statistics_rows < 1) throw_value("Trainer: statistics_rows = ", statistics_rows, " is below 1");
