@@ -13,22 +13,21 @@
 #include <cstdio>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <string>
 #include <vector>
 
 namespace {
 
 using sae::Index;
-using sae::Objective;
 
 struct Settings {
   std::string world;  // a folder that SAELens saved, or the settings as JSON; empty: those of `default_world`
   std::string recipe = "saelens";
   std::vector<std::string> only;
   Index latents = 256, rows = 3'072'000, batch = 1024, k = 10, seeds = 1, first_seed = 1, test_rows = 102'400;
-  double learning_rate = 0;  // 0: the recipe's
+  double learning_rate = 0, sparsity = 0;  // 0: the recipe's
   int threads = 0;
-  bool peer() const { return recipe == "saelens"; }
 };
 
 /// One column of the table each.
@@ -77,23 +76,30 @@ sae::SyntheticWorld open_world(const std::string& path, sae::Threads& threads) {
   return sae::SyntheticWorld(sae::read_synthetic_config(path), threads);
 }
 
-/// How all are trained. `saelens`: rows as they are, b_dec from 0, decoder rows free from norm 0.1, clipping, a constant rate, and a
-/// latent is dead after 1000 silent steps. `default`: our own `sae::recommended`.
-sae::TrainerConfig training(const Settings& s, Index d_in) {
-  sae::TrainerConfig config = sae::recommended(d_in, s.latents, s.rows, s.batch);
-  if (s.peer()) {
-    config.learning_rate = 3e-4;
-    config.schedule = {};
-    config.sparsity_warmup = config.steps / 10;
-    config.clip_norm = 1;
-    config.decoder = sae::DecoderNorm::free;
-    config.center = sae::Center::none;
-    config.normalisation = sae::Normalisation::none;
-    config.dead = {.window = 1000, .unit = sae::DeadUnit::steps};
+/// What is compared: one more architecture is one more line, in the words of `sae::recipe`.
+constexpr const char* architectures[] = {"relu", "topk", "batchtopk", "matryoshka", "abstopk", "jumprelu", "gated"};
+
+/// How one of them is trained: as the recipe says, but for what the benchmark sets alike for all.
+sae::Recipe training(const Settings& s, const std::string& architecture, Index d_in) {
+  const bool peer = s.recipe == "saelens";
+  sae::RecipeProblem problem{.d_in = d_in, .latents = s.latents, .steps = s.rows / s.batch, .batch = s.batch};
+  problem.activation = architecture;
+  if (architecture == "jumprelu") {
+    problem.target_l0 = static_cast<double>(s.k);
+  } else if (architecture == "relu" || architecture == "gated") {
+    if (s.sparsity > 0) {
+      problem.sparsity = s.sparsity;
+    } else if (peer) {
+      problem.sparsity = 3;  // as the published figures
+    }
+  } else {
+    problem.k = static_cast<double>(s.k);
   }
-  if (s.learning_rate > 0) config.learning_rate = s.learning_rate;
-  config.report_every = config.steps;
-  return config;
+  sae::Recipe recipe = sae::recipe(s.recipe, problem);
+  if (peer) recipe.config.sparsity_warmup = recipe.config.steps / 10;
+  if (s.learning_rate > 0) recipe.config.learning_rate = s.learning_rate;
+  recipe.config.report_every = recipe.config.steps;
+  return recipe;
 }
 
 /// Rows that somebody else keeps, once, in their order.
@@ -115,56 +121,28 @@ class KeptRows {
   Index position_ = 0;
 };
 
-struct Run {
-  const Settings& settings;
-  const sae::SyntheticWorld& world;
-  const sae::Tensor<float>& rows;
-  std::uint64_t seed;
-  sae::Threads& threads;
-};
-struct Architecture {
-  std::string name;
-  std::function<Scores(const Run&)> train;
-};
-
-template <class Activation, class Terms>
-Architecture architecture(std::string name, Activation activation, Terms objective) {
-  return {std::move(name), [=](const Run& run) {
-            const Settings& s = run.settings;
-            sae::SparseAutoencoder model(run.world.width(), s.latents, activation,
-                                         {.initialization = {.decoder_norm = s.peer() ? 0.1 : 1.0, .seed = run.seed}});
-            sae::Trainer trainer(model, training(s, run.world.width()), objective, run.threads);
-            KeptRows source(run.rows);
-            const auto begin = std::chrono::steady_clock::now();
-            trainer.fit(source);
-            const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - begin;
-            const auto report =
-                sae::evaluate_on_world(model, run.world, {.rows = s.test_rows, .seed = run.seed + 1'000'000}, run.threads);
-            return Scores{report.truth.directions.mcc,
-                          report.truth.f1,
-                          report.truth.precision,
-                          report.truth.recall,
-                          report.truth.directions.uniqueness,
-                          report.explained_variance,
-                          report.l0,
-                          static_cast<double>(report.dead_latents),
-                          report.shrinkage,
-                          spent.count() / static_cast<double>(trainer.step())};
-          }};
-}
-
-/// What is compared: one more architecture is one more line.
-std::vector<Architecture> architectures(const Settings& s) {
-  const auto k = static_cast<double>(s.k);
-  const bool peer = s.peer();
-  const sae::AuxK aux{.coefficient = peer ? 1.0 : 1.0 / 32, .raw_values = peer, .rank_by_decoder_norm = peer};
-  return {
-      architecture("standard", sae::ReLU{},
-                   Objective{sae::L1{.coefficient = peer ? 3 : sae::recommended_l1, .weighted_by_decoder_norm = peer}}),
-      architecture("topk", sae::TopK{.k = s.k, .rank_by_decoder_norm = peer}, Objective{aux}),
-      architecture("jumprelu", sae::JumpReLU{},
-                   Objective{sae::L0Penalty{.coefficient = peer ? 1 : 1e-3, .form = sae::L0Form::quadratic, .target = k}}),
-  };
+Scores train_and_score(const Settings& s, const std::string& architecture, const sae::SyntheticWorld& world,
+                       const sae::Tensor<float>& rows, std::uint64_t seed, sae::Threads& threads) {
+  const sae::Recipe recipe = training(s, architecture, world.width());
+  auto model = sae::make_model(recipe, world.width(), s.latents, seed);
+  sae::Trainer trainer(model, recipe.config, recipe.objective, threads);
+  KeptRows source(rows);
+  const auto begin = std::chrono::steady_clock::now();
+  trainer.fit(source);
+  const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - begin;
+  const auto inference = sae::inference_model(model);  // BatchTopK by its threshold
+  const auto report =
+      sae::evaluate_on_world(inference ? *inference : model, world, {.rows = s.test_rows, .seed = seed + 1'000'000}, threads);
+  return {report.truth.directions.mcc,
+          report.truth.f1,
+          report.truth.precision,
+          report.truth.recall,
+          report.truth.directions.uniqueness,
+          report.explained_variance,
+          report.l0,
+          static_cast<double>(report.dead_latents),
+          report.shrinkage,
+          spent.count() / static_cast<double>(trainer.step())};
 }
 
 void print_row(const std::string& name, const std::function<double(Column)>& value) {
@@ -177,34 +155,27 @@ void print_row(const std::string& name, const std::function<double(Column)>& val
 void benchmark(const Settings& s) {
   sae::Threads threads(s.threads);
   const sae::SyntheticWorld world = open_world(s.world, threads);
-  std::vector<Architecture> chosen;
-  for (Architecture& a : architectures(s))
-    if (s.only.empty() || std::find(s.only.begin(), s.only.end(), a.name) != s.only.end()) chosen.push_back(std::move(a));
-  for (const std::string& name : s.only)
-    if (std::none_of(chosen.begin(), chosen.end(), [&](const Architecture& a) { return a.name == name; })) {
-      std::string known;
-      for (const Architecture& a : architectures(s)) known += (known.empty() ? "" : ", ") + a.name;
-      sae::throw_value("--only: ", name, " is not one of ", known);
-    }
-  const sae::TrainerConfig config = training(s, world.width());
-  config.check();
+  std::vector<std::string> chosen = s.only;
+  if (chosen.empty()) chosen.assign(std::begin(architectures), std::end(architectures));
+  for (const std::string& name : chosen) training(s, name, world.width());  // refuses what cannot be, before any work
+  const Index steps = s.rows / s.batch;
 
-  std::printf("world: %ld features in %ld dimensions; recipe %s, %ld latents, k %ld, lr %g, %ld steps of %ld rows\n",
-              world.features(), world.width(), s.recipe.c_str(), s.latents, s.k, config.learning_rate, config.steps, s.batch);
+  std::printf("world: %ld features in %ld dimensions; recipe %s, %ld latents, k %ld, %ld steps of %ld rows\n", world.features(),
+              world.width(), s.recipe.c_str(), s.latents, s.k, steps, s.batch);
   std::printf("%-12s", "");
   for (const Heading& h : headings) std::printf(" %8s", h.name);
   std::printf("\n");
   std::fflush(stdout);
 
   std::vector<std::vector<Scores>> scores(chosen.size());
-  sae::Tensor<float> rows(config.steps * s.batch, world.width());
+  sae::Tensor<float> rows(steps * s.batch, world.width());
   for (Index run = 0; run < s.seeds; ++run) {
     const auto seed = static_cast<std::uint64_t>(s.first_seed + run);
     sae::SyntheticSource source(world, {.seed = seed}, threads);
     source.next(rows);
     for (std::size_t a = 0; a < chosen.size(); ++a) {
-      const Scores& got = scores[a].emplace_back(chosen[a].train({s, world, rows, seed, threads}));
-      print_row(chosen[a].name, [&](Column c) { return got.*c; });
+      const Scores& got = scores[a].emplace_back(train_and_score(s, chosen[a], world, rows, seed, threads));
+      print_row(chosen[a], [&](Column c) { return got.*c; });
     }
   }
   if (s.seeds < 2) return;
@@ -215,7 +186,7 @@ void benchmark(const Settings& s) {
       for (const Scores& got : scores[a]) values.push_back(got.*c);
       return values;
     };
-    print_row(chosen[a].name, [&](Column c) {
+    print_row(chosen[a], [&](Column c) {
       double sum = 0;
       for (const double v : each(c)) sum += v;
       return sum / static_cast<double>(s.seeds);
@@ -234,9 +205,11 @@ int main(int argc, char** argv) {
   app.add_option(
       "--world", s.world,
       "folder of a world that SAELens saved, or a JSON file with its settings; default: 1024 features in 128 dimensions");
-  app.add_option("--recipe", s.recipe, "how they are trained: saelens, or default (ours)")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"saelens", "default"}));
+  app.add_option("--recipe", s.recipe, "how they are trained: default (ours), saelens, dictionary_learning")
+      ->capture_default_str();
+  app.add_option("--sparsity", s.sparsity,
+                 "coefficient of the penalty of relu and gated; default: 3 with saelens, else the recipe's")
+      ->check(CLI::PositiveNumber);
   app.add_option("--only", s.only, "names of the architectures, with commas; default: all")->delimiter(',');
   app.add_option("--latents", s.latents)->capture_default_str()->check(positive);
   app.add_option("--k", s.k, "active latents per row that are aimed at")->capture_default_str()->check(positive);
