@@ -24,7 +24,7 @@ using namespace sae_test;
 template <class Activation>
 using Model = sae::CrossLayerTranscoder<Activation, double>;
 
-constexpr Index L = 3, d = 4, F = 66, rows = 8;
+constexpr Index L = 3, d = 4, F = 20, rows = 6;
 const Dense x = random_rows(rows, L*d, 1), y = random_rows(rows, L*d, 2);
 
 template <class Activation>
@@ -126,7 +126,7 @@ TEST_CASE("gradients of a cross-layer transcoder with TopK and AuxK in one layer
   const auto model = make(sae::TopK{.k = 5});
   const auto& p0 = model.parameters();
   std::vector<std::uint8_t> dead(static_cast<std::size_t>(F), 0);
-  for (Index n = 0; n < 15; ++n) dead[static_cast<std::size_t>(F - 1 - 2 * n)] = 1;
+  for (Index n = 0; n < 8; ++n) dead[static_cast<std::size_t>(F - 1 - 2 * n)] = 1;
   std::vector<Mask> active;
   for (Index l = 0; l < L; ++l) active.push_back(naive_largest(pre_activations(p0, l), 5));
   const Mask chosen = naive_largest(pre_activations(p0, 1), d, {}, 0, dead);  // layer 1 writes to 2 d numbers, half of them

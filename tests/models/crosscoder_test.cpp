@@ -1,4 +1,5 @@
 // Crosscoders against a twin that keeps every site apart.
+#include <sae/data/indexed_source.hpp>
 #include <sae/models/any_model.hpp>
 #include <sae/models/crosscoder.hpp>
 #include <sae/training/trainer.hpp>
@@ -19,7 +20,7 @@ template <class Activation>
 using Model = sae::SparseAutoencoder<Dynamic, Dynamic, Activation, double>;
 
 const std::vector<Index> sites{4, 2, 3};
-constexpr Index width = 9, latents = 70, rows = 8;
+constexpr Index width = 9, latents = 30, rows = 8;
 const Dense x = random_rows(rows, width, 1);
 
 // The parameters site by site: z = sum_s x^s W_enc^s^T + b_enc, x'^s = f W_dec^s + b_dec^s, n_i = sum_s |W_dec^s[i]|.
