@@ -42,6 +42,8 @@
 #include <sae/training/gated_aux.hpp>
 #include <sae/training/ghost_gradients.hpp>
 #include <sae/training/lp.hpp>
+#include <sae/training/matryoshka_aux_k.hpp>
+#include <sae/training/multi_topk.hpp>
 #include <sae/training/p_anneal.hpp>
 #include <sae/training/pre_activation_loss.hpp>
 #include <sae/training/reanimation.hpp>

@@ -90,6 +90,7 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   step.decoder_norm_gradient.clear();
   step.own_decoder_bias_gradient.clear();
   step.skip_cotangents.clear();
+  step.has_levels = false;
   step.loss.terms.clear();
   step.loss.total = step.loss.reconstruction = 0;
 
@@ -101,6 +102,8 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
 
   auto& main = step.main;
   main.cotangent_rows.clear();
+  main.level_ends.clear();
+  step.band.level_ends.clear();
   main.input_rows.clear();
   main.input = nullptr;
   const Index block_rows = encode_block_rows(rows), blocks = (rows + block_rows - 1) / block_rows;
@@ -124,7 +127,6 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   }
 
   if (step.cotangent.rows() != rows || step.cotangent.cols() != width) step.cotangent.resize(rows, width);
-  step.level_cotangent.resize(0, 0);
   main.cotangent = &step.cotangent;
   if (!own_loss) return;
   const auto [name, value] = objective.reconstruct(step, threads);
@@ -133,7 +135,7 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   step.loss.reconstruction = sum / static_cast<double>(rows);
   step.loss.total = value;
   if (!name.empty()) step.loss.terms.emplace_back(name, value);
-  if (!main.cotangent_rows.empty()) main.cotangent = &step.level_cotangent;
+  if (step.has_levels) main.cotangent = &step.level_cotangent;
 }
 
 /// The terms and, where step.wants_gradient, the way back down to dL/dz of every entry; after `run_forward`.
@@ -176,7 +178,7 @@ void run_backward(const Model& model, const Terms& objective, Workspace<typename
       }
     };
     add(step.cotangent);
-    add(step.level_cotangent);
+    if (step.has_levels) add(step.level_cotangent);
   }
   if (outer == nullptr || !outer->alone)
     objective.for_each_term(workspace.selections, [&](const auto& term, auto& selection) {
@@ -188,11 +190,14 @@ void run_backward(const Model& model, const Terms& objective, Workspace<typename
 
   bool pursued = false;
   if constexpr (requires { activation.pursue_backward(step, threads); }) pursued = activation.pursue_backward(step, threads);
+  if (pursued && step.has_levels)
+    throw_value("a reconstruction loss with several prefixes needs pre-activations, and ", std::string_view(activation.name),
+                " has none");
   if (!pursued) {
-    add_code_gradient(main.entries.codes, *main.cotangent, parameters.W_dec, main.df, step.scratch, threads,
-                      main.cotangent_rows);
+    add_code_gradient(main.entries.codes, *main.cotangent, parameters.W_dec, main.df, step.scratch, threads, &main);
     if (band.entries.size() > 0)
-      add_code_gradient(band.entries.codes, step.cotangent, parameters.W_dec, band.df, step.scratch, threads);
+      add_code_gradient(band.entries.codes, band.level_ends.empty() ? step.cotangent : step.level_cotangent, parameters.W_dec,
+                        band.df, step.scratch, threads, &band);
     activation.backward(Backward<Scalar>{main.entries, main.df, main.dz, band.entries, band.df, band.dz, step.dgate},
                         parameters.activation, *step.activation_gradient);
   }
@@ -240,7 +245,13 @@ void add_path_gradient(const Step& step, const Path<typename Step::Scalar>& path
     kernels::add_product_nn(g_enc, in, tile, rows, input.data(), in, count, rows, in);
     if (path.cotangent == nullptr) return;
     scatter([&](int e) { return path.entries.codes.value(e); });
-    kernels::add_product_nn(g_dec, out, tile, rows, path.cotangent->data(), out, count, rows, out);
+    for (Index i = 0; i < count;) {
+      const auto [level, end] = path.level(first + i, step.latents());
+      const Index n = std::min(end - first, count) - i;
+      kernels::add_product_nn(g_dec + i * out, out, tile + i * rows, rows, path.cotangent->row(level * rows), out, n, rows,
+                              out);
+      i += n;
+    }
     return;
   }
   for (Index i = 0; i < count; ++i) {
@@ -249,9 +260,14 @@ void add_path_gradient(const Step& step, const Path<typename Step::Scalar>& path
         g_enc + i * in, in, n, [&](Index t) { return path.dz[static_cast<std::size_t>(entries[from + t])]; },
         [&](Index t) { return input.row(path.input_row(entries[from + t], entry_rows[from + t])); });
     if (path.cotangent == nullptr) continue;
+    const bool own_rows = !path.cotangent_rows.empty();
+    const Index of_level = path.level(first + i, step.latents()).first * rows;
     kernels::add_weighted_rows(
         g_dec + i * out, out, n, [&](Index t) { return path.entries.codes.value(entries[from + t]); },
-        [&](Index t) { return path.cotangent->row(path.cotangent_row(entries[from + t], entry_rows[from + t])); });
+        [&](Index t) {
+          return path.cotangent->row(own_rows ? path.cotangent_rows[static_cast<std::size_t>(entries[from + t])]
+                                              : of_level + entry_rows[from + t]);
+        });
   }
 }
 
@@ -310,6 +326,7 @@ void add_column_sums(const Tensor<Scalar>& m, Scalar* out, Tensor<Scalar>& parti
 /// Gradients of what all latents share, b_dec and W_skip; `read` holds sum_i (sum_b dz[b,i]) W_enc[i] in its rows [n x D_in], and is
 /// used where the model subtracts b_dec from its input (c = 1):
 ///   dL/db_dec = sum_b G_b - c sum_i (sum_b dz[b,i]) W_enc[i]          dL/dW_skip = G^T x
+/// and what terms add to either.
 template <class Step, class Parameters>
 void shared_gradients(Step& step, const Tensor<typename Step::Scalar>* read, Parameters& gradient,
                       Tensor<typename Step::Scalar>& partial, Threads& threads) {

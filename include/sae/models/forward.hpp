@@ -85,6 +85,36 @@ void add_decoder_norm_gradient(Scalar factor, const Scalar* w, Index width, std:
   }
 }
 
+/// out[b] += sum over the entries e of row b with first <= latent(e) < last of value(e) w[latent(e)], for the rows begin <= b < end.
+/// \param next   [rows of the block] entry of each row to go on from, the first one at or after `first`; moved past `last`
+/// \param dense  by products over tiles of latents instead of entry by entry
+template <class Scalar>
+void add_decoded_range(const Codes<Scalar>& codes, const Tensor<Scalar>& w, Tensor<Scalar>& out, Index begin, Index end,
+                       Index first, Index last, Index* next, bool dense, ScratchPool<Scalar>& scratch) {
+  const Index width = w.cols(), rows = end - begin;
+  if (!dense) {
+    for (Index b = begin; b < end; ++b) {
+      Index& e = next[b - begin];
+      const Index from = e;
+      while (e < codes.end(b) && codes.latent(e) < last) ++e;
+      kernels::add_weighted_rows(
+          out.row(b), width, e - from, [&](Index t) { return codes.value(from + t); },
+          [&](Index t) { return w.row(codes.latent(from + t)); });
+    }
+    return;
+  }
+  auto loan = scratch.borrow(rows * tile_latents);
+  Scalar* const tile = loan.data();
+  for (; first < last; first += tile_latents) {
+    const Index n = std::min(tile_latents, last - first);
+    std::fill_n(tile, rows * tile_latents, Scalar(0));
+    for (Index r = 0; r < rows; ++r)
+      for (Index& e = next[r]; e < codes.end(begin + r) && codes.latent(e) < first + n; ++e)
+        tile[r * tile_latents + codes.latent(e) - first] = codes.value(e);
+    kernels::add_product_nn(out.row(begin), width, tile, tile_latents, w.row(first), width, rows, n, width);
+  }
+}
+
 /// out[b] += sum over the entries e of row b of value(e) w[latent(e)]; out [rows x width].
 template <class Scalar>
 void add_decoded(const Codes<Scalar>& codes, const Tensor<Scalar>& w, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,
@@ -102,45 +132,47 @@ void add_decoded(const Codes<Scalar>& codes, const Tensor<Scalar>& w, Tensor<Sca
       }
       return;
     }
-    auto loan = scratch.borrow(rows * tile_latents);
-    Scalar* const tile = loan.data();
     std::vector<Index> next(static_cast<std::size_t>(rows));
     for (Index r = 0; r < rows; ++r) next[static_cast<std::size_t>(r)] = codes.begin(begin + r);
-    for (Index first = 0; first < latents; first += tile_latents) {
-      const Index n = std::min(tile_latents, latents - first);
-      std::fill_n(tile, rows * tile_latents, Scalar(0));
-      for (Index r = 0; r < rows; ++r)
-        for (Index& e = next[static_cast<std::size_t>(r)]; e < codes.end(begin + r) && codes.latent(e) < first + n; ++e)
-          tile[r * tile_latents + codes.latent(e) - first] = codes.value(e);
-      kernels::add_product_nn(out.row(begin), width, tile, tile_latents, w.row(first), width, rows, n, width);
-    }
+    add_decoded_range(codes, w, out, begin, end, 0, latents, next.data(), true, scratch);
   });
 }
 
 /// df[e] += cotangent[b] . w[latent(e)] for every entry e of every row b: the code gradient, at active entries only.
-/// \param own_rows  row of the cotangent of each entry, where it is not b; else empty
+/// \param named  the path of the entries where it may name other rows of the cotangent (cotangent_rows, level_ends); else null
 template <class Scalar>
 void add_code_gradient(const Codes<Scalar>& codes, const Tensor<Scalar>& cotangent, const Tensor<Scalar>& w, Buffer<Scalar>& df,
-                       ScratchPool<Scalar>& scratch, Threads& threads, std::span<const int> own_rows = {}) {
-  const Index width = w.cols(), latents = w.rows();
-  const bool dense = own_rows.empty() && is_dense(codes.size(), codes.rows() * latents);
+                       ScratchPool<Scalar>& scratch, Threads& threads, const Path<Scalar>* named = nullptr) {
+  const bool own_rows = named != nullptr && !named->cotangent_rows.empty();
+  const auto level_of = [&](Index latent) {
+    return named == nullptr ? std::pair<Index, Index>(0, w.rows()) : named->level(latent, w.rows());
+  };
+  const Index width = w.cols(), latents = w.rows(), all_rows = codes.rows();
+  const bool dense = !own_rows && is_dense(codes.size(), codes.rows() * latents);
   threads.for_blocks(codes.rows(), dense ? 256 : 32, [&](Index begin, Index end, Index) {
     const Index rows = end - begin;
     if (!dense) {
-      for (Index b = begin; b < end; ++b)
-        for (Index e = codes.begin(b); e < codes.end(b); ++e)
-          df[static_cast<std::size_t>(e)] += kernels::dot(
-              cotangent.row(own_rows.empty() ? b : own_rows[static_cast<std::size_t>(e)]), w.row(codes.latent(e)), width);
+      for (Index b = begin; b < end; ++b) {
+        std::pair<Index, Index> level = level_of(0);
+        for (Index e = codes.begin(b); e < codes.end(b); ++e) {
+          const Index i = codes.latent(e);
+          if (i >= level.second) level = level_of(i);
+          const Index row = own_rows ? named->cotangent_rows[static_cast<std::size_t>(e)] : level.first * all_rows + b;
+          df[static_cast<std::size_t>(e)] += kernels::dot(cotangent.row(row), w.row(i), width);
+        }
+      }
       return;
     }
     auto loan = scratch.borrow(rows * tile_latents);
     Scalar* const tile = loan.data();
     std::vector<Index> next(static_cast<std::size_t>(rows));
     for (Index r = 0; r < rows; ++r) next[static_cast<std::size_t>(r)] = codes.begin(begin + r);
-    for (Index first = 0; first < latents; first += tile_latents) {
-      const Index n = std::min(tile_latents, latents - first);
+    for (Index first = 0, n = 0; first < latents; first += n) {
+      const auto [level, level_end] = level_of(first);
+      n = std::min(tile_latents, level_end - first);
       std::fill_n(tile, rows * tile_latents, Scalar(0));
-      kernels::add_product_nt(tile, tile_latents, cotangent.row(begin), width, w.row(first), width, rows, n, width);
+      kernels::add_product_nt(tile, tile_latents, cotangent.row(level * all_rows + begin), width, w.row(first), width, rows, n,
+                              width);
       for (Index r = 0; r < rows; ++r)
         for (Index& e = next[static_cast<std::size_t>(r)]; e < codes.end(begin + r) && codes.latent(e) < first + n; ++e)
           df[static_cast<std::size_t>(e)] += tile[r * tile_latents + codes.latent(e) - first];

@@ -23,39 +23,30 @@ namespace detail {
 /// An entry of level j acts in x'^(j), x'^(j+1), ...: its cotangent is the suffix sum G_j = sum_{m >= j} dL/dx'^(m). One forward sweep
 /// and one backward over what one sparse decode reads, and no product more. Memory: M B D_out numbers.
 ///
-/// \param level  called as level(b, order): appends (level in [0, M), entry) for every entry of row b
-template <class Step, class Level>
-double prefix_errors(Step& step, const std::vector<double>& weights, ErrorNormaliser normaliser, double scale,
-                     const Level& level, Threads& threads) {
+/// \param decoder  decoder(begin, end): of the rows begin <= b < end, a function that adds the entries of level m to step.residual,
+///                 called with m = 0, 1, ..., M-1
+template <class Step, class Decoder>
+double prefix_errors(Step& step, const std::vector<double>& weights, ErrorNormaliser normaliser, double scale, Index block_rows,
+                     const Decoder& decoder, Threads& threads) {
   using Scalar = typename Step::Scalar;
   const auto levels = static_cast<Index>(weights.size());
   const Index rows = step.rows(), width = step.output_width();
-  const auto& codes = step.main.entries.codes;
   load_decoder_bias(*step.decoder_bias, step.skip, step.raw, rows, step.residual, threads);
   std::vector<double> factors, loss(static_cast<std::size_t>(rows), 0.0);
   error_factors(step, normaliser, factors);
+  step.has_levels = true;
   if (step.level_cotangent.rows() != levels * rows || step.level_cotangent.cols() != width)
     step.level_cotangent.resize(levels * rows, width);
-  step.main.cotangent_rows.resize(static_cast<std::size_t>(codes.size()));
-  step.row_loss.assign(static_cast<std::size_t>(rows), 0.0);
+  step.row_loss.resize(static_cast<std::size_t>(rows));
 
-  threads.for_blocks(rows, 32, [&](Index begin, Index end, Index) {
-    std::vector<std::pair<Index, Index>> order;  // (level, entry)
-    for (Index b = begin; b < end; ++b) {
-      const auto row = static_cast<std::size_t>(b);
-      order.clear();
-      level(b, order);
-      std::sort(order.begin(), order.end());
-      Scalar* const residual = step.residual.row(b);
-      const Scalar* const target = step.target.row(b);
-      for (Index j = 0; j < width; ++j) residual[j] -= target[j];
-      auto next = order.begin();
-      for (Index m = 0; m < levels; ++m) {
-        for (; next != order.end() && next->first == m; ++next) {
-          const Index e = next->second;
-          kernels::add_scaled(residual, codes.value(e), step.decoder->row(codes.latent(e)), width);
-          step.main.cotangent_rows[static_cast<std::size_t>(e)] = static_cast<int>(m * rows + b);
-        }
+  threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index) {
+    for (Index b = begin; b < end; ++b) kernels::add_scaled(step.residual.row(b), Scalar(-1), step.target.row(b), width);
+    auto add_level = decoder(begin, end);
+    for (Index m = 0; m < levels; ++m) {
+      add_level(m);
+      for (Index b = begin; b < end; ++b) {
+        const auto row = static_cast<std::size_t>(b);
+        const Scalar* const residual = step.residual.row(b);
         const double factor = weights[static_cast<std::size_t>(m)] * scale * factors[row];
         const auto square = static_cast<double>(kernels::squared_norm(residual, width));
         loss[row] += factor * square;
@@ -65,6 +56,8 @@ double prefix_errors(Step& step, const std::vector<double>& weights, ErrorNormal
         const auto slope = static_cast<Scalar>(2 * factor);
         for (Index j = 0; j < width; ++j) cotangent[j] = slope * residual[j];
       }
+    }
+    for (Index b = begin; b < end; ++b) {
       for (Index m = levels - 2; m >= 0; --m)
         kernels::add_scaled(step.level_cotangent.row(m * rows + b), Scalar(1), step.level_cotangent.row((m + 1) * rows + b),
                             width);
@@ -74,21 +67,43 @@ double prefix_errors(Step& step, const std::vector<double>& weights, ErrorNormal
   return std::accumulate(loss.begin(), loss.end(), 0.0);
 }
 
+/// Throws unless `widths` are the prefixes of a dictionary of `latents`: strictly increasing in [1, latents].
+inline void check_widths(std::string_view who, const std::vector<Index>& widths, Index latents) {
+  Index before = 0;
+  for (const Index w : widths) {
+    if (w <= before || w > latents)
+      throw_value(who, ": width ", w, " after ", before, ": widths increase strictly within [1, ", latents,
+                  "] (the number of latents)");
+    before = w;
+  }
+}
+/// The widths, and F behind them where it is missing.
+inline std::vector<Index> with_last(std::vector<Index> widths, Index latents) {
+  if (widths.empty() || widths.back() != latents) widths.push_back(latents);
+  return widths;
+}
+template <class Number>
+std::string joined(const std::vector<Number>& list) {
+  std::string text;
+  for (const Number& n : list) text += concat(text.empty() ? "" : ",", n);
+  return text;
+}
+
 }  // namespace detail
 
 /// Matryoshka: the first latents alone must reconstruct, too, so that they become the general features and later ones the details.
 ///
 ///   L = scale sum_m weight_m mean_b |x'^(m)_b - y_b|^2,      x'^(m) = sum_{i < width_m} f[b,i] W_dec[i] + b_dec
 ///
-/// The codes are those of the model's activation, selected once over all F latents (BatchTopK in the paper; the TopK family and ReLU
-/// work alike). dL/df[b,i] = G_j . d_i with the suffix sum G_j of the levels that latent i acts in, so that M levels cost one sparse
-/// decode and no product more.
+/// The codes are those of the model's activation, selected once over all F latents (BatchTopK in the paper; the TopK family, ReLU
+/// and JumpReLU work alike). dL/df[b,i] = G_j . d_i with the suffix sum G_j of the levels that latent i acts in, so that M levels
+/// cost one sparse decode and no product more.
 ///
 /// Replaces the squared error in an objective. With one width, F, it is the squared error. Source: Bussmann et al. 2025,
 /// arXiv:2503.17547, eq. 3; SAELens saes/matryoshka_batchtopk_sae.py (weights 1); dictionary_learning
 /// trainers/matryoshka_batch_top_k.py (mean over levels of weighted errors: scale 1 / M).
 struct Matryoshka {
-  std::vector<Index> widths;      ///< latents of each prefix, strictly increasing in [1, F]; F is appended where it is missing
+  std::vector<Index> widths{};    ///< latents of each prefix, strictly increasing in [1, F]; F is appended where it is missing
   std::vector<double> weights{};  ///< of each level, >= 0; empty: 1 each
   double scale = 1;               ///< > 0
   /// Draw this many prefixes anew for every step instead of `widths` (which stays empty), the last of them F: lengths with a
@@ -101,12 +116,8 @@ struct Matryoshka {
 
   template <class Visitor>
   void visit_settings(Visitor&& visitor) const {
-    std::string text;
-    for (const Index w : widths) text += detail::concat(text.empty() ? "" : ",", w);
-    visitor("widths", text);
-    text.clear();
-    for (const double w : weights) text += detail::concat(text.empty() ? "" : ",", w);
-    visitor("weights", text);
+    visitor("widths", detail::joined(widths));
+    visitor("weights", detail::joined(weights));
     visitor("scale", scale);
     visitor("random_levels", random_levels);
     visitor("seed", seed);
@@ -116,16 +127,9 @@ struct Matryoshka {
       throw_value("Matryoshka: random_levels = ", random_levels, " is not in [0, ", latents, "] (the number of latents)");
     if ((random_levels > 0) == !widths.empty())
       throw_value("Matryoshka: give either widths (", widths.size(), " of them) or random_levels (", random_levels, ")");
-    Index before = 0;
-    for (const Index w : widths) {
-      if (w <= before || w > latents)
-        throw_value("Matryoshka: width ", w, " after ", before, ": widths increase strictly within [1, ", latents,
-                    "] (the number of latents)");
-      before = w;
-    }
-    const std::size_t levels = random_levels > 0 ? static_cast<std::size_t>(random_levels) : all_widths(latents).size();
-    if (!weights.empty() && weights.size() != levels)
-      throw_value("Matryoshka: ", weights.size(), " weights for ", levels, " levels");
+    detail::check_widths("Matryoshka", widths, latents);
+    if (!weights.empty() && weights.size() != levels(latents))
+      throw_value("Matryoshka: ", weights.size(), " weights for ", levels(latents), " levels");
     for (const double w : weights)
       if (!(w >= 0)) throw_value("Matryoshka: weight ", w, " is negative");
     if (!(scale > 0)) throw_value("Matryoshka: scale = ", scale, " is not positive");
@@ -134,7 +138,7 @@ struct Matryoshka {
 
   /// The prefixes of step `number`, ascending, the last one F.
   std::vector<Index> prefixes(Index latents, Index number) const {
-    if (random_levels == 0) return all_widths(latents);
+    if (random_levels == 0) return detail::with_last(widths, latents);
     Random random(seed, (std::uint64_t{0x4d61} << 40) + static_cast<std::uint64_t>(number));
     std::vector<Index> out{latents};
     while (static_cast<Index>(out.size()) < random_levels) {
@@ -148,23 +152,29 @@ struct Matryoshka {
 
   template <class Step>
   double reconstruct(Step& step, Threads& threads) const {
-    const std::vector<Index> ends = prefixes(step.latents(), step.number);
-    const std::vector<double> each = weights.empty() ? std::vector<double>(ends.size(), 1.0) : weights;
+    const std::vector<double> each = weights.empty() ? std::vector<double>(levels(step.latents()), 1.0) : weights;
     const auto& codes = step.main.entries.codes;
+    auto& ends = step.main.level_ends;
+    ends = prefixes(step.latents(), step.number);
+    step.band.level_ends = ends;
+    const bool dense = detail::is_dense(codes.size(), codes.rows() * codes.latents());
     return detail::prefix_errors(
-        step, each, ErrorNormaliser::rows, scale,
-        [&](Index b, std::vector<std::pair<Index, Index>>& order) {
-          for (Index e = codes.begin(b); e < codes.end(b); ++e)
-            order.emplace_back(std::upper_bound(ends.begin(), ends.end(), codes.latent(e)) - ends.begin(), e);
+        step, each, ErrorNormaliser::rows, scale, dense ? 256 : 32,
+        [&](Index begin, Index end) {
+          std::vector<Index> next(static_cast<std::size_t>(end - begin));
+          for (Index b = begin; b < end; ++b) next[static_cast<std::size_t>(b - begin)] = codes.begin(b);
+          return [&, begin, end, next = std::move(next)](Index m) mutable {
+            const auto level = static_cast<std::size_t>(m);
+            detail::add_decoded_range(codes, *step.decoder, step.residual, begin, end, m > 0 ? ends[level - 1] : 0, ends[level],
+                                      next.data(), dense, step.scratch);
+          };
         },
         threads);
   }
 
  private:
-  std::vector<Index> all_widths(Index latents) const {
-    std::vector<Index> out = widths;
-    if (out.empty() || out.back() != latents) out.push_back(latents);
-    return out;
+  std::size_t levels(Index latents) const {
+    return random_levels > 0 ? static_cast<std::size_t>(random_levels) : detail::with_last(widths, latents).size();
   }
 };
 
@@ -185,10 +195,8 @@ struct HierarchicalTopK {
 
   template <class Visitor>
   void visit_settings(Visitor&& visitor) const {
-    std::string text;
-    for (const Index j : prefixes) text += detail::concat(text.empty() ? "" : ",", j);
     visitor("k", k);
-    visitor("prefixes", text);
+    visitor("prefixes", detail::joined(prefixes));
     visitor("by_decoder_norm", by_decoder_norm);
   }
   void check(Index, Index latents) const {
@@ -212,21 +220,40 @@ struct HierarchicalTopK {
     }
     const std::vector<double> weights(ends.size(), 1 / static_cast<double>(ends.size()));
     const auto& codes = step.main.entries.codes;
+    auto& main = step.main;
+    if (step.band.entries.size() > 0)
+      throw_value(
+          "HierarchicalTopK: the model has thresholds (a band of a straight-through estimator); it goes with the TopK family");
+    main.cotangent_rows.resize(static_cast<std::size_t>(codes.size()));
     return detail::prefix_errors(
-        step, weights, ErrorNormaliser::rows, 1.0,
-        [&](Index b, std::vector<std::pair<Index, Index>>& order) {
-          std::vector<std::pair<double, Index>> ranked;  // (-key, entry): the entries of a row have ascending latents
-          for (Index e = codes.begin(b); e < codes.end(b); ++e) {
-            double key = std::fabs(static_cast<double>(codes.value(e)));
-            if (by_decoder_norm) key *= static_cast<double>(step.decoder_norms[codes.latent(e)]);
-            ranked.emplace_back(-key, e);
+        step, weights, ErrorNormaliser::rows, 1.0, 32,
+        [&](Index begin, Index end) {
+          // Of each row (-key, entry): the entries of a row have ascending latents.
+          std::vector<std::vector<std::pair<double, Index>>> order;
+          for (Index b = begin; b < end; ++b) {
+            auto& ranked = order.emplace_back();
+            for (Index e = codes.begin(b); e < codes.end(b); ++e) {
+              double key = std::fabs(static_cast<double>(codes.value(e)));
+              if (by_decoder_norm) key *= static_cast<double>(step.decoder_norms[codes.latent(e)]);
+              ranked.emplace_back(-key, e);
+            }
+            if (static_cast<Index>(ranked.size()) > k)
+              throw_value("HierarchicalTopK: a row has ", ranked.size(), " active latents and k = ", k, "; give the model's k");
+            std::sort(ranked.begin(), ranked.end());
           }
-          if (static_cast<Index>(ranked.size()) > k)
-            throw_value("HierarchicalTopK: a row has ", ranked.size(), " active latents and k = ", k, "; give the model's k");
-          std::sort(ranked.begin(), ranked.end());
-          for (std::size_t rank = 0; rank < ranked.size(); ++rank)
-            order.emplace_back(std::upper_bound(ends.begin(), ends.end(), static_cast<Index>(rank)) - ends.begin(),
-                               ranked[rank].second);
+          return [&, begin, end, order = std::move(order)](Index m) {
+            const auto level = static_cast<std::size_t>(m);
+            for (Index b = begin; b < end; ++b) {
+              const auto& ranked = order[static_cast<std::size_t>(b - begin)];
+              const Index last = std::min(ends[level], static_cast<Index>(ranked.size()));
+              for (Index rank = m > 0 ? ends[level - 1] : 0; rank < last; ++rank) {
+                const Index e = ranked[static_cast<std::size_t>(rank)].second;
+                kernels::add_scaled(step.residual.row(b), codes.value(e), step.decoder->row(codes.latent(e)),
+                                    step.output_width());
+                main.cotangent_rows[static_cast<std::size_t>(e)] = static_cast<int>(m * step.rows() + b);
+              }
+            }
+          };
         },
         threads);
   }

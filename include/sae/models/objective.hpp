@@ -33,8 +33,9 @@ inline constexpr bool reconstructs = requires {
 /// One element may be the reconstruction loss itself instead of a term (Matryoshka, a `SquaredError` with another normaliser):
 ///   static constexpr bool reconstructs = true;
 ///   template <class Step> double reconstruct(Step&, Threads&) const;
-/// in the place of `apply`. It fills step.residual, step.row_loss and step.cotangent from the codes, and may leave a cotangent for
-/// each level of its own in step.level_cotangent and step.main.cotangent_rows.
+/// in the place of `apply`. It fills step.residual, step.row_loss and step.cotangent from the codes. One with several
+/// reconstructions sets step.has_levels, leaves a cotangent for each in step.level_cotangent, and says which entry has which in
+/// level_ends (of the main path and the band) or cotangent_rows (of the main path).
 template <class... Terms>
 struct Objective {
   static_assert((0 + ... + (detail::reconstructs<Terms> ? 1 : 0)) <= 1,

@@ -2,6 +2,7 @@
 #include <sae/models/forward.hpp>
 
 #include <cmath>
+#include <numeric>
 #include <string_view>
 #include <vector>
 
@@ -15,6 +16,11 @@ enum class ErrorNormaliser {
 };
 
 namespace detail {
+
+inline std::string_view name_of(ErrorNormaliser normaliser) {
+  constexpr std::string_view names[] = {"rows", "target_variance", "row_norms"};
+  return names[static_cast<int>(normaliser)];
+}
 
 /// mean_b |y_b - mean y|^2 (sum over D) in double.
 template <class Scalar>
@@ -111,9 +117,8 @@ struct SquaredError {
   static constexpr bool reconstructs = true;
   template <class Visitor>
   void visit_settings(Visitor&& visitor) const {
-    constexpr std::string_view normalisers[] = {"rows", "target_variance", "row_norms"};
     visitor("scale", scale);
-    visitor("normaliser", normalisers[static_cast<int>(normaliser)]);
+    visitor("normaliser", detail::name_of(normaliser));
   }
   void check(Index, Index) const {
     if (!(scale > 0)) throw_value("SquaredError: scale = ", scale, " is not positive");
@@ -139,13 +144,15 @@ struct SquaredError {
     }
     std::vector<double> factors;
     detail::error_factors(step, normaliser, factors);
-    double loss = 0;
-    for (Index b = 0; b < step.rows(); ++b) {
-      const double factor = scale * factors[static_cast<std::size_t>(b)];
-      for (Index j = 0; j < width; ++j) step.cotangent.row(b)[j] = static_cast<Scalar>(2 * factor) * step.residual.row(b)[j];
-      loss += factor * static_cast<double>(kernels::squared_norm(step.residual.row(b), width));
-    }
-    return loss;
+    threads.for_blocks(step.rows(), 64, [&](Index begin, Index end, Index) {
+      for (Index b = begin; b < end; ++b) {
+        double& factor = factors[static_cast<std::size_t>(b)];
+        const auto slope = static_cast<Scalar>(2 * scale * factor);
+        for (Index j = 0; j < width; ++j) step.cotangent.row(b)[j] = slope * step.residual.row(b)[j];
+        factor *= static_cast<double>(kernels::squared_norm(step.residual.row(b), width));
+      }
+    });
+    return scale * std::accumulate(factors.begin(), factors.end(), 0.0);
   }
 };
 

@@ -95,21 +95,26 @@ struct ByLatent {
 ///   f cotangent[b] to dL/dW_dec[i],    dz x[b] to dL/dW_enc[i],    dz to dL/db_enc[i].
 /// The main codes are one path; AuxK's dead latents, a band of a straight-through estimator or a second reconstruction others.
 /// Where the entries of one row feed different reconstructions (Matryoshka's prefixes) or read different residuals (a pursuit),
-/// each names its own row of `cotangent` or `input`.
+/// their latents or they themselves name the row of `cotangent` or `input`.
 template <class Scalar>
 struct Path {
   Entries<Scalar> entries;
   Buffer<Scalar> df, dz;  ///< dL/df, dL/dz of each entry
   const Tensor<Scalar>* cotangent =
-      nullptr;                            ///< dL/d(reconstruction that these codes feed) [n x D_out]; null: no decoder gradient
-  Buffer<int> cotangent_rows;             ///< row of `cotangent` of each entry; empty: its row b
+      nullptr;                 ///< dL/d(reconstruction that these codes feed) [n x D_out]; null: no decoder gradient
+  Buffer<int> cotangent_rows;  ///< row of `cotangent` of each entry; empty: as level_ends say
+  /// Ends of ranges of latents, ascending, the last one F: range m reads the rows m B + b of `cotangent`. Empty: row b.
+  std::vector<Index> level_ends;
   const Tensor<Scalar>* input = nullptr;  ///< what the entries were read from [n x D_in]; null: the step's input
   Buffer<int> input_rows;                 ///< row of `input` of each entry; empty: its row b
   Tensor<Scalar> own_cotangent;           ///< storage for a cotangent that belongs to this path
   ByLatent by_latent;
 
-  Index cotangent_row(Index entry, Index row) const {
-    return cotangent_rows.empty() ? row : cotangent_rows[static_cast<std::size_t>(entry)];
+  /// Level of a latent and the end of its range.
+  std::pair<Index, Index> level(Index latent, Index latents) const {
+    if (level_ends.empty()) return {0, latents};
+    const auto end = std::upper_bound(level_ends.begin(), level_ends.end(), latent);
+    return {static_cast<Index>(end - level_ends.begin()), *end};
   }
   Index input_row(Index entry, Index row) const {
     return input_rows.empty() ? row : input_rows[static_cast<std::size_t>(entry)];
@@ -163,6 +168,7 @@ struct Step {
   // Backward: filled by the reconstruction loss and the terms.
   Tensor<Scalar> cotangent;                  ///< dL/dx' [B x D_out]: of b_dec, and of every code but for `level_cotangent`
   Tensor<Scalar> level_cotangent;            ///< dL/d(prefix reconstructions) [n B x D_out] where the loss has several
+  bool has_levels = false;                   ///< it has, in this step
   Buffer<Scalar> dgate;                      ///< dL/dH [B], or empty, see Backward
   Buffer<Scalar> decoder_norm_gradient;      ///< dL/dn_i [F], or empty
   Buffer<Scalar> own_decoder_bias_gradient;  ///< dL/db_dec [D_out] beyond the sum of `cotangent`, or empty
@@ -193,6 +199,7 @@ struct Step {
     path.cotangent = nullptr;
     path.input = nullptr;
     path.cotangent_rows.clear();
+    path.level_ends.clear();
     path.input_rows.clear();
     return path;
   }
@@ -210,6 +217,7 @@ struct Step {
   /// dL/dx' += factor g, g [B x D_out]: in every prefix, too, as x' is the last of them.
   void add_to_cotangent(Scalar factor, const Tensor<Scalar>& g) {
     kernels::add_scaled(cotangent.data(), factor, g.data(), g.size());
+    if (!has_levels) return;
     for (Index first = 0; first < level_cotangent.rows(); first += g.rows())
       kernels::add_scaled(level_cotangent.row(first), factor, g.data(), g.size());
   }

@@ -6,6 +6,8 @@
 #include <sae/training/l0_penalty.hpp>
 #include <sae/training/l1.hpp>
 #include <sae/training/lp.hpp>
+#include <sae/training/matryoshka_aux_k.hpp>
+#include <sae/training/multi_topk.hpp>
 #include <sae/training/p_anneal.hpp>
 #include <sae/training/pre_activation_loss.hpp>
 #include <sae/training/reanimation.hpp>
@@ -22,8 +24,8 @@ namespace sae::inline SAE_ABI {
 /// An element of an objective that is chosen at run time.
 class AnyTerm {
  public:
-  using Variants = std::variant<SquaredError, Matryoshka, HierarchicalTopK, L1, Lp, PAnneal, AuxK, GatedAux, L0Penalty,
-                                TanhPenalty, PreActivationLoss, GhostGradients, Reanimation>;
+  using Variants = std::variant<SquaredError, Matryoshka, HierarchicalTopK, L1, Lp, PAnneal, AuxK, MatryoshkaAuxK, MultiTopK,
+                                GatedAux, L0Penalty, TanhPenalty, PreActivationLoss, GhostGradients, Reanimation>;
 
   template <class Term>
     requires(std::is_constructible_v<Variants, Term> && !std::is_same_v<std::remove_cvref_t<Term>, AnyTerm>)

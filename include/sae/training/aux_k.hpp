@@ -1,6 +1,6 @@
 #pragma once
 #include <sae/kernels/largest.hpp>
-#include <sae/models/objective.hpp>
+#include <sae/models/backward.hpp>
 #include <sae/training/gathered_latents.hpp>
 
 #include <algorithm>
@@ -13,8 +13,9 @@ namespace sae::inline SAE_ABI {
 
 /// What AuxK divides its error by.
 enum class AuxKNormaliser {
-  none,               ///< 1 (SAELens)
-  residual_variance,  ///< mean_b |r_b - mean r|^2 of the residual (dictionary_learning); 0 where it is not finite
+  none,               ///< 1 (SAELens, llamascopium)
+  residual_variance,  ///< mean_b |r_b - mean r|^2 of the residual (dictionary_learning, OpenAI); the term is 0 where that is 0
+  target_variance,    ///< mean_b |y_b - mean y|^2 of the target (sparsify); the term is 0 where that is 0
 };
 
 /// AuxK: the k_aux dead latents that would fire most reconstruct what the live ones left over, so that they come back to life.
@@ -22,12 +23,19 @@ enum class AuxKNormaliser {
 ///   r = x - x'  (held constant),   D_b = the k_aux dead latents with the largest z[b,i],   r' = sum_{i in D_b} v[b,i] d_i
 ///   AuxK = coefficient min(#dead / k, 1) mean_b |r' - r|^2 / normaliser         v = relu(z), or z with `raw_values`
 ///
-/// k_aux = min(k, #dead), k = D/2 unless given (D of what is reconstructed: D_out of a transcoder, as in sparsify). No bias in r'. The gradient reaches encoder and decoder rows of the dead latents.
+/// k_aux = min(k, #dead), k = D/2 unless given (D of what is reconstructed: D_out of a transcoder, as in sparsify). No bias in r'. The
+/// gradient reaches encoder and decoder rows of the dead latents.
 /// Where rows have weights w_b in the loss (a model with an InputNormalisation), so have their errors here, and the residuals of the
 /// normaliser are sqrt(w_b) r_b: both are then in the units of the rows.
 /// Which latents are dead is the trainer's to say (`DeadLatents`). The selection runs over the same tiles as the codes' own.
+///
+/// The residual need not be constant: with `detach_residual` false, AuxK is the loss of the live and the dead latents together, and
+/// G = dL/dr' is added to dL/dx', too (the normaliser stays constant). OpenAI's is {.k = 256, .scale_by_dead = false,
+/// .normaliser = residual_variance, .through_decoder_bias = true}. (There live latents compete with a value of 0: that replaces
+/// dead ones below 0 alone, which relu makes 0 anyway.)
 /// Ties   lower latent first. Cost: sparse, B x k_aux x D. Threads: results do not depend on them.
-/// Source Gao et al. 2024, arXiv:2406.04093, A.2; SAELens saes/topk_sae.py; dictionary_learning trainers/top_k.py.
+/// Source Gao et al. 2024, arXiv:2406.04093, A.2; SAELens saes/topk_sae.py; dictionary_learning trainers/top_k.py; sparsify
+///        sparse_coder.py; openai train.py; llamascopium sparse_dictionary.py (`detach_residual` false).
 struct AuxK {
   double coefficient = 1.0 / 32;  ///< >= 0
   Index k = 0;                    ///< latents per row; 0: D / 2
@@ -36,6 +44,9 @@ struct AuxK {
   AuxKNormaliser normaliser = AuxKNormaliser::none;
   bool rank_by_decoder_norm = false;  ///< rank by z |d_i|, as TopK::rank_by_decoder_norm
   bool by_magnitude = false;          ///< rank by |z| (or |z| |d_i|), as AbsTopK; for `raw_values` alone
+  bool detach_residual = true;        ///< hold r constant
+  /// b_dec stands in r' and, held constant, in r: the value is the same, and dL/db_dec += sum_b G_b (OpenAI).
+  bool through_decoder_bias = false;
 
   static constexpr std::string_view name = "aux_k";
   template <class Visitor>
@@ -44,9 +55,12 @@ struct AuxK {
     visitor("k", k);
     visitor("raw_values", raw_values);
     visitor("scale_by_dead", scale_by_dead);
-    visitor("normaliser", std::string_view(normaliser == AuxKNormaliser::none ? "none" : "residual_variance"));
+    constexpr std::string_view normalisers[] = {"none", "residual_variance", "target_variance"};
+    visitor("normaliser", normalisers[static_cast<int>(normaliser)]);
     visitor("rank_by_decoder_norm", rank_by_decoder_norm);
     visitor("by_magnitude", by_magnitude);
+    visitor("detach_residual", detach_residual);
+    visitor("through_decoder_bias", through_decoder_bias);
   }
   void check(Index, Index latents) const {
     if (!(coefficient >= 0)) throw_value("AuxK: coefficient = ", coefficient, " is negative");
@@ -54,6 +68,8 @@ struct AuxK {
       throw_value("AuxK: k = ", k, " is not in [0, ", latents, "] (the number of latents; 0 takes D / 2)");
     if (by_magnitude && !raw_values)
       throw_value("AuxK: by_magnitude = true is for raw_values = true alone: relu would make zeros of half of what it chose");
+    if (through_decoder_bias && !detach_residual)
+      throw_value("AuxK: through_decoder_bias = true with detach_residual = false would count b_dec twice");
   }
   bool needs_decoder_norms() const { return rank_by_decoder_norm; }
   Index wanted(Index width) const { return k > 0 ? k : std::max<Index>(width / 2, 1); }
@@ -61,11 +77,14 @@ struct AuxK {
   template <class Scalar>
   class Selection {
    public:
-    /// False where no latent is dead (yet): nothing is watched.
+    /// False where none of the latents in [first, last) is dead (yet): nothing is watched.
     template <class Step>
-    bool begin(const AuxK& term, const Step& step, Index blocks, Index block_rows) {
+    bool begin(const AuxK& term, const Step& step, Index blocks, Index block_rows, Index first = 0,
+               Index last = std::numeric_limits<Index>::max()) {
       watching_ = false;
-      detail::GatheredLatents<Scalar>::list_dead(step, dead_);
+      first_ = first;
+      last_ = last;
+      list_dead(step);
       if (dead_.empty()) return false;
       start(term, step, blocks, block_rows);
       return watching_ = true;
@@ -82,6 +101,11 @@ struct AuxK {
 
    private:
     friend struct AuxK;
+    template <class Step>
+    void list_dead(const Step& step) {
+      detail::GatheredLatents<Scalar>::list_dead(step, dead_);
+      std::erase_if(dead_, [&](Index i) { return i < first_ || i >= last_; });
+    }
     template <class Step>
     void start(const AuxK& term, const Step& step, Index blocks, Index block_rows) {
       block_rows_ = block_rows;
@@ -100,20 +124,28 @@ struct AuxK {
     }
 
     bool watching_ = false, by_magnitude_ = false;
+    Index first_ = 0, last_ = 0;
     Index block_rows_ = 0;
     const Scalar* norms_ = nullptr;
     std::vector<Index> dead_;
     std::vector<kernels::LargestPerRow<Scalar>> blocks_;
     detail::GatheredLatents<Scalar> gathered_;
+    Tensor<Scalar> column_sums_;
     std::vector<double> row_loss_;
   };
 
   template <class Step>
   double apply(Step& step, Selection<typename Step::Scalar>& selection, Threads& threads) const {
+    return predict(step, step.residual, selection, threads);
+  }
+  /// The term for any residual -r [B x D_out] instead of the whole reconstruction's.
+  template <class Step>
+  double predict(Step& step, const Tensor<typename Step::Scalar>& residual, Selection<typename Step::Scalar>& selection,
+                 Threads& threads) const {
     using Scalar = typename Step::Scalar;
     if (!selection.watching_) {
       // The dead were told after the forward (they depend on what fired in this very batch): look at their rows alone.
-      detail::GatheredLatents<Scalar>::list_dead(step, selection.dead_);
+      selection.list_dead(step);
       if (selection.dead_.empty()) return 0;
       select_gathered(step, selection, threads);
     }
@@ -127,16 +159,18 @@ struct AuxK {
       path.entries.finish_row();
     }
     Tensor<Scalar>& error = path.own_cotangent;  // r' - r = r' + (x' - x)
-    error = step.residual;
+    error = residual;
     detail::add_decoded(path.entries.codes, *step.decoder, error, step.scratch, threads);
     const double square = detail::mean_square_error(step, error, selection.row_loss_, threads);
 
     double factor = coefficient;
     if (scale_by_dead) factor *= std::min(static_cast<double>(dead) / static_cast<double>(wanted(width)), 1.0);
-    if (normaliser == AuxKNormaliser::residual_variance) {
+    if (normaliser != AuxKNormaliser::none) {
       Tensor<Scalar> weighted;
-      if (!step.row_weight.empty()) detail::weigh_rows(step, weighted = step.residual, true);
-      const double variance = detail::row_variance(RowsView<Scalar>(step.row_weight.empty() ? step.residual : weighted));
+      if (!step.row_weight.empty()) detail::weigh_rows(step, weighted = residual, true);
+      const double variance = detail::row_variance(normaliser == AuxKNormaliser::target_variance ? step.measured_target
+                                                   : step.row_weight.empty()                     ? RowsView<Scalar>(residual)
+                                                                                                 : RowsView<Scalar>(weighted));
       factor = variance > 0 ? factor / variance : 0.0;
     }
     const double value = factor * square;
@@ -148,6 +182,9 @@ struct AuxK {
     path.df.assign(static_cast<std::size_t>(path.entries.size()), Scalar(0));
     detail::add_code_gradient(path.entries.codes, error, *step.decoder, path.df, step.scratch, threads);
     path.dz = path.df;  // relu'd values are positive where they were kept
+    if (!detach_residual) step.add_to_cotangent(Scalar(1), error);
+    if (through_decoder_bias)
+      detail::add_column_sums(error, step.decoder_bias_gradient().data(), selection.column_sums_, threads);
     return value;
   }
 

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <string_view>
+#include <vector>
 
 namespace sae::inline SAE_ABI {
 
@@ -12,20 +13,30 @@ namespace sae::inline SAE_ABI {
 ///
 /// With T = 1 - tanh^2(scale f n): dL/df = coefficient s scale / B T n_i, at active entries and at those in the window of a
 /// straight-through estimator (T = 1 where f = 0); dL/dn_i = coefficient s scale / B sum_b f T.
-/// Source: transformer-circuits.pub/2025/january-update; SAELens saes/jumprelu_sae.py ("tanh").
+///
+/// With a frequency scale c > 0 (tanh-quad) latents that are active in more than a share of about c of the rows pay more:
+///
+///   L = coefficient s(t) sum_i q_i (1 + q_i / c),      q_i = mean_b tanh(scale f[b,i] n_i)
+///
+/// whose derivatives are those above times 1 + 2 q_i / c.
+/// Source: transformer-circuits.pub/2025/january-update; SAELens saes/jumprelu_sae.py ("tanh"); llamascopium
+/// models/sparse_dictionary.py ("tanh-quad", c = 0.01).
 struct TanhPenalty {
-  double coefficient = 1;  ///< lambda >= 0
-  double scale = 4;        ///< > 0
+  double coefficient = 1;      ///< lambda >= 0
+  double scale = 4;            ///< > 0
+  double frequency_scale = 0;  ///< c > 0; 0: without the quadratic part
 
   static constexpr std::string_view name = "tanh";
   template <class Visitor>
   void visit_settings(Visitor&& visitor) const {
     visitor("coefficient", coefficient);
     visitor("scale", scale);
+    visitor("frequency_scale", frequency_scale);
   }
   void check(Index, Index) const {
     if (!(coefficient >= 0)) throw_value("TanhPenalty: coefficient = ", coefficient, " is negative");
     if (!(scale > 0)) throw_value("TanhPenalty: scale = ", scale, " is not positive");
+    if (!(frequency_scale >= 0)) throw_value("TanhPenalty: frequency_scale = ", frequency_scale, " is negative");
   }
   bool needs_decoder_norms() const { return true; }
 
@@ -34,6 +45,21 @@ struct TanhPenalty {
     using Scalar = typename Step::Scalar;
     const double factor = coefficient * step.sparsity_scale / static_cast<double>(step.rows());
     double sum = 0;
+    std::vector<double> weight;  // 1 + 2 q_i / c
+    if (frequency_scale > 0) {
+      weight.assign(static_cast<std::size_t>(step.latents()), 0.0);
+      const auto& codes = step.main.entries.codes;
+      for (Index e = 0; e < codes.size(); ++e) {
+        const Index i = codes.latent(e);
+        weight[static_cast<std::size_t>(i)] +=
+            std::tanh(scale * static_cast<double>(codes.value(e)) * static_cast<double>(step.decoder_norms[i]));
+      }
+      for (double& w : weight) {
+        const double frequency = w / static_cast<double>(step.rows());
+        sum += w * frequency / frequency_scale;
+        w = 1 + 2 * frequency / frequency_scale;
+      }
+    }
     std::span<Scalar> norm_gradient;
     if (step.wants_gradient) norm_gradient = step.norm_gradient();
     const auto visit = [&](Path<Scalar>& path, bool decodes) {
@@ -41,7 +67,8 @@ struct TanhPenalty {
       for (Index e = 0; e < codes.size(); ++e) {
         const Index i = codes.latent(e);
         const auto f = static_cast<double>(codes.value(e)), norm = static_cast<double>(step.decoder_norms[i]);
-        const double tanh = std::tanh(scale * f * norm), slope = factor * scale * (1 - tanh * tanh);
+        const double tanh = std::tanh(scale * f * norm), each = weight.empty() ? 1.0 : weight[static_cast<std::size_t>(i)];
+        const double slope = factor * scale * (1 - tanh * tanh) * each;
         if (decodes) sum += tanh;
         if (!step.wants_gradient) continue;
         path.df[static_cast<std::size_t>(e)] += static_cast<Scalar>(slope * norm);
