@@ -28,9 +28,9 @@ TEST_CASE("ten steps of SAELens: Matryoshka, AuxK of the whole or level by level
     const sae::BatchTopK activation{
         .k = 6, .rank_by_decoder_norm = true, .threshold_rate = rate, .threshold_average = sae::ThresholdAverage::from_zero};
     replay(name, saelens, activation, saelens_config(), sae::AnyObjective{sae::Matryoshka{.widths = {14, 28}}, aux},
-           [&](const auto& model, const auto& want) {
+           [&](const auto& trainer, const auto& want) {
              const double threshold = want.at("topk_threshold_after").template get<double>();
-             REQUIRE(std::abs(activation.threshold(model.parameters().activation) - threshold) <= 1e-9 * threshold);
+             REQUIRE(std::abs(activation.threshold(trainer.model().parameters().activation) - threshold) <= 1e-9 * threshold);
            });
   };
   follow("saelens_matryoshka", 0.05, saelens_aux);
