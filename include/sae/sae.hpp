@@ -4,8 +4,10 @@
 #include <sae/activations/any_activation.hpp>
 #include <sae/activations/batch_topk.hpp>
 #include <sae/activations/gated.hpp>
+#include <sae/activations/glu.hpp>
 #include <sae/activations/group_max.hpp>
 #include <sae/activations/jump_relu.hpp>
+#include <sae/activations/matching_pursuit.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
 #include <sae/core/codes.hpp>

@@ -14,7 +14,7 @@ namespace sae_test {
 using sae::Index;
 using sae::Tensor;
 
-/// What a peer calls its tensors, and which of them it keeps the other way round.
+/// What a peer calls its tensors (null: it has none), and which of them it keeps the other way round.
 struct Names {
   const char *W_enc, *b_enc, *W_dec, *b_dec;
   bool encoder_transposed, decoder_transposed;
@@ -26,6 +26,7 @@ struct Names {
   }
 };
 inline constexpr Names saelens{"W_enc", "b_enc", "W_dec", "b_dec", true, false};
+inline constexpr Names saelens_tied{nullptr, nullptr, "W_dec", "b_dec", true, false};
 inline constexpr Names dl_autoencoder{"encoder.weight", "encoder.bias", "decoder.weight", "bias", false, true};
 inline constexpr Names dl_autoencoder_new{"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", false, true};
 inline constexpr Names dl_gated{"encoder.weight", nullptr,   "decoder.weight", "decoder_bias", false, true,
@@ -37,7 +38,7 @@ using PeerModel = sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, Activation,
 
 template <class Parameters>
 void load_peer(const sae_test::PeerRun& run, const Names& names, const std::string& when, Parameters& p) {
-  p.W_enc = run.tensor(when, names.W_enc, names.encoder_transposed);
+  if (names.W_enc != nullptr) p.W_enc = run.tensor(when, names.W_enc, names.encoder_transposed);
   if (names.b_enc != nullptr) p.b_enc = run.tensor(when, names.b_enc, false);
   p.W_dec = run.tensor(when, names.W_dec, names.decoder_transposed);
   p.b_dec = run.tensor(when, names.b_dec, false);
@@ -115,7 +116,7 @@ void replay(const std::string& name, const Names& names, Activation activation, 
       REQUIRE(std::abs(tensor.map().norm() - norm) <= 1e-9 * norm);
     };
     const auto& p = model.parameters();
-    check_norm(names.W_enc, p.W_enc);
+    if (names.W_enc != nullptr) check_norm(names.W_enc, p.W_enc);
     if (names.b_enc != nullptr) check_norm(names.b_enc, p.b_enc);
     check_norm(names.W_dec, p.W_dec);
     check_norm(names.b_dec, p.b_dec);

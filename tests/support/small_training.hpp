@@ -36,8 +36,12 @@ sae::Matrix<Scalar> some_rows(Index rows) {
 template <class Activation, class Scalar, class Terms, class Source_>
 struct Run {
   using Source = Source_;
-  Run(int thread_count, Activation activation, Terms terms, const sae::TrainerConfig& config, Source rows, Index F = latents)
-      : threads(thread_count), model(width, F, activation), trainer(model, config, terms, threads), source(std::move(rows)) {}
+  Run(int thread_count, Activation activation, Terms terms, const sae::TrainerConfig& config, Source rows, Index F = latents,
+      sae::ModelOptions options = {})
+      : threads(thread_count),
+        model(width, F, activation, options),
+        trainer(model, config, terms, threads),
+        source(std::move(rows)) {}
   sae::Threads threads;
   Sae<Activation, Scalar> model;
   sae::Trainer<Sae<Activation, Scalar>, Terms> trainer;

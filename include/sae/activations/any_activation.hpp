@@ -4,6 +4,7 @@
 #include <sae/activations/gated.hpp>
 #include <sae/activations/group_max.hpp>
 #include <sae/activations/jump_relu.hpp>
+#include <sae/activations/matching_pursuit.hpp>
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
 #include <sae/core/threads.hpp>
@@ -24,7 +25,8 @@ namespace sae::inline SAE_ABI {
 /// the activation inside says. A line more in `Variants` makes an activation known to files and program.
 class AnyActivation {
  public:
-  using Variants = std::variant<ReLU, TopK, BatchTopK, AbsTopK, GroupMax, JumpReLU, Gated>;
+  using Variants =
+      std::variant<ReLU, TopK, BatchTopK, AbsTopK, GroupMax, JumpReLU, Gated, MatchingPursuit, OrthogonalMatchingPursuit>;
 
   AnyActivation() : AnyActivation(ReLU{}) {}
   template <class Activation>
@@ -72,6 +74,9 @@ class AnyActivation {
   bool tied_weights() const {
     return visit([](const auto& activation) { return detail::has_tied_weights(activation); });
   }
+  bool shared_decoder_bias() const {
+    return visit([](const auto& activation) { return detail::shares_decoder_bias(activation); });
+  }
 
   /// The own tensors of the activation inside.
   template <class Scalar_>
@@ -82,8 +87,8 @@ class AnyActivation {
     void choose(const AnyActivation& activation) {
       choose_index(activation.index(), std::make_index_sequence<std::variant_size_v<Variants>>());
     }
-    void resize(Index latents) {
-      std::visit([&](auto& inner) { inner.parameters.resize(latents); }, value_);
+    void resize(Index latents, Index d_in) {
+      std::visit([&](auto& inner) { detail::resize_own(inner.parameters, latents, d_in); }, value_);
     }
     void initialize(const AnyActivation& activation) {
       on_each(activation, *this, [](const auto& a, auto& p) { p.initialize(a); });
@@ -219,7 +224,9 @@ class SelectorBlocks<AnyActivation, Scalar> {
   }
   void observe(const AnyActivation& any, Parameters& state) const {
     any.visit([&]<class Activation>(const Activation& activation) {
-      std::get<SelectorBlocks<Activation, Scalar>>(value_).observe(activation, *state.template get<Activation>());
+      // A pursuit begins no selectors: there is nothing to see.
+      if (const auto* const blocks = std::get_if<SelectorBlocks<Activation, Scalar>>(&value_); blocks != nullptr)
+        blocks->observe(activation, *state.template get<Activation>());
     });
   }
 

@@ -34,11 +34,30 @@
 // It may have, besides:
 //   bool encoder_bias() const;                          false: the model has no b_enc
 //   bool tied_weights() const;                          true: latents read along W_dec, there is no W_enc
+//   bool shared_decoder_bias() const;                   true: b_dec is added to x' only where it is subtracted from x
+//   void Parameters::resize(Index latents, Index d_in);  in the place of resize(latents), for tensors [F x D_in]
 //   void observe(std::span<const Selector<Scalar>> blocks, Parameters<Scalar>& state) const;   after each forward of a training
 //   static void Parameters::visit_state(visitor, sets&...);   as visit, for untrained tensors that a resumed training needs
 //   bool pursue(model parameters, step, threads) const; bool pursue_backward(step, threads) const;
-//                                                       an encoder that is not one product (matching_pursuit.hpp)
+//                                                       an encoder that is not one product (matching_pursuit.hpp): the first
+//                                                       fills step.main.entries, the second main.dz from main.df, which holds
+//                                                       dL/df, and adds paths of its own; false: the ordinary way is gone
+//   EncoderGate<Scalar> gate(Parameters<Scalar>) const;  a second product that scales the first (glu.hpp)
 namespace sae::inline SAE_ABI {
+
+/// One choice of a pursuit.
+template <class Scalar>
+struct Choice {
+  int latent;
+  Scalar value;
+};
+
+/// A second encoder, whose sigmoid scales the pre-activations of the first.
+template <class Scalar>
+struct EncoderGate {
+  const Scalar* weights = nullptr;  ///< [F x D_in]
+  const Scalar* bias = nullptr;     ///< [F]
+};
 
 /// Selected entries of a batch: codes f and, beside each, the pre-activation z that it came from.
 template <class Scalar>
@@ -149,11 +168,28 @@ bool has_tied_weights(const Activation& activation) {
   else
     return false;
 }
+template <class Activation>
+bool shares_decoder_bias(const Activation& activation) {
+  if constexpr (requires { activation.shared_decoder_bias(); })
+    return activation.shared_decoder_bias();
+  else
+    return false;
+}
+/// Sets the shapes of an activation's own tensors.
+template <class Parameters>
+void resize_own(Parameters& own, Index latents, Index d_in) {
+  if constexpr (requires { own.resize(latents, d_in); })
+    own.resize(latents, d_in);
+  else
+    own.resize(latents);
+}
 /// The field `rank_by_decoder_norm` of an activation that has it, else null.
 template <class Activation>
 auto* rank_by_norm(Activation& activation) {
   if constexpr (requires { activation.rank_by_decoder_norm; }) {
     return &activation.rank_by_decoder_norm;
+  } else if constexpr (requires { activation.inner; }) {
+    return rank_by_norm(activation.inner);
   } else if constexpr (requires { activation.index(); }) {
     using Bool = std::conditional_t<std::is_const_v<Activation>, const bool, bool>;
     return activation.visit([](auto& inner) -> Bool* { return rank_by_norm(inner); });

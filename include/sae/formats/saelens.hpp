@@ -51,7 +51,8 @@ struct SaelensConfig {
 };
 
 /// How an activation stands in cfg.json: the name of its architecture, and its settings read and written. An architecture more
-/// is one specialisation more. Its own parameters are tensors [F] under their own names.
+/// is one specialisation more. Its own parameters are tensors [F] or [F x n] under their own names.
+/// `write` may take the model's own tensors of the activation as its second argument.
 template <class Activation>
 struct SaelensLayout;
 
@@ -122,6 +123,51 @@ struct SaelensLayout<Gated> {
 };
 
 namespace detail {
+inline double saelens_residual_threshold(const SaelensConfig& config, double fallback) {
+  const double out = json_number_or(config.json, "residual_threshold", fallback, config.file);
+  if (!(out >= 0)) throw_field(config.file, "residual_threshold", config.json.at("residual_threshold"), "a number >= 0");
+  return out;
+}
+}  // namespace detail
+
+/// Tied: the file holds W_dec and b_dec alone. The threshold is the model's, in the units of its rows.
+template <>
+struct SaelensLayout<MatchingPursuit> {
+  static constexpr std::string_view architecture = "matching_pursuit";
+  static MatchingPursuit read(const SaelensConfig& config) {
+    MatchingPursuit out;
+    out.residual_threshold = detail::saelens_residual_threshold(config, out.residual_threshold);
+    if (detail::json_find(config.json, "max_iterations", config.file) != nullptr)
+      out.max_iterations = json_integer(config.json, "max_iterations", config.file, 1);
+    out.stop_on_duplicate_support = json_bool_or(config.json, "stop_on_duplicate_support", true, config.file);
+    return out;
+  }
+  template <class Parameters>
+  static void write(const MatchingPursuit& pursuit, const Parameters& own, nlohmann::ordered_json& json) {
+    json["residual_threshold"] = own.residual_threshold[0];
+    json["max_iterations"] = pursuit.max_iterations > 0 ? nlohmann::ordered_json(pursuit.max_iterations) : nullptr;
+    json["stop_on_duplicate_support"] = pursuit.stop_on_duplicate_support;
+  }
+};
+
+/// SAELens has none: a name of ours in its layout.
+template <>
+struct SaelensLayout<OrthogonalMatchingPursuit> {
+  static constexpr std::string_view architecture = "orthogonal_matching_pursuit";
+  static OrthogonalMatchingPursuit read(const SaelensConfig& config) {
+    return {.k = json_integer(config.json, "k", config.file, 1, config.latents),
+            .residual_threshold = detail::saelens_residual_threshold(config, 0),
+            .by_magnitude = json_bool_or(config.json, "by_magnitude", false, config.file)};
+  }
+  template <class Parameters>
+  static void write(const OrthogonalMatchingPursuit& pursuit, const Parameters& own, nlohmann::ordered_json& json) {
+    json["k"] = pursuit.k;
+    json["residual_threshold"] = own.residual_threshold[0];
+    json["by_magnitude"] = pursuit.by_magnitude;
+  }
+};
+
+namespace detail {
 
 /// SAELens' name of an activation's architecture.
 template <class Activation>
@@ -167,16 +213,21 @@ struct SaelensReader<AnyActivation> {
     return *found;
   }
 };
-template <class Activation>
-void write_saelens_settings(const Activation& activation, nlohmann::ordered_json& json) {
-  SaelensLayout<Activation>::write(activation, json);
+template <class Activation, class Parameters>
+void write_saelens_settings(const Activation& activation, const Parameters& own, nlohmann::ordered_json& json) {
+  if constexpr (requires { SaelensLayout<Activation>::write(activation, own, json); })
+    SaelensLayout<Activation>::write(activation, own, json);
+  else
+    SaelensLayout<Activation>::write(activation, json);
 }
-inline void write_saelens_settings(const AnyActivation& any, nlohmann::ordered_json& json) {
+template <class Scalar>
+void write_saelens_settings(const AnyActivation& any, const AnyActivation::Parameters<Scalar>& own,
+                            nlohmann::ordered_json& json) {
   any.visit([&]<class Activation>(const Activation& activation) {
     if constexpr (requires { SaelensLayout<Activation>::reads; })
       throw_value("a SAE of the activation ", activation.name, " is not written as it is");
     else
-      write_saelens_settings(activation, json);
+      write_saelens_settings(activation, *own.template get<Activation>(), json);
   });
 }
 
@@ -250,6 +301,13 @@ inline nlohmann::ordered_json saelens_json(const SaelensMetadata& metadata) {
     throw_value("SaelensMetadata: other is not a JSON object of further fields");
   for (const auto& field : metadata.other.items()) out[field.key()] = nlohmann::ordered_json(field.value());
   return out;
+}
+
+/// Shape of an own tensor of an activation in a file: [n] of one row, else [rows x cols].
+template <class Scalar>
+std::vector<Index> stored_shape(const Tensor<Scalar>& tensor) {
+  if (tensor.rows() == 1) return {tensor.cols()};
+  return {tensor.rows(), tensor.cols()};
 }
 
 /// Refuses NaN and infinities of a tensor [rows x cols] (one row: a vector), naming the first.
@@ -356,7 +414,9 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
     return tensor;
   };
   const Index width = config.d_in, latents = config.latents, out_width = transcodes ? config.d_out : width;
-  auto W_enc = read("W_enc", {width, latents});  // all before the model: its size is then one that the file has
+  const bool tied = detail::has_tied_weights(activation);
+  Tensor<Scalar> W_enc;
+  if (!tied) W_enc = read("W_enc", {width, latents});  // all before the model: its size is then one that the file has
   auto W_dec = read("W_dec", {latents, out_width});
   const bool has_bias = detail::has_encoder_bias(activation);
   Tensor<Scalar> b_enc;
@@ -373,13 +433,13 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
                    {.subtract_decoder_bias = config.subtract_decoder_bias, .input_normalisation = config.input_normalisation});
   }();
   auto& parameters = model.parameters();
-  parameters.W_enc.map() = W_enc.map().transpose();
+  if (!tied) parameters.W_enc.map() = W_enc.map().transpose();
   parameters.W_dec = std::move(W_dec);
   if (has_bias) parameters.b_enc = std::move(b_enc);
   parameters.b_dec = std::move(b_dec);
   parameters.W_skip = std::move(W_skip);
-  Model::Parameters::visit_activation([&](std::string_view name, auto& tensor) { tensor = read(name, {tensor.cols()}); },
-                                      parameters);
+  Model::Parameters::visit_activation(
+      [&](std::string_view name, auto& tensor) { tensor = read(name, detail::stored_shape(tensor)); }, parameters);
   parameters.activation.constrain();
 
   if (options.warnings != nullptr) {
@@ -429,6 +489,7 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
     throw_value("save_saelens: dtype ", to_string(dtype), " is not written; float32 and float64 are");
   if (const bool* const by_norm = detail::rank_by_norm(model.activation()); by_norm != nullptr && *by_norm) {
     Model folded = model;
+    if (folded.parameters().tied()) folded.parameters().W_enc = folded.parameters().W_dec;
     folded.fold_decoder_norms();
     return write_saelens(folded, folder, metadata, options);
   }
@@ -449,7 +510,7 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
   config["normalize_activations"] = detail::saelens_normalisation(detail::input_normalisation_of(model));
   config["reshape_activations"] = "none";
   config["metadata"] = detail::saelens_json(metadata);
-  detail::write_saelens_settings(model.activation(), config);
+  detail::write_saelens_settings(model.activation(), model.parameters().activation, config);
   const std::string_view architecture = detail::saelens_architecture(model.activation());
   config["architecture"] = architecture;
   if constexpr (requires { model.has_skip(); }) {
@@ -469,13 +530,14 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
     const Index width = model.d_in(), latents = model.latents(), out_width = parameters.output_width();
     std::map<std::string, std::pair<std::vector<Index>, Tensor<Stored>>> tensors;  // by name, as SAELens' writer orders them
     tensors["W_dec"] = {{latents, out_width}, stored(parameters.W_dec.map())};
-    tensors["W_enc"] = {{width, latents}, stored(parameters.W_enc.map().transpose())};
+    if (!detail::has_tied_weights(model.activation()))  // tied by choice: Python reads it as any other
+      tensors["W_enc"] = {{width, latents}, stored(parameters.encoder().map().transpose())};
     tensors["b_dec"] = {{out_width}, stored(parameters.b_dec.map())};
     if (parameters.W_skip.size() > 0) tensors["W_skip"] = {{out_width, width}, stored(parameters.W_skip.map())};
     if (parameters.b_enc.size() > 0) tensors["b_enc"] = {{latents}, stored(parameters.b_enc.map())};
     Model::Parameters::visit_activation(
         [&](std::string_view name, const auto& tensor) {
-          tensors[std::string(name)] = {{tensor.size()}, stored(tensor.map())};
+          tensors[std::string(name)] = {detail::stored_shape(tensor), stored(tensor.map())};
         },
         parameters);
     SafetensorsWriter out;

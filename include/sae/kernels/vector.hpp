@@ -1,6 +1,8 @@
 #pragma once
 #include <sae/core/types.hpp>
 
+#include <cmath>
+
 // Loops over contiguous rows. Each has one order of additions that does not depend on alignment, threads or the width of the
 // machine's registers: sums run in a fixed number of lanes, which the compiler maps on whatever registers there are.
 namespace sae::inline SAE_ABI::kernels {
@@ -29,6 +31,13 @@ Scalar squared_norm(const Scalar* a, Index n) {
 template <class Scalar>
 void add_scaled(Scalar* __restrict y, Scalar c, const Scalar* __restrict x, Index n) {
   for (Index j = 0; j < n; ++j) y[j] += c * x[j];
+}
+
+/// 1 / (1 + e^-x), without overflow.
+template <class Scalar>
+Scalar sigmoid(Scalar x) {
+  const Scalar e = std::exp(-std::abs(x));
+  return (x < Scalar(0) ? e : Scalar(1)) / (Scalar(1) + e);
 }
 
 template <class Scalar>

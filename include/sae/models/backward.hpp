@@ -78,6 +78,11 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   step.encoder_bias = &parameters.b_enc;
   step.decoder = &parameters.W_dec;
   step.decoder_bias = &parameters.b_dec;
+  step.subtracts_decoder_bias = model.subtracts_decoder_bias();
+  if (!step.subtracts_decoder_bias && shares_decoder_bias(activation)) {
+    step.no_bias.resize(1, width);
+    step.decoder_bias = &step.no_bias;
+  }
   step.skip = &parameters.W_skip;
   if constexpr (requires { model.sites(); }) step.sites = model.sites();
   step.raw = rows_of.x;
@@ -112,18 +117,18 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
     if constexpr (watches_tiles<Selection>)
       watching = (own_loss && selection.begin(term, step, blocks, block_rows)) || watching;
   });
+  bool shown = false;
   if (watching) {
-    const bool shown =
-        select(activation, parameters, step, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
-          objective.for_each_term(workspace.selections, [&]<class Term, class Selection>(const Term&, Selection& selection) {
-            if constexpr (watches_tiles<Selection>) selection.take(block, row, first, z);
-          });
-        });
+    shown = select(activation, parameters, step, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+      objective.for_each_term(workspace.selections, [&]<class Term, class Selection>(const Term&, Selection& selection) {
+        if constexpr (watches_tiles<Selection>) selection.take(block, row, first, z);
+      });
+    });
     if (!shown)
-      throw_value("a term of the objective ranks pre-activations (AuxK does), and ", std::string_view(activation.name),
-                  " has none");
+      throw_value("a term of the objective reads pre-activations (AuxK does), and ", std::string_view(activation.name),
+                  " has none that are one product");
   } else {
-    select(activation, parameters, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
+    shown = select(activation, parameters, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
   }
 
   if (step.cotangent.rows() != rows || step.cotangent.cols() != width) step.cotangent.resize(rows, width);
@@ -135,6 +140,9 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   step.loss.reconstruction = sum / static_cast<double>(rows);
   step.loss.total = value;
   if (!name.empty()) step.loss.terms.emplace_back(name, value);
+  if (!shown && step.has_levels)
+    throw_value("a reconstruction loss with several prefixes needs pre-activations, and ", std::string_view(activation.name),
+                " has none");
   if (step.has_levels) main.cotangent = &step.level_cotangent;
 }
 
@@ -152,7 +160,7 @@ void run_backward(const Model& model, const Terms& objective, Workspace<typename
   typename Model::Parameters none;
   if (step.wants_gradient && activation_gradient == nullptr) {
     none.activation = parameters.activation;
-    none.activation.resize(parameters.latents());
+    resize_own(none.activation, parameters.latents(), parameters.width());
     activation_gradient = &none;
   }
   step.activation_gradient = activation_gradient == nullptr ? nullptr : &activation_gradient->activation;
@@ -188,19 +196,15 @@ void run_backward(const Model& model, const Terms& objective, Workspace<typename
     });
   if (!step.wants_gradient) return;
 
+  add_code_gradient(main.entries.codes, *main.cotangent, parameters.W_dec, main.df, step.scratch, threads, &main);
+  if (band.entries.size() > 0)
+    add_code_gradient(band.entries.codes, band.level_ends.empty() ? step.cotangent : step.level_cotangent, parameters.W_dec,
+                      band.df, step.scratch, threads, &band);
   bool pursued = false;
   if constexpr (requires { activation.pursue_backward(step, threads); }) pursued = activation.pursue_backward(step, threads);
-  if (pursued && step.has_levels)
-    throw_value("a reconstruction loss with several prefixes needs pre-activations, and ", std::string_view(activation.name),
-                " has none");
-  if (!pursued) {
-    add_code_gradient(main.entries.codes, *main.cotangent, parameters.W_dec, main.df, step.scratch, threads, &main);
-    if (band.entries.size() > 0)
-      add_code_gradient(band.entries.codes, band.level_ends.empty() ? step.cotangent : step.level_cotangent, parameters.W_dec,
-                        band.df, step.scratch, threads, &band);
+  if (!pursued)
     activation.backward(Backward<Scalar>{main.entries, main.df, main.dz, band.entries, band.df, band.dz, step.dgate},
                         parameters.activation, *step.activation_gradient);
-  }
   main.by_latent.build(main.entries.codes);
   band.by_latent.build(band.entries.codes);
   for (std::size_t p = 0; p < step.extra_used; ++p) step.extra[p]->by_latent.build(step.extra[p]->entries.codes);
@@ -332,7 +336,7 @@ void shared_gradients(Step& step, const Tensor<typename Step::Scalar>* read, Par
                       Tensor<typename Step::Scalar>& partial, Threads& threads) {
   using Scalar = typename Step::Scalar;
   gradient.b_dec.set_zero();
-  add_column_sums(step.cotangent, gradient.b_dec.data(), partial, threads);
+  if (step.decoder_bias != &step.no_bias) add_column_sums(step.cotangent, gradient.b_dec.data(), partial, threads);
   for (std::size_t j = 0; j < step.own_decoder_bias_gradient.size(); ++j)
     gradient.b_dec[static_cast<Index>(j)] += step.own_decoder_bias_gradient[j];
   if (read != nullptr)

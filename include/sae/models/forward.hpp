@@ -23,24 +23,34 @@ inline bool is_dense(Index entries, Index cells) { return entries * 1000 > cells
 
 /// Calls take(block, row in block, first latent, z) for every tile of pre-activations z = x w^T + b of every row; the latents of
 /// a row ascend. x [rows x width], w [latents x width], b [latents] or null: 0. Blocks run in parallel, the calls of one block in
-/// order.
+/// order. With a gate z = (x w^T + b) sigmoid(x w_gate^T + b_gate).
 template <class Scalar, class Take>
 void for_each_pre_activation(const Scalar* x, Index rows, Index width, const Scalar* w, const Scalar* b, Index latents,
-                             ScratchPool<Scalar>& scratch, Threads& threads, const Take& take) {
+                             ScratchPool<Scalar>& scratch, Threads& threads, const Take& take,
+                             const EncoderGate<Scalar>& gate = {}) {
   const Index block_rows = encode_block_rows(rows);
   threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
-    auto loan = scratch.borrow(block_rows * tile_latents);
-    Scalar* const z = loan.data();
-    for (Index first = 0; first < latents; first += tile_latents) {
-      const Index n = std::min(tile_latents, latents - first);
+    auto loan = scratch.borrow((gate.weights != nullptr ? 2 : 1) * block_rows * tile_latents);
+    Scalar *const z = loan.data(), *const g = z + block_rows * tile_latents;
+    const auto product = [&](Scalar* to, const Scalar* weights, const Scalar* bias, Index first, Index n) {
       for (Index r = 0; r < end - begin; ++r) {
-        if (b != nullptr) {
-          std::copy_n(b + first, n, z + r * tile_latents);
+        if (bias != nullptr) {
+          std::copy_n(bias + first, n, to + r * tile_latents);
         } else {
-          std::fill_n(z + r * tile_latents, n, Scalar(0));
+          std::fill_n(to + r * tile_latents, n, Scalar(0));
         }
       }
-      kernels::add_product_nt(z, tile_latents, x + begin * width, width, w + first * width, width, end - begin, n, width);
+      kernels::add_product_nt(to, tile_latents, x + begin * width, width, weights + first * width, width, end - begin, n,
+                              width);
+    };
+    for (Index first = 0; first < latents; first += tile_latents) {
+      const Index n = std::min(tile_latents, latents - first);
+      product(z, w, b, first, n);
+      if (gate.weights != nullptr) {
+        product(g, gate.weights, gate.bias, first, n);
+        for (Index r = 0; r < end - begin; ++r)
+          for (Index j = 0; j < n; ++j) z[r * tile_latents + j] *= kernels::sigmoid(g[r * tile_latents + j]);
+      }
       for (Index r = 0; r < end - begin; ++r)
         take(block, r, first, std::span<const Scalar>(z + r * tile_latents, static_cast<std::size_t>(n)));
     }
@@ -231,9 +241,20 @@ void load_decoder_bias(const Tensor<Scalar>& b_dec, const Tensor<Scalar>* skip, 
   });
 }
 
+/// The tiles of pre-activations of rows [B x D_in] as the activation's selector sees them.
+template <class Activation, class Parameters, class Scalar, class Take>
+void for_each_tile(const Activation& activation, const Parameters& parameters, const Tensor<Scalar>& input,
+                   ScratchPool<Scalar>& scratch, Threads& threads, const Take& take) {
+  EncoderGate<Scalar> gate;
+  if constexpr (requires { activation.gate(parameters.activation); }) gate = activation.gate(parameters.activation);
+  for_each_pre_activation(input.data(), input.rows(), input.cols(), parameters.encoder().data(),
+                          parameters.b_enc.size() > 0 ? parameters.b_enc.data() : nullptr, parameters.latents(), scratch,
+                          threads, take, gate);
+}
+
 /// Encode and select: step.main.entries and step.band.entries from step.input. Each tile is also shown to
 /// `watch(block, row in block, first latent, z)`: selectors of the terms of the loss. An activation whose encoder is not one
-/// product (a pursuit) does it itself; then nothing is shown and false is returned.
+/// product (a pursuit) does it itself; then nothing is shown. Returns whether what was shown is one product, z = x W_enc^T + b_enc.
 template <class Activation, class Parameters, class Step, class Watch>
 bool select(const Activation& activation, const Parameters& parameters, Step& step, Threads& threads, const Watch& watch) {
   using Scalar = typename Step::Scalar;
@@ -250,12 +271,11 @@ bool select(const Activation& activation, const Parameters& parameters, Step& st
   if (activation.needs_decoder_norms()) norms = {step.decoder_norms.data(), static_cast<std::size_t>(latents)};
   auto& selectors = step.selectors;
   selectors.begin(activation, parameters.activation, norms, rows, block_rows);
-  for_each_pre_activation(step.input.data(), rows, step.input.cols(), parameters.encoder().data(),
-                          parameters.b_enc.size() > 0 ? parameters.b_enc.data() : nullptr, latents, step.scratch, threads,
-                          [&](Index block, Index row, Index first, std::span<const Scalar> z) {
-                            selectors.take(block, row, first, z);
-                            watch(block, row, first, z);
-                          });
+  for_each_tile(activation, parameters, step.input, step.scratch, threads,
+                [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+                  selectors.take(block, row, first, z);
+                  watch(block, row, first, z);
+                });
   selectors.merge();
   threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
     auto& active = step.block_active[static_cast<std::size_t>(block)];
@@ -270,7 +290,7 @@ bool select(const Activation& activation, const Parameters& parameters, Step& st
   });
   concatenate<Scalar>(std::span<const Entries<Scalar>>(step.block_active.data(), count), latents, step.main.entries);
   concatenate<Scalar>(std::span<const Entries<Scalar>>(step.block_band.data(), count), latents, step.band.entries);
-  return true;
+  return !requires { activation.gate(parameters.activation); };
 }
 
 }  // namespace sae::inline SAE_ABI::detail

@@ -75,6 +75,7 @@ struct UntiedInitialization {
     using Scalar = typename Parameters::Scalar;
     if (!(decoder_norm > 0)) throw_value("UntiedInitialization: decoder_norm = ", decoder_norm, " is not positive");
     detail::require_one_width("UntiedInitialization", parameters);
+    if (parameters.tied()) throw_value("UntiedInitialization: encoder and decoder of the model are tied");
     const Index width = parameters.width();
     const double bound = 1 / std::sqrt(static_cast<double>(width));
     Random random(seed, detail::initialization_stream);

@@ -40,6 +40,7 @@ auto gated_to_jump_relu(const Model& gated) {
   const auto& from = gated.parameters();
   auto& to = out.parameters();
   copy_tensors(from, to);
+  if (to.tied()) to.W_enc = to.W_dec;
   to.b_enc = from.activation.b_mag;
   for (Index i = 0; i < gated.latents(); ++i) {
     const Scalar scale = std::exp(from.activation.r_mag[i]);
@@ -56,6 +57,7 @@ auto batch_topk_to_jump_relu(const Model& model) {
     throw_value("to_jump_relu: the running threshold of the BatchTopK is ", threshold,
                 ", not in [0, infinity): no batch of a training was counted yet");
   Model folded = model;
+  if (folded.parameters().tied()) folded.parameters().W_enc = folded.parameters().W_dec;
   if (model.activation().rank_by_decoder_norm) folded.fold_decoder_norms();
   auto out = same_model_with(model, JumpReLU{.threshold = threshold});
   copy_tensors(folded.parameters(), out.parameters());

@@ -1,5 +1,5 @@
 #pragma once
-#include <sae/core/types.hpp>
+#include <sae/activations/selection.hpp>
 
 #include <string_view>
 
@@ -38,7 +38,7 @@ struct AutoencoderParameters {
     W_dec.resize(shape.latents, d_out);
     b_dec.resize(1, d_out);
     W_skip.resize(shape.skip ? d_out : 0, shape.skip ? shape.d_in : 0);
-    activation.resize(shape.latents);
+    detail::resize_own(activation, shape.latents, shape.d_in);
   }
   /// The shapes of other parameters, all numbers 0.
   void resize_like(const AutoencoderParameters& other) {

@@ -19,6 +19,8 @@ struct ModelOptions {
   bool subtract_decoder_bias = true;
   /// What is done to each row before b_dec is subtracted, and undone in its reconstruction.
   InputNormalisation input_normalisation = InputNormalisation::none;
+  /// W_enc is W_dec: latents read along what they write, F D numbers fewer. dL/dW_dec is then the sum of both gradients.
+  bool tied = false;
   TiedInitialization initialization{};
   /// Widths of the sites of a crosscoder, >= 1 each, D together (models/crosscoder.hpp); empty: no crosscoder.
   std::vector<Index> sites{};
@@ -83,7 +85,7 @@ class SparseAutoencoder {
     parameters_.resize({.d_in = d_in,
                         .latents = latents,
                         .encoder_bias = detail::has_encoder_bias(activation_),
-                        .tied = detail::has_tied_weights(activation_)});
+                        .tied = options_.tied || detail::has_tied_weights(activation_)});
     options_.initialization(parameters_);
     parameters_.activation.initialize(activation_);
   }
@@ -125,12 +127,10 @@ class SparseAutoencoder {
     detail::load_input(parameters_, subtracts_decoder_bias(), RowsView<Scalar>(x), step, threads, input_normalisation());
     Matrix<Scalar> out(x.rows(), latents());
     const Index block_rows = detail::encode_block_rows(x.rows());
-    detail::for_each_pre_activation(step.input.data(), x.rows(), d_in(), parameters_.encoder().data(),
-                                    parameters_.b_enc.size() > 0 ? parameters_.b_enc.data() : nullptr, latents(), step.scratch,
-                                    threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
-                                      std::copy(z.begin(), z.end(),
-                                                out.data() + (block * block_rows + row) * latents() + first);
-                                    });
+    detail::for_each_tile(activation_, parameters_, step.input, step.scratch, threads,
+                          [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+                            std::copy(z.begin(), z.end(), out.data() + (block * block_rows + row) * latents() + first);
+                          });
     return out;
   }
 
@@ -154,7 +154,8 @@ class SparseAutoencoder {
     step.encoder = &parameters_.encoder();
     step.encoder_bias = &parameters_.b_enc;
     step.decoder = &parameters_.W_dec;
-    if (activation_.needs_decoder_norms()) detail::decoder_norms(parameters_.W_dec, options_.sites, step.decoder_norms, threads);
+    if (activation_.needs_decoder_norms())
+      detail::decoder_norms(parameters_.W_dec, options_.sites, step.decoder_norms, threads);
     detail::select(activation_, parameters_, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
     return step.main.entries.codes;
   }
@@ -266,6 +267,9 @@ class SparseAutoencoder {
     if (input_normalisation() != InputNormalisation::none) return;
     const auto factor = static_cast<Scalar>(1 / scale);
     if (fold == ScaleFold::weights) {
+      if constexpr (requires { activation_.gate(parameters_.activation); })
+        throw_value("fold_input_scale: ", std::string_view(activation_.name),
+                    " reads the rows twice; fold the scale into the activations");
       if (parameters_.tied())
         throw_value("fold_input_scale: encoder and decoder are tied; fold the scale into the activations");
       kernels::scale(parameters_.W_enc.data(), static_cast<Scalar>(scale), parameters_.W_enc.size());
@@ -300,6 +304,9 @@ class SparseAutoencoder {
       throw_value("fold_input_map: the model normalises each row (", detail::to_string(input_normalisation()),
                   "), which comes before any map");
     if (parameters_.tied()) throw_value("fold_input_map: encoder and decoder are tied, and would become different");
+    if constexpr (requires { activation_.gate(parameters_.activation); })
+      throw_value("fold_input_map: ", std::string_view(activation_.name),
+                  " reads the rows twice, and its gate would read others");
     if (const bool* const by_norm = detail::rank_by_norm(activation_); by_norm != nullptr && *by_norm)
       throw_value("fold_input_map: ", std::string_view(activation_.name),
                   " ranks by the decoder norm, which the map changes; fold_decoder_norms first");
@@ -354,7 +361,11 @@ class SparseAutoencoder {
   void decode_normalised(const Codes<Scalar>& codes, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,
                          Threads& threads) const {
     if (codes.latents() != latents()) throw_shape("codes have ", codes.latents(), " latents, the model has ", latents());
-    detail::load_decoder_bias<Scalar>(parameters_.b_dec, nullptr, {}, codes.rows(), out, threads);
+    if (subtracts_decoder_bias() || !detail::shares_decoder_bias(activation_)) {
+      detail::load_decoder_bias<Scalar>(parameters_.b_dec, nullptr, {}, codes.rows(), out, threads);
+    } else {
+      out.resize(codes.rows(), d_in());
+    }
     detail::add_decoded(codes, parameters_.W_dec, out, scratch, threads);
   }
 

@@ -105,9 +105,9 @@ struct Path {
   Buffer<int> cotangent_rows;  ///< row of `cotangent` of each entry; empty: as level_ends say
   /// Ends of ranges of latents, ascending, the last one F: range m reads the rows m B + b of `cotangent`. Empty: row b.
   std::vector<Index> level_ends;
-  const Tensor<Scalar>* input = nullptr;  ///< what the entries were read from [n x D_in]; null: the step's input
-  Buffer<int> input_rows;                 ///< row of `input` of each entry; empty: its row b
-  Tensor<Scalar> own_cotangent;           ///< storage for a cotangent that belongs to this path
+  const Tensor<Scalar>* input = nullptr;    ///< what the entries were read from [n x D_in]; null: the step's input
+  Buffer<int> input_rows;                   ///< row of `input` of each entry; empty: its row b
+  Tensor<Scalar> own_cotangent, own_input;  ///< storage for those that belong to this path
   ByLatent by_latent;
 
   /// Level of a latent and the end of its range.
@@ -143,7 +143,7 @@ struct Step {
   const Tensor<Scalar>* encoder = nullptr;       ///< W_enc [F x D_in]; W_dec where the two are tied
   const Tensor<Scalar>* encoder_bias = nullptr;  ///< b_enc [1 x F]; empty where the activation adds biases of its own
   const Tensor<Scalar>* decoder = nullptr;       ///< W_dec [F x D_out]
-  const Tensor<Scalar>* decoder_bias = nullptr;  ///< b_dec [1 x D_out]
+  const Tensor<Scalar>* decoder_bias = nullptr;  ///< what x' starts from [1 x D_out]: b_dec, or `no_bias`
   const Tensor<Scalar>* skip = nullptr;          ///< W_skip [D_out x D_in]; empty: none
   std::span<const Index> sites;                  ///< widths of the sites of a decoder row, see `decoder_norms`; empty: one
   RowsView<Scalar> raw;                          ///< the rows x as they were given [B x D_in]
@@ -155,6 +155,7 @@ struct Step {
   typename Activation::template Parameters<Scalar>* activation_gradient = nullptr;
   bool wants_gradient = false;
   LossSpace loss_space = LossSpace::raw;  ///< of a model that normalises its rows
+  bool subtracts_decoder_bias = false;    ///< input is x - b_dec
 
   // Forward.
   Tensor<Scalar> input;          ///< what the encoder reads [B x D]: x as normalised, minus b_dec where the model subtracts it
@@ -164,6 +165,8 @@ struct Step {
   Tensor<Scalar> residual;       ///< x' - target [B x D_out]
   Buffer<double> row_loss;       ///< |x'_b - target_b|^2 [B]
   LossValues loss;
+  /// What a pursuit chose, for each row in its order.
+  std::vector<std::vector<Choice<Scalar>>> choices;
 
   // Backward: filled by the reconstruction loss and the terms.
   Tensor<Scalar> cotangent;                  ///< dL/dx' [B x D_out]: of b_dec, and of every code but for `level_cotangent`
@@ -183,6 +186,7 @@ struct Step {
   Buffer<Scalar> normalised_weight;
 
   // Scratch.
+  Tensor<Scalar> no_bias;  ///< zeros [1 x D_out] where b_dec is not added to x'
   SelectorBlocks<Activation, Scalar> selectors;
   std::vector<Entries<Scalar>> block_active, block_band;
   ScratchPool<Scalar> scratch;

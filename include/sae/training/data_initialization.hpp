@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <string_view>
 #include <vector>
 
 // Starts that look at data: free functions on a model, to be called before its Trainer is made. Rows are in the units in which the
@@ -78,13 +79,13 @@ void initialize_from_data(Model& model, const Batch<typename Model::Scalar>& row
     detail::set_norm(blend.data(), options.decoder_norm, width);
     for (Index j = 0; j < width; ++j) p.W_dec.row(i)[j] = static_cast<Scalar>(blend[static_cast<std::size_t>(j)]);
   }
-  p.W_enc = p.W_dec;
+  if (!p.tied()) p.W_enc = p.W_dec;
   p.b_enc.set_zero();
 }
 
 /// b_enc <- b_enc - mean over the rows of z: every latent's pre-activation has mean 0. As z is linear in x that is
 /// b_enc[i] = -W_enc[i] . mean u, u = x - b_dec or x.
-/// \throws ValueError  there are no rows, or one holds a number that is not finite.
+/// \throws ValueError  the model has no b_enc; there are no rows, or one holds a number that is not finite.
 /// Source: llamascopium models/sae.py, init_encoder_bias_with_mean_hidden_pre.
 template <class Model>
 void center_pre_activations(Model& model, const Batch<typename Model::Scalar>& rows) {
@@ -118,7 +119,7 @@ void initialize_from_means(Transcoder<D_in, D_out, F, Activation, Scalar>& model
 
 /// W_enc <- W_enc / mean |x' - b_dec| over `count` rows x = b_dec + a random unit vector: reconstructions of unit vectors then have
 /// norms of about 1. Returns that mean; where it is 0 (nothing is active) W_enc stays.
-/// \throws ValueError  count < 1.
+/// \throws ValueError  count < 1; encoder and decoder are tied.
 /// Source: openai/sparse_autoencoder train.py, init_from_data_ (which found no clear evidence that it helps).
 template <class Model>
 double scale_encoder_to_unit_reconstruction(Model& model, std::uint64_t seed = 0, Index count = 256,
@@ -126,6 +127,7 @@ double scale_encoder_to_unit_reconstruction(Model& model, std::uint64_t seed = 0
   using Scalar = typename Model::Scalar;
   if (count < 1) throw_value("scale_encoder_to_unit_reconstruction: count = ", count, " is below 1 row");
   auto& p = model.parameters();
+  if (p.tied()) throw_value("scale_encoder_to_unit_reconstruction: encoder and decoder of the model are tied");
   const Index width = model.d_in();
   Random random(seed, detail::initialization_stream + 1);
   Matrix<Scalar> x(count, width);
@@ -174,7 +176,7 @@ double search_decoder_norm(Model& model, const Batch<typename Model::Scalar>& ro
   const auto set = [&](double norm) {
     p.W_dec = start;
     for (Index i = 0; i < model.latents(); ++i) detail::set_norm(p.W_dec.row(i), norm, model.d_in());
-    if (options.tie_encoder) {
+    if (options.tie_encoder && !p.tied()) {
       p.W_enc = p.W_dec;
       kernels::scale(p.W_enc.data(), static_cast<Scalar>(options.encoder_factor), p.W_enc.size());
     }
@@ -237,7 +239,7 @@ void project_decoder_on_active_subspace(Model& model, const Batch<typename Model
     detail::set_norm(projected.data(), std::sqrt(kernels::squared_norm(row.data(), width)), width);
     for (Index j = 0; j < width; ++j) w[j] = static_cast<Scalar>(projected[static_cast<std::size_t>(j)]);
   }
-  if (tie_encoder) p.W_enc = p.W_dec;
+  if (tie_encoder && !p.tied()) p.W_enc = p.W_dec;
 }
 
 }  // namespace sae::inline SAE_ABI

@@ -176,7 +176,7 @@ class Resampler {
       drawn = draw_without_replacement(probabilities, static_cast<Index>(lost.size()), random);
 
       auto start = p.activation;
-      start.resize(p.latents());
+      detail::resize_own(start, p.latents(), p.width());
       start.initialize(model.activation());
       for (std::size_t n = 0; n < drawn.size(); ++n) {
         const Index i = lost[n];

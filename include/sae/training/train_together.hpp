@@ -25,7 +25,8 @@ FitStatus train_together(std::span<AnyTrainer* const> trainers, Source& source, 
   Index steps = 0;
   for (AnyTrainer* const trainer : trainers) {
     if (trainer->config().batch != batch_rows)
-      throw_value("train_together: batches of ", batch_rows, " and of ", trainer->config().batch, " rows cannot share a stream");
+      throw_value("train_together: batches of ", batch_rows, " and of ", trainer->config().batch,
+                  " rows cannot share a stream");
     if (trainer->row_width() != source.width())
       throw_shape("train_together: the source yields rows of width ", source.width(), ", a model needs ", trainer->row_width());
     steps = std::max(steps, trainer->config().total_steps());

@@ -114,7 +114,7 @@ class Trainer {
         model.parameters());
     if (config_.ema > 0) average_.resize_like(model.parameters());
     shared_gradient_.activation = model.parameters().activation;
-    shared_gradient_.activation.resize(model.latents());
+    detail::resize_own(shared_gradient_.activation, model.latents(), model.d_in());
     shared_gradient_.b_dec.resize(1, model.parameters().output_width());
     shared_gradient_.W_skip.resize(model.parameters().W_skip.rows(), model.parameters().W_skip.cols());
     dead_.reset(model.latents());
