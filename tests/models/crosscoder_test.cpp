@@ -120,6 +120,10 @@ TEST_CASE("gradients of a crosscoder with L1 weighted by the sites' norms", "[mo
 
 TEST_CASE("a crosscoder ranks by the sum of the sites' norms, and folds them", "[models][crosscoder]") {
   auto model = make(sae::TopK{.k = 5, .rank_by_decoder_norm = true});
+  for (Index i = 0; i < latents; i += 2) {  // every second latent writes to one site alone, where the two norms are the same
+    model.W_dec().row(i).head(4) *= 2;
+    model.W_dec().row(i).tail(5).setZero();
+  }
   const Dense z = pre_activations(model.parameters());
   const Mask want = naive_largest(z, 5, norms(model.parameters()));
   REQUIRE(want != naive_largest(z, 5, naive_norms(model.W_dec())));  // the whole row's norm chooses others

@@ -65,43 +65,48 @@ struct LayerView {
   const Activation& chosen;
   const Parameters& parameters() const { return own; }
   const Activation& activation() const { return chosen; }
+  Index latents() const { return own.latents(); }
   static constexpr bool subtracts_decoder_bias() { return false; }
 };
 
-/// The terms of an objective at one layer, whose error is the whole model's at the layers that it writes to.
+/// The terms of an objective at one layer. Its error is part of the whole model's and told when all layers have been encoded.
 template <class Terms, class Scalar>
 struct LayerObjective {
   const Terms& terms;
-  const Tensor<Scalar>& residual;  ///< y' - y of the whole model [B x L D]
-  Index first = 0;                 ///< column at which this layer's targets begin
 
   bool needs_decoder_norms() const { return terms.needs_decoder_norms(); }
   template <class Selections, class F>
   void for_each_term(Selections& selections, const F& f) const {
     terms.for_each_term(selections, f);
   }
-  /// The error's value is told by layer 0, which sees all of it.
   template <class Step>
-  std::pair<std::string_view, double> reconstruct(Step& step, Threads& threads) const {
-    const Index rows = step.rows(), width = step.output_width();
-    if (step.residual.rows() != rows || step.residual.cols() != width) step.residual.resize(rows, width);
-    step.row_loss.assign(static_cast<std::size_t>(rows), 0.0);
-    const auto factor = Scalar(2) / static_cast<Scalar>(rows);
-    threads.for_blocks(rows, 64, [&](Index begin, Index end, Index) {
-      for (Index b = begin; b < end; ++b) {
-        const Scalar* const from = residual.row(b) + first;
-        for (Index j = 0; j < width; ++j) {
-          step.residual.row(b)[j] = from[j];
-          step.cotangent.row(b)[j] = factor * from[j];
-        }
-        if (first == 0) step.row_loss[static_cast<std::size_t>(b)] = static_cast<double>(kernels::squared_norm(from, width));
-      }
-    });
-    double sum = 0;
-    for (const double loss : step.row_loss) sum += loss;
-    return {std::string_view(), sum / static_cast<double>(rows)};
+  std::pair<std::string_view, double> reconstruct(Step& step, Threads&) const {
+    step.row_loss.assign(static_cast<std::size_t>(step.rows()), 0.0);
+    return {};
   }
 };
+/// Tells a layer's step its columns, from `first` on, of the residual y' - y of the whole model [B x L D]. The loss itself goes to
+/// layer 0, which sees all of it.
+template <class Step>
+void tell_residual(const Tensor<typename Step::Scalar>& residual, Index first, Step& step, Threads& threads) {
+  using Scalar = typename Step::Scalar;
+  const Index rows = step.rows(), width = step.output_width();
+  if (step.residual.rows() != rows || step.residual.cols() != width) step.residual.resize(rows, width);
+  const auto factor = Scalar(2) / static_cast<Scalar>(rows);
+  threads.for_blocks(rows, 64, [&](Index begin, Index end, Index) {
+    for (Index b = begin; b < end; ++b) {
+      const Scalar* const from = residual.row(b) + first;
+      for (Index j = 0; j < width; ++j) {
+        step.residual.row(b)[j] = from[j];
+        step.cotangent.row(b)[j] = factor * from[j];
+      }
+      if (first == 0) step.row_loss[static_cast<std::size_t>(b)] = static_cast<double>(kernels::squared_norm(from, width));
+    }
+  });
+  double sum = 0;
+  for (const double loss : step.row_loss) sum += loss;
+  step.loss.total = step.loss.reconstruction = sum / static_cast<double>(rows);
+}
 template <class Terms, class Scalar_, class Scalar>
 struct SelectionsOf<LayerObjective<Terms, Scalar_>, Scalar> {
   using type = typename SelectionsOf<Terms, Scalar>::type;
@@ -320,7 +325,24 @@ class CrossLayerTranscoder {
         throw_value("CrossLayerTranscoder: ", Term::name, " is a reconstruction loss; this model has its own");
     });
     workspace.layers.resize(parameters_.layers.size());
-    run_layer(0, x, y, objective, workspace, threads, gradient);
+    const detail::LayerObjective<Terms, Scalar> terms{objective};
+    for (std::size_t l = 0; l < workspace.layers.size(); ++l) {
+      const Index first = static_cast<Index>(l) * d_in();
+      workspace.layers[l].step.wants_gradient = gradient != nullptr;
+      detail::run_forward(detail::LayerView<Activation, Scalar>{parameters_.layers[l], activation_},
+                          detail::StepRows<Scalar>{columns(x, first, d_in()), columns(y, first, width() - first)}, terms,
+                          workspace.layers[l], threads);
+    }
+    decode_into(
+        x.rows(), [&](std::size_t l) -> const Codes<Scalar>& { return workspace.layers[l].step.main.entries.codes; },
+        workspace.residual, workspace.part, workspace.layers[0].step.scratch, threads);
+    for (Index b = 0; b < y.rows(); ++b) kernels::add_scaled(workspace.residual.row(b), Scalar(-1), y.row(b), y.cols());
+    for (std::size_t l = 0; l < workspace.layers.size(); ++l) {
+      detail::tell_residual(workspace.residual, static_cast<Index>(l) * d_in(), workspace.layers[l].step, threads);
+      detail::run_backward<detail::LayerView<Activation, Scalar>, Scalar>({parameters_.layers[l], activation_}, terms,
+                                                                          workspace.layers[l], threads,
+                                                                          gradient == nullptr ? nullptr : &gradient->layers[l]);
+    }
 
     LossValues out = workspace.layers[0].step.loss;
     for (std::size_t l = 1; l < workspace.layers.size(); ++l) {
@@ -329,28 +351,6 @@ class CrossLayerTranscoder {
       for (std::size_t t = 0; t < out.terms.size(); ++t) out.terms[t].second += own.terms[t].second;
     }
     return out;
-  }
-  /// A layer's step begins before, and ends after, those of the layers above it: between, the codes of all are known.
-  template <class Terms>
-  void run_layer(Index l, const Batch<Scalar>& x, const Batch<Scalar>& y, const Terms& objective, Workspace<Terms>& workspace,
-                 Threads& threads, Parameters* gradient) const {
-    if (l == layers()) {
-      decode_into(
-          x.rows(), [&](std::size_t n) -> const Codes<Scalar>& { return workspace.layers[n].step.main.entries.codes; },
-          workspace.residual, workspace.part, workspace.layers[0].step.scratch, threads);
-      for (Index b = 0; b < y.rows(); ++b) kernels::add_scaled(workspace.residual.row(b), Scalar(-1), y.row(b), y.cols());
-      return;
-    }
-    const auto at = static_cast<std::size_t>(l);
-    const Index first = l * d_in();
-    auto& own = workspace.layers[at];
-    own.step.wants_gradient = gradient != nullptr;
-    detail::run_step(
-        detail::LayerView<Activation, Scalar>{parameters_.layers[at], activation_},
-        detail::StepRows<Scalar>{columns(x, first, d_in()), columns(y, first, width() - first)},
-        detail::LayerObjective<Terms, Scalar>{objective, workspace.residual, first}, own, threads,
-        [&](auto&) { run_layer(l + 1, x, y, objective, workspace, threads, gradient); },
-        gradient == nullptr ? nullptr : &gradient->layers[at]);
   }
 
   Activation activation_;
