@@ -195,9 +195,10 @@ void add_sweep(CLI::App& program) {
   verb.option_defaults()->group("SAEs: lists with commas");
   verb.add_option("--latents", options->latents, "numbers of latents")->delimiter(',')->required()->check(within(1, 1 << 30));
   verb.add_option("--activation", options->activations,
-                  "topk (default), batchtopk, matryoshka, abstopk, groupmax, relu, jumprelu, gated")
+                  "topk (default), batchtopk, matryoshka, abstopk, groupmax, relu, jumprelu, gated, matching_pursuit")
       ->delimiter(',')
-      ->check(CLI::IsMember({"topk", "batchtopk", "matryoshka", "abstopk", "groupmax", "relu", "jumprelu", "gated"}));
+      ->check(CLI::IsMember(
+          {"topk", "batchtopk", "matryoshka", "abstopk", "groupmax", "relu", "jumprelu", "gated", "matching_pursuit"}));
   verb.add_option("--k", options->k, "the TopK family: latents per row")->delimiter(',')->check(at_least(0, false));
   verb.add_option("--sparsity", options->sparsity,
                   "relu, gated: weights of the L1 term; jumprelu without --target-l0: of the penalty")

@@ -474,8 +474,10 @@ void add_train(CLI::App& program) {
   verb.add_option("--latents", options->latents, "number of latents F")->check(within(1, 1 << 30));
   verb.add_option(
           "--activation", options->activation,
-          "topk (default), batchtopk, matryoshka (batchtopk with --prefixes), abstopk, groupmax, relu, jumprelu or gated")
-      ->check(CLI::IsMember({"topk", "batchtopk", "matryoshka", "abstopk", "groupmax", "relu", "jumprelu", "gated"}));
+          "topk (default), batchtopk, matryoshka (batchtopk with --prefixes), abstopk, groupmax, relu, jumprelu, gated or "
+          "matching_pursuit (--k steps a row)")
+      ->check(CLI::IsMember(
+          {"topk", "batchtopk", "matryoshka", "abstopk", "groupmax", "relu", "jumprelu", "gated", "matching_pursuit"}));
   std::string recipes;
   for (const auto recipe : recipe_names()) recipes += (recipes.empty() ? "" : ", ") + std::string(recipe);
   const auto names = recipe_names();

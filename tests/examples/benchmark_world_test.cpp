@@ -35,7 +35,7 @@ TEST_CASE("the benchmark scores every architecture by either recipe", "[examples
   for (const std::string recipe : {"saelens", "default"}) {
     CAPTURE(recipe);
     const sae_test::ExampleOutput output(benchmark({"--recipe", recipe, "--lr", "3e-3"}));
-    for (const std::string name : {"standard", "topk", "jumprelu"}) {
+    for (const std::string name : {"relu", "topk", "jumprelu"}) {
       CAPTURE(name, output.text());
       const auto rows = lines_of(output, name);
       REQUIRE(rows.size() == 1);
@@ -50,6 +50,15 @@ TEST_CASE("the benchmark scores every architecture by either recipe", "[examples
       CHECK(row[9] > 0);
     }
     CHECK(lines_of(output, "topk")[0][6] <= 2);
+    for (const std::string name : {"batchtopk", "matryoshka", "abstopk", "gated"}) {
+      CAPTURE(name, output.text());
+      const auto rows = lines_of(output, name);
+      REQUIRE(rows.size() == 1);
+      REQUIRE(rows[0].size() == 10);
+      CHECK((rows[0][0] > 0.4 && rows[0][0] <= 1));
+      CHECK((rows[0][5] > 0 && rows[0][5] < 1));
+      CHECK((rows[0][6] > 0 && rows[0][6] <= 24));
+    }
   }
 }
 
@@ -60,7 +69,7 @@ TEST_CASE("the benchmark gives the mean and the range over seeds, whatever the t
   REQUIRE(rows.size() == 3);
   REQUIRE(from.size() == 1);
   REQUIRE(to.size() == 1);
-  CHECK(lines_of(output, "standard").empty());
+  CHECK(lines_of(output, "relu").empty());
   CHECK(rows[0] != rows[1]);
   for (std::size_t i = 0; i + 1 < rows[0].size(); ++i) {
     CHECK(rows[2][i] == Approx((rows[0][i] + rows[1][i]) / 2).margin(0.06));  // of rounded numbers
@@ -80,7 +89,7 @@ TEST_CASE("the benchmark names what it does not know", "[examples]") {
   using Catch::Matchers::ContainsSubstring;
   const auto unknown = benchmark({"--only", "topk,perceptron"});
   CHECK(unknown.code == 1);
-  CHECK_THAT(unknown.err, ContainsSubstring("perceptron is not one of standard, topk, jumprelu"));
+  CHECK_THAT(unknown.err, ContainsSubstring("activation \"perceptron\" is none of its own; these are: topk"));
   CHECK(benchmark({"--recipe", "mine"}).code != 0);
   const auto large = benchmark({"--only", "topk"}, "25");
   CHECK(large.code == 1);

@@ -21,8 +21,8 @@ namespace sae::inline SAE_ABI {
 struct RecipeProblem {
   Index d_in = 0, latents = 0, steps = 0;
   Index batch = 1024;
-  /// "relu", "topk", "batchtopk", "matryoshka" (BatchTopK with prefix losses), "abstopk", "groupmax", "jumprelu", "gated"; empty:
-  /// the recipe's first.
+  /// "relu", "topk", "batchtopk", "matryoshka" (BatchTopK with prefix losses), "abstopk", "groupmax", "jumprelu", "gated",
+  /// "matching_pursuit"; empty: the recipe's first.
   std::string activation = {};
   std::optional<double> k = {};          ///< latents per row of the TopK family; else the recipe's
   std::optional<double> sparsity = {};   ///< coefficient of the sparsity penalty of the others; else the recipe's
@@ -68,6 +68,9 @@ class RecipeMaker {
   double target(double own) const { return problem_.target_l0.value_or(own); }
   Index steps_share(double share) const { return static_cast<Index>(share * static_cast<double>(problem_.steps)); }
 
+  /// Iterations of a pursuit, k where it is given; 0: the pursuit's own.
+  Index iterations() const { return problem_.k ? std::max<Index>(1, static_cast<Index>(*problem_.k)) : 0; }
+
   /// The member of the TopK family that is asked for.
   void set_selection(double k, bool by_norm, const BatchTopK& batch = {}) {
     k = problem_.k.value_or(k);
@@ -107,9 +110,9 @@ class RecipeMaker {
 
 inline Recipe recipe_saelens(const RecipeProblem& problem) {
   RecipeMaker make("saelens", "SAELens 6.54: saes/*_sae.py, training/sae_trainer.py", problem,
-                   {"topk", "batchtopk", "matryoshka", "abstopk", "relu", "jumprelu", "gated"});
+                   {"topk", "batchtopk", "matryoshka", "abstopk", "relu", "jumprelu", "gated", "matching_pursuit"});
   Recipe& r = make.out;
-  r.initial_decoder_norm = 0.1;
+  r.initial_decoder_norm = make.is("matching_pursuit") ? 1 : 0.1;
   TrainerConfig& c = r.config;
   c.learning_rate = 3e-4;
   c.clip_norm = 1;
@@ -129,6 +132,7 @@ inline Recipe recipe_saelens(const RecipeProblem& problem) {
     r.objective =
         AnyObjective{GatedAux{.coefficient = make.sparsity(1), .detach_decoder = false, .weighted_by_decoder_norm = true}};
   }
+  if (make.is("matching_pursuit")) r.activation = MatchingPursuit{.max_iterations = make.iterations()};
   if (make.is("jumprelu")) {
     r.activation = JumpReLU{.threshold = 0.01, .bandwidth = 0.05};
     L0Penalty l0{.coefficient = make.sparsity(1)};
@@ -238,6 +242,29 @@ inline Recipe recipe_sparsify(const RecipeProblem& problem) {
   return std::move(r);
 }
 
+inline Recipe recipe_anthropic_2023(const RecipeProblem& problem) {
+  RecipeMaker make("anthropic-2023", "Bricken et al. 2023, \"Towards Monosemanticity\", appendix on training", problem,
+                   {"relu"});
+  Recipe& r = make.out;
+  TrainerConfig& c = r.config;
+  c.learning_rate = 1e-3;
+  c.decoder = DecoderNorm::unit;
+  c.center = Center::geometric_median;
+  c.normalisation = Normalisation::none;
+  r.objective = AnyObjective{L1{.coefficient = make.sparsity(1e-3), .weighted_by_decoder_norm = false}};
+  // Four times in a run, at its eighth, two eighths, three, four: the paper's 25,000, 50,000, 75,000, 100,000 of 200,000 steps.
+  const Index every = std::max<Index>(1, make.steps_share(0.125)) * problem.batch;
+  c.resampling = {.form = ResamplingForm::loss_squared,
+                  .every = every,
+                  .times = 4,
+                  .window = std::max<Index>(1, every / 2),
+                  .rows = std::min<Index>(819'200, every)};
+  r.deviations = {
+      "resampling every eighth of the run, counted over half of that, in the place of every 25,000 of 200,000 steps",
+      "the coefficient is the paper's order of magnitude; choose it for the scale of the rows"};
+  return std::move(r);
+}
+
 inline Recipe recipe_anthropic_2024_april(const RecipeProblem& problem) {
   RecipeMaker make("anthropic-2024-april", "transformer-circuits.pub/2024/april-update, \"Update on how we train SAEs\"",
                    problem, {"relu"});
@@ -330,7 +357,7 @@ inline Recipe recipe_textbook(const RecipeProblem& problem) {
 
 inline Recipe recipe_default(const RecipeProblem& problem) {
   RecipeMaker make("default", "chosen by measurement: docs/architectures.md", problem,
-                   {"topk", "batchtopk", "matryoshka", "abstopk", "groupmax", "relu", "jumprelu", "gated"});
+                   {"topk", "batchtopk", "matryoshka", "abstopk", "groupmax", "relu", "jumprelu", "gated", "matching_pursuit"});
   Recipe& r = make.out;
   r.config = recommended(problem.d_in, problem.latents, problem.steps * problem.batch, problem.batch);
   if (make.selects()) {
@@ -344,6 +371,8 @@ inline Recipe recipe_default(const RecipeProblem& problem) {
     r.activation = Gated{};
     r.objective = AnyObjective{GatedAux{.coefficient = make.sparsity(recommended_l1)}};
   }
+  if (make.is("matching_pursuit"))
+    r.activation = MatchingPursuit{.max_iterations = make.iterations() > 0 ? make.iterations() : 32};
   if (make.is("jumprelu")) {
     r.activation = JumpReLU{};
     r.objective = AnyObjective{
@@ -362,6 +391,7 @@ inline constexpr NamedRecipe recipe_list[] = {
     {"dictionary_learning", recipe_dictionary_learning},
     {"openai", recipe_openai},
     {"sparsify", recipe_sparsify},
+    {"anthropic-2023", recipe_anthropic_2023},
     {"anthropic-2024-april", recipe_anthropic_2024_april},
     {"anthropic-2025-january", recipe_anthropic_2025_january},
     {"deepmind-gated", recipe_deepmind_gated},
