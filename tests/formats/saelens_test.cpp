@@ -166,7 +166,7 @@ TEST_CASE("SAELens: a written SAE has the bytes of the peer's weights and comes 
   CHECK(folder.names() == std::vector<std::string>{"sae"});
   const std::string weights = "sae_weights.safetensors";
   auto theirs = sae::read_json(peers / name / "cfg.json"), ours = sae::read_json(folder / "sae" / "cfg.json");
-  if (name.ends_with("rescale")) {
+  if (name == "saelens_topk_rescale") {
     CHECK(ours.at("rescale_acts_by_decoder_norm") == false);
     ours["rescale_acts_by_decoder_norm"] = true;
     CHECK(loaded.W_dec().rowwise().norm().isOnes(1e-6f));

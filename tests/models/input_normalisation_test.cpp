@@ -26,7 +26,7 @@ using namespace sae_test;
 template <class Activation>
 using Model = sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, Activation, double>;
 
-constexpr Index width = 6, latents = 70, rows = 9;
+constexpr Index width = 6, latents = 24, rows = 9;
 constexpr InputNormalisation kinds[] = {InputNormalisation::constant_norm, InputNormalisation::layer_norm};
 
 // The definitions again, one loop a number.
