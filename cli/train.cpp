@@ -2,6 +2,7 @@
 #include <sae/formats/checkpoint.hpp>
 #include <sae/metrics/row_filter.hpp>
 #include <sae/training/callbacks.hpp>
+#include <sae/training/covariance_whitening.hpp>
 #include <sae/training/recipes.hpp>
 
 #include <unistd.h>
@@ -89,6 +90,7 @@ void apply(const TrainVerb& options, TrainerConfig& config) {
   if (options.normalise == "sqrt-d") config.normalisation = Normalisation::sqrt_d;
   if (options.normalise == "mean-square") config.normalisation = Normalisation::mean_square;
   if (options.normalise == "whitening") config.normalisation = Normalisation::whitening;
+  config.whitening = covariance_whitening;
   if (options.loss_space == "raw") config.loss_space = LossSpace::raw;
   if (options.loss_space == "normalised") config.loss_space = LossSpace::normalised;
   if (!options.init.empty()) config.center = Center::none;

@@ -38,6 +38,7 @@
 #include <sae/models/transcoder.hpp>
 #include <sae/training/any_objective.hpp>
 #include <sae/training/callbacks.hpp>
+#include <sae/training/covariance_whitening.hpp>
 #include <sae/training/data_initialization.hpp>
 #include <sae/training/evaluate.hpp>
 #include <sae/training/evaluate_world.hpp>

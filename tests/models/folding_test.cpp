@@ -74,7 +74,29 @@ double relative(const Dense& got, const Dense& want) { return largest_difference
 TEST_CASE("the folds are tested for every activation that there is", "[models][fold]") {
   std::set<std::size_t> seen;
   for (const Case& c : every_activation()) seen.insert(c.activation.index());
-  CHECK(seen.size() == std::variant_size_v<AnyActivation::Variants>);
+  CHECK(seen.size() + 2 == std::variant_size_v<AnyActivation::Variants>);  // the pursuits: a test of their own
+}
+
+TEST_CASE("a scale of the rows is folded into a pursuit, its stopping threshold included", "[models][fold]") {
+  const double scale = 0.037;
+  const Dense raw = random_rows(rows, width, 6, 20);
+  const Dense scaled = scale * raw;
+  for (const AnyActivation& activation :
+       {AnyActivation(sae::MatchingPursuit{.residual_threshold = 0.9 * scale * 20, .max_iterations = 4}),
+        AnyActivation(sae::OrthogonalMatchingPursuit{.k = 3})}) {
+    CAPTURE(activation.name);
+    Model before(width, latents, activation, {.initialization = {.seed = 5}});  // rows of norm 1
+    const auto codes = before.encode(scaled);
+    REQUIRE(codes.size() > rows / 2);
+    Model after = before;
+    after.fold_input_scale(scale);
+    CHECK(mask_of(after.encode(raw)) == mask_of(codes));
+    CHECK(relative(after.encode_dense(raw), codes.dense() / scale) <= 1e-12);
+    CHECK(relative(after.reconstruct(raw), before.reconstruct(scaled) / scale) <= 1e-12);
+    CHECK(after.W_dec() == before.W_dec());
+    CHECK_THROWS_AS(after.fold_input_scale(scale, sae::ScaleFold::weights), sae::ValueError);
+    CHECK_THROWS_AS(after.fold_decoder_norms(), sae::ValueError);
+  }
 }
 
 TEST_CASE("a scale of the rows is folded into activations or weights, for every activation", "[models][fold]") {

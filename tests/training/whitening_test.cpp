@@ -1,5 +1,5 @@
 // Whitening: the map by its definition, a training on whitened rows and what it leaves in the units of the rows.
-#include <sae/training/whitening.hpp>
+#include <sae/training/covariance_whitening.hpp>
 
 #include <cmath>
 #include <string>
@@ -41,6 +41,7 @@ sae::TrainerConfig config_of(Index steps) {
           .batch = 32,
           .learning_rate = 3e-3,
           .normalisation = sae::Normalisation::whitening,
+          .whitening = sae::covariance_whitening,
           .statistics_rows = 200};
 }
 
@@ -144,6 +145,7 @@ TEST_CASE("whitening goes through a checkpoint to the last bit", "[training][whi
   const auto path = folder / "checkpoint.safetensors";
   sae::TrainerConfig config;
   config.normalisation = sae::Normalisation::whitening;
+  config.whitening = sae::covariance_whitening;
   const auto whole = small_training::make_small(20, {.k = 2}, config);
   whole->trainer.fit(whole->source);
   const auto cut = small_training::make_small(20, {.k = 2}, config);

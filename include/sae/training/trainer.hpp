@@ -495,7 +495,11 @@ class Trainer {
         rows.resize(seen.rows(), model_.parameters().output_width());
         for (Index b = 0; b < rows.rows(); ++b) std::copy_n(piece.row(b) + (predicts ? in : 0), rows.cols(), rows.row(b));
       }
-      if (whitens()) set_whitening(whitening_of(rows, config_.whitening_floor));
+      if (whitens()) {
+        Tensor<double> precise(rows.rows(), rows.cols());
+        precise.map() = rows.map().template cast<double>();
+        set_whitening(config_.whitening(precise, config_.whitening_floor));
+      }
       if (whitens() || normalises()) {  // b_dec is in the units of what the model reads
         rows = as_model_reads(std::move(rows));
         seen = {};

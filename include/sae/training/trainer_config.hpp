@@ -5,6 +5,7 @@
 #include <sae/training/optimizer.hpp>
 #include <sae/training/resample.hpp>
 #include <sae/training/schedule.hpp>
+#include <sae/training/whitening.hpp>
 
 #include <cmath>
 #include <limits>
@@ -118,6 +119,8 @@ struct TrainerConfig {
   double unit_norm_epsilon = 0;                  ///< rows divided by |d| + epsilon
   Center center = Center::mean;
   Normalisation normalisation = Normalisation::mean_square;
+  /// Finds the map of Normalisation::whitening from rows [N x D]: sae::covariance_whitening (training/covariance_whitening.hpp).
+  Whitening (*whitening)(const Tensor<double>& rows, double floor) = nullptr;
   double whitening_floor = 1e-3;          ///< > 0: least variance of a direction, in units of the mean one (Whitening)
   LossSpace loss_space = LossSpace::raw;  ///< of a model with an InputNormalisation
   Index statistics_rows = 8192;           ///< rows read ahead for `center` and `normalisation`
@@ -176,6 +179,10 @@ struct TrainerConfig {
     if (!(clip_epsilon >= 0)) throw_value("Trainer: clip_epsilon = ", clip_epsilon, " is negative");
     if (!(decoder_norm > 0 && std::isfinite(decoder_norm)))
       throw_value("Trainer: decoder_norm = ", decoder_norm, " is not a positive finite number");
+    if (normalisation == Normalisation::whitening && whitening == nullptr)
+      throw_value(
+          "Trainer: normalisation = whitening needs whitening = sae::covariance_whitening "
+          "(include sae/training/covariance_whitening.hpp)");
     if (!(whitening_floor > 0 && std::isfinite(whitening_floor)))
       throw_value("Trainer: whitening_floor = ", whitening_floor, " is not a positive finite number");
     if (!(projection_epsilon >= 0)) throw_value("Trainer: projection_epsilon = ", projection_epsilon, " is negative");

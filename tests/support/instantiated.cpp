@@ -1,0 +1,4 @@
+#include "instantiated.hpp"
+
+SAE_TEST_INSTANTIATE(, float)
+SAE_TEST_INSTANTIATE(, double)
