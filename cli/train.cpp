@@ -62,13 +62,14 @@ std::string chosen_activation(const TrainVerb& options, const std::optional<AnyS
   return chosen;
 }
 
-/// Options that mean nothing to the activation that is trained.
-void check_activation_options(const TrainVerb& options, const Recipe& recipe) {
-  const AnyActivation& activation = recipe.activation;
-  const bool relu = activation.get<ReLU>() != nullptr, jump = activation.get<JumpReLU>() != nullptr,
-             gated = activation.get<Gated>() != nullptr;
-  if ((relu || jump || gated) && (options.k || options.aux_k || options.aux_coefficient))
-    usage_error("--k, --aux-k and --aux-coefficient belong to --activation topk, batchtopk, abstopk and groupmax");
+/// Options that mean nothing to the activation that is trained, in the words of --activation.
+void check_activation_options(const TrainVerb& options, std::string_view activation) {
+  const bool relu = activation == "relu", jump = activation == "jumprelu", gated = activation == "gated";
+  const bool pursuit = activation == "matching_pursuit";
+  if ((relu || jump || gated) && options.k)
+    usage_error("--k belongs to --activation topk and its family, and matching_pursuit");
+  if ((relu || jump || gated || pursuit) && (options.aux_k || options.aux_coefficient))
+    usage_error("--aux-k and --aux-coefficient belong to --activation topk and its family");
   if (!relu && !gated && options.l1) usage_error("--l1 belongs to --activation relu and gated");
   if (!jump && (options.l0 || options.target_l0 || options.pre_activation || options.threshold || options.bandwidth))
     usage_error("--l0, --target-l0, --pre-activation, --threshold and --bandwidth belong to --activation jumprelu");
@@ -132,7 +133,7 @@ Recipe recipe_of(const TrainVerb& options, const std::string& activation, const 
                        .sparsity = options.l1 ? options.l1 : options.l0,
                        .target_l0 = options.target_l0,
                        .widths = activation == "matryoshka" ? options.prefixes : std::vector<Index>()});
-  check_activation_options(options, out);
+  check_activation_options(options, out.activation.name);  // where the recipe chose it
   apply(options, out.config);
   bool* const by_norm = sae::detail::rank_by_norm(out.activation);
   if (!options.decoder.empty()) {
@@ -435,6 +436,7 @@ void run_train(const TrainVerb& options) {
     for (const std::string& warning : init->warnings) note(options, "sae: warning: ", options.init, ": ", warning);
   }
   const std::string activation = chosen_activation(options, init);
+  if (!activation.empty()) check_activation_options(options, activation);
   const std::unique_ptr<TrainSource> source = open_train_source(options);
   if (init && init->d_in() != source->width())
     throw_shape("--init ", options.init, ": reads rows of ", init->d_in(), " numbers, the data has ", source->width());

@@ -166,9 +166,12 @@ TEST_CASE("sae inspect: warnings are told, what is no SAE gets one sentence", "[
   fails("header", "header/sae_weights.safetensors: ");
   fails("nan", "nan/sae_weights.safetensors: ");
   CHECK(json_of(run_sae({"inspect", work.at("nan"), "--json"})).at("latents") == 56);  // to look at it, without --check
-  const auto unsupported = run_sae({"inspect", peer_path("inference/saelens_standard_layer_norm")});
-  CHECK(unsupported.code == 1);
-  CHECK_THAT(unsupported.error(), ContainsSubstring("normalize_activations = \"layer_norm\" is not supported"));
+  std::filesystem::copy(peer_path("inference/saelens_standard_layer_norm"), work.at("unknown"));
+  std::string config = file_text(work.at("unknown/cfg.json"));
+  const std::size_t at = config.find("\"layer_norm\"");
+  REQUIRE(at != std::string::npos);
+  write_text(work.at("unknown/cfg.json"), config.replace(at, 12, "\"batch_norm\""));
+  fails("unknown", "normalize_activations = \"batch_norm\" is not supported");
 }
 
 #endif
