@@ -49,7 +49,7 @@ struct MatryoshkaAuxK {
       return watching;
     }
     void take(Index block, Index row, Index first, std::span<const Scalar> z) {
-      for (auto& level : levels_) level.take(block, row, first, z);
+      for (auto& each : levels_) each.take(block, row, first, z);
     }
 
    private:
