@@ -4,7 +4,7 @@
 #include <sae/files/safetensors.hpp>
 #include <sae/models/any_model.hpp>
 #include <sae/models/matryoshka.hpp>
-#include <sae/training/whitening.hpp>
+#include <sae/training/covariance_whitening.hpp>
 
 #include <filesystem>
 #include <set>

@@ -29,7 +29,9 @@ struct NaiveModel {
 template <class Model>
 NaiveModel naive(const Model& model) {
   const auto& p = model.parameters();
-  return {p.W_enc.map().template cast<double>(), p.W_dec.map().template cast<double>(), p.b_enc.map().template cast<double>(),
+  Dense b_enc = Dense::Zero(1, p.latents());  // where the activation has biases of its own
+  if (p.b_enc.size() > 0) b_enc = p.b_enc.map().template cast<double>();
+  return {p.W_enc.map().template cast<double>(), p.W_dec.map().template cast<double>(), b_enc,
           p.b_dec.map().template cast<double>(), model.subtracts_decoder_bias()};
 }
 
@@ -178,7 +180,8 @@ void randomise(Model& model, std::uint64_t seed, double bias = 0) {
   const double scale = 1 / std::sqrt(static_cast<double>(model.d_in()));
   p.W_enc.map() = random_rows(model.latents(), model.d_in(), seed + 1, scale).template cast<Scalar>();
   p.W_dec.map() = random_rows(model.latents(), model.d_in(), seed + 2, scale).template cast<Scalar>();
-  p.b_enc.map() = (random_rows(1, model.latents(), seed + 3, 0.3).array() + bias).matrix().template cast<Scalar>();
+  if (p.b_enc.size() > 0)
+    p.b_enc.map() = (random_rows(1, model.latents(), seed + 3, 0.3).array() + bias).matrix().template cast<Scalar>();
   p.b_dec.map() = random_rows(1, model.d_in(), seed + 4, 0.5).template cast<Scalar>();
 }
 
