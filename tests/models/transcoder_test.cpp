@@ -306,7 +306,7 @@ TEST_CASE("a BatchTopK transcoder becomes a JumpReLU before or after its scales 
   }
 }
 
-TEST_CASE("a Gated transcoder as a JumpReLU; fold_decoder_norms", "[models][transcoder]") {
+TEST_CASE("a Gated transcoder as a JumpReLU, fold_decoder_norms", "[models][transcoder]") {
   const auto gated = make(sae::Gated{}, true);
   const auto jump = sae::to_jump_relu(gated);
   CHECK(mask_of(jump.encode(x)) == mask_of(gated.encode(x)));

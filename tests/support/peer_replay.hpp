@@ -27,6 +27,7 @@ struct Names {
 };
 inline constexpr Names saelens{"W_enc", "b_enc", "W_dec", "b_dec", true, false};
 inline constexpr Names saelens_tied{nullptr, nullptr, "W_dec", "b_dec", true, false};
+inline constexpr Names saelens_gated{"W_enc", nullptr, "W_dec", "b_dec", true, false};
 inline constexpr Names dl_autoencoder{"encoder.weight", "encoder.bias", "decoder.weight", "bias", false, true};
 inline constexpr Names dl_autoencoder_new{"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", false, true};
 inline constexpr Names dl_gated{"encoder.weight", nullptr,   "decoder.weight", "decoder_bias", false, true,

@@ -181,7 +181,7 @@ TEST_CASE("gradients of AuxK level by level", "[training][aux_k][gradient]") {
     }
 }
 
-TEST_CASE("MatryoshkaAuxK: one level is AuxK; none dead is nothing; any threads", "[training][aux_k]") {
+TEST_CASE("MatryoshkaAuxK: one level is AuxK, none dead is nothing, any threads", "[training][aux_k]") {
   const auto model = make();
   const Dense x = random_rows(rows, width, 3);
   const AuxK term{.coefficient = 0.5, .normaliser = AuxKNormaliser::residual_variance};

@@ -48,7 +48,7 @@ struct NormsTwice {
 }  // namespace
 
 TEST_CASE("ten steps of SAELens: Gated, second reconstruction through the decoder, L1 weighted", "[training][peers]") {
-  replay("saelens_gated", saelens, sae::Gated{}, saelens_config(),
+  replay("saelens_gated", saelens_gated, sae::Gated{}, saelens_config(),
          sae::Objective{sae::GatedAux{.coefficient = 0.8, .detach_decoder = false, .weighted_by_decoder_norm = true}});
 }
 

@@ -14,7 +14,7 @@ using sae::Index;
 using sae::RecipeProblem;
 
 RecipeProblem problem(std::string activation = {}) {
-  return {.d_in = 12, .latents = 48, .steps = 40, .batch = 64, .activation = std::move(activation), .k = 4};
+  return {.d_in = 12, .latents = 48, .steps = 40, .batch = 64, .activation = std::move(activation), .k = 4, .sparsity = 1e-3};
 }
 
 }  // namespace

@@ -70,6 +70,8 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   const auto& activation = model.activation();
   const Index rows = rows_of.x.rows, width = parameters.output_width();
   if (rows == 0) throw_value("a batch without rows has no loss");
+  if (rows_of.x.cols != parameters.width())
+    throw_shape("rows have ", rows_of.x.cols, " columns, the model reads ", parameters.width());
   if (rows_of.target.rows != rows || rows_of.target.cols != width)
     throw_shape("the target is [", rows_of.target.rows, " x ", rows_of.target.cols, "], the reconstruction is [", rows, " x ",
                 width, "]");
