@@ -44,8 +44,11 @@ Whitening whitening_of(const Tensor<Scalar>& x, double floor) {
   return out;
 }
 
-/// `whitening_of` as `TrainerConfig::whitening` takes it. It has a header of its own because the eigenvectors take seconds to compile,
-/// which every other training is spared.
-inline Whitening covariance_whitening(const Tensor<double>& x, double floor) { return whitening_of(x, floor); }
+/// `whitening_of` as `TrainerConfig::whitening` takes it. A template, and in a header of its own, so that the eigenvectors, which take
+/// seconds to compile, are compiled where somebody names it and nowhere else.
+template <class Scalar>
+Whitening covariance_whitening(const Tensor<Scalar>& x, double floor) {
+  return whitening_of(x, floor);
+}
 
 }  // namespace sae::inline SAE_ABI
