@@ -99,6 +99,7 @@ TEST_CASE("Lp: every gradient by central differences", "[training][lp]") {
       for (const LpForm form : {LpForm::sum, LpForm::norm})
         for (const bool weighted : {true, false})
           for (const bool divide : {false, true}) {
+            if (p != 0.5 && !(subtract && weighted && divide)) continue;  // one p meets every option, every p the most involved
             CAPTURE(subtract, p, form == LpForm::sum, weighted, divide);
             const Lp term{0.3, p, form, weighted, divide};
             const auto model = some_model<double>(subtract);
@@ -107,13 +108,14 @@ TEST_CASE("Lp: every gradient by central differences", "[training][lp]") {
             const Mask active = naive_positive(naive_pre_activations(twin, x));
             const auto codes = [&](const NaiveModel& m) { return naive_codes(naive_pre_activations(m, x), active); };
             REQUIRE(active.cast<int>().sum() > 100);
+            const Dense f = codes(twin);
             const auto got = gradient(model, x, term, 0.25);
             CHECK(got.loss.terms[0].first == "lp");
-            CHECK(got.loss.terms[0].second == Approx(0.25 * 0.3 * naive_lp(twin, codes(twin), x, term)).epsilon(1e-12));
+            CHECK(got.loss.terms[0].second == Approx(0.25 * 0.3 * naive_lp(twin, f, x, term)).epsilon(1e-12));
             // The smallest code decides how far a difference may reach: u^(p-1) is steep there.
             double smallest = 1;
             for (Index i = 0; i < active.size(); ++i)
-              if (active.data()[i] != 0) smallest = std::min(smallest, codes(twin).data()[i]);
+              if (active.data()[i] != 0) smallest = std::min(smallest, f.data()[i]);
             CAPTURE(smallest);
             REQUIRE(smallest > 1e-4);
             const auto loss = [&](const NaiveModel& m) {
