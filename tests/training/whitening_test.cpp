@@ -124,6 +124,23 @@ TEST_CASE("a training on whitened rows ends with a model that reads rows as they
   }
 }
 
+TEST_CASE("a first batch that says where b_dec starts is whitened once", "[training][whitening]") {
+  const Dense x = some_rows(400, 4);
+  Model<sae::TopK> model(width, 40, {.k = 4});
+  auto config = config_of(30);
+  config.center = sae::Center::first_batch_geometric_median;
+  config.learning_rate = 1e-300;
+  sae::Trainer trainer(model, config, sae::Objective<>{});
+  sae::MatrixSource<double> source(x, {.shuffle = false});
+  trainer.prepare(source);
+  trainer.train_step(x.topRows(32));
+  const sae::Whitening w = sae::whitening_of(tensor_of(x.topRows(200)), 1e-3);
+  const Dense white = (x.topRows(32).rowwise() - w.mean.map().row(0)) * w.matrix.map();
+  const std::vector<double> median = sae::geometric_median(tensor_of(white));
+  REQUIRE(std::abs(median[0]) > 1e-3);
+  for (Index j = 0; j < width; ++j) CHECK(model.b_dec()(0, j) == Approx(median[static_cast<std::size_t>(j)]).margin(1e-9));
+}
+
 TEST_CASE("a trained model is brought to whitened rows and back", "[training][whitening]") {
   const Dense x = some_rows(400, 4);
   Model<sae::TopK> model(width, 40, {.k = 4});

@@ -1,7 +1,9 @@
 #pragma once
 #include <sae/training/trainer.hpp>
 
+#include <algorithm>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 namespace sae::inline SAE_ABI {
@@ -12,7 +14,8 @@ namespace sae::inline SAE_ABI {
 ///   std::vector<Trainer*> all{&small, &large};
 ///   train_together(std::span<Trainer* const>(all), source, [](std::size_t which, const StepReport& report) { ... });
 ///
-/// Each model ends as its trainer alone would have made it, to the last bit: the trainers share rows and nothing else. A trainer whose
+/// Each model ends as its trainer alone would have made it, to the last bit: the trainers share rows, and what those with equal
+/// settings find in the rows read ahead (scale, centre), and nothing else. A trainer whose
 /// run is over, shorter than the others', is finished and left out of what follows.
 /// \param each  called as each(index of the trainer, its report) every `report_every` steps of it; returning void, or bool: true
 ///              stops all of them after this step
@@ -23,14 +26,17 @@ FitStatus train_together(std::span<AnyTrainer* const> trainers, Source& source, 
   if (trainers.empty()) throw_value("train_together: there are no trainers");
   const Index batch_rows = trainers.front()->config().batch;
   Index steps = 0;
-  for (AnyTrainer* const trainer : trainers) {
+  for (std::size_t n = 0; n < trainers.size(); ++n) {
+    AnyTrainer* const trainer = trainers[n];
     if (trainer->config().batch != batch_rows)
       throw_value("train_together: batches of ", batch_rows, " and of ", trainer->config().batch,
                   " rows cannot share a stream");
     if (trainer->row_width() != source.width())
       throw_shape("train_together: the source yields rows of width ", source.width(), ", a model needs ", trainer->row_width());
     steps = std::max(steps, trainer->config().total_steps());
-    trainer->prepare(source);
+    const auto before = trainers.first(n);
+    if (std::none_of(before.begin(), before.end(), [&](const AnyTrainer* other) { return trainer->prepare_like(*other); }))
+      trainer->prepare(source);
   }
   FitStatus status = FitStatus::finished;
   Tensor<Scalar> batch(batch_rows, source.width());

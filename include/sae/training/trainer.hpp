@@ -3,9 +3,8 @@
 #include <sae/data/source.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/default_objective.hpp>
-#include <sae/training/statistics.hpp>
+#include <sae/training/prepared_rows.hpp>
 #include <sae/training/trainer_config.hpp>
-#include <sae/training/whitening.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -43,12 +42,16 @@ class Trainer {
   using Parameters = typename Model::Parameters;
 
   Trainer(Model& model, TrainerConfig config, Terms objective, Threads& threads = Threads::shared())
-      : model_(model), config_(std::move(config)), objective_(std::move(objective)), threads_(threads) {
+      : model_(model),
+        config_(std::move(config)),
+        objective_(std::move(objective)),
+        threads_(threads),
+        rows_(model_, config_, threads_) {
     config_.check();
     if (config_.decoder == DecoderNorm::automatic) config_.decoder = predicts ? DecoderNorm::free : DecoderNorm::unit;
     objective_.check(model.d_in(), model.latents());
     check_fit();
-    check_normalisation();
+    rows_.check();
     if (model.activation().needs_decoder_norms() && model.parameters().W_dec.map().isZero(0))
       throw_value("Trainer: W_dec is 0, and ", std::string_view(model.activation().name),
                   " ranks by its norms: no latent would ever be active (TranscoderOptions::decoder_norm starts it elsewhere)");
@@ -80,17 +83,11 @@ class Trainer {
   const Terms& objective() const { return objective_; }
   Index step() const { return step_; }                         ///< steps done
   Index tokens() const { return tokens_; }                     ///< rows seen
-  double scale() const { return scale_; }                      ///< what rows are multiplied by
+  double scale() const { return rows_.scale(); }               ///< what rows are multiplied by
   Index optimizer_numbers() const { return moments_.size(); }  ///< numbers that the optimizer keeps from step to step
-  /// A transcoder's rows hold its input and, behind it, its target.
-  static constexpr bool predicts = requires { typename Model::Targets; };
-  /// Width of the rows that a source yields: D_in, of a transcoder D_in + D_out.
-  Index row_width() const {
-    if constexpr (predicts)
-      return model_.d_in() + model_.d_out();
-    else
-      return model_.d_in();
-  }
+  static constexpr bool predicts = detail::PreparedRows<Model>::predicts;  ///< a transcoder
+  /// Width of the rows that a source yields: D_in, of a transcoder D_in + D_out, x before y.
+  Index row_width() const { return rows_.row_width(); }
   DeadLatents& dead_latents() { return dead_; }
   const DeadLatents& dead_latents() const { return dead_; }
 
@@ -107,12 +104,13 @@ class Trainer {
     requires(RowSource<Source, Scalar>)
   FitStatus fit(Source& source, Callbacks&&... callbacks) {
     if (folded_) throw_value("Trainer: fit was run to its end already; make a new trainer to go on");
-    if (source.width() != row_width()) throw_shape("Trainer: the source yields rows of width ", source.width(), ", ", needs());
+    if (source.width() != row_width())
+      throw_shape("Trainer: the source yields rows of width ", source.width(), ", ", rows_.needs());
     if (restored_) {
       source.restore(source_state_);
       source_state_ = {};
     } else if (!prepared_) {
-      find_statistics(source);
+      rows_.measure(source);
     }
     restored_ = false;
     prepared_ = true;
@@ -143,8 +141,16 @@ class Trainer {
     requires(RowSource<Source, Scalar>)
   void prepare(Source& source) {
     if (step_ > 0 || prepared_) throw_value("Trainer: prepare comes before the first step, ", step_, " are done");
-    find_statistics(source);
+    rows_.measure(source);
     prepared_ = true;
+  }
+  /// The same without a source: takes over what another trainer found, before its first step. False, and nothing is done, where the
+  /// settings would have found something else.
+  bool prepare_like(const Trainer& other) {
+    if (step_ > 0 || prepared_) throw_value("Trainer: prepare comes before the first step, ", step_, " are done");
+    if (!other.prepared_ || other.step_ > 0 || !rows_.measures_like(other.rows_)) return false;
+    rows_.share(other.rows_);
+    return prepared_ = true;
   }
   /// What `fit` does at its end: the average of the weights takes the place of the weights where `ema` is on, the input scale is
   /// folded into the model, which from there on reads raw rows.
@@ -154,7 +160,9 @@ class Trainer {
     if (folded_) throw_value("Trainer: the run has ended already");
     check_weights();
     if (config_.ema > 0 && step_ > 0) model_.parameters() = averaged();
-    fold();
+    folded_ = true;
+    model_.parameters().activation.constrain();
+    rows_.fold();
   }
   /// \throws DivergedError  a weight is not finite.
   void check_weights() const {
@@ -214,14 +222,11 @@ class Trainer {
     auto& step = workspace_.step;
     const Index width = step.output_width();
     if (outer_.rows() != step.rows() || outer_.cols() != width) outer_.resize(step.rows(), width);
-    const auto factor = static_cast<Scalar>(1 / output_scale());
     threads_.for_blocks(step.rows(), row_block, [&](Index begin, Index end, Index) {
       for (Index b = begin; b < end; ++b)
         for (Index j = 0; j < width; ++j) outer_.row(b)[j] = step.residual.row(b)[j] + step.target.row(b)[j];
     });
-    if (normalises()) step.row_scales.undo(outer_, threads_);
-    if (whitens()) map_rows(outer_, nullptr, whitening_.inverse, &whitening_.mean);
-    kernels::scale(outer_.data(), factor, outer_.size());
+    rows_.to_source(outer_, step.row_scales);
     pending_ = true;
     return outer_;
   }
@@ -233,15 +238,13 @@ class Trainer {
     if (given.rows != outer_.rows() || given.cols != outer_.cols())
       throw_shape("Trainer: dL/dx' is [", given.rows, " x ", given.cols, "], the reconstruction is [", outer_.rows(), " x ",
                   outer_.cols(), "]");
-    // x' = (reconstruction of the normalised rows) / scale
-    const auto factor = static_cast<Scalar>(1 / output_scale());
     for (Index b = 0; b < given.rows; ++b)
       for (Index j = 0; j < given.cols; ++j) {
         if (!std::isfinite(given.row(b)[j]))
           throw_value("Trainer: row ", b, " of dL/dx' at step ", step_ + 1, " holds a number that is not finite");
-        outer_.row(b)[j] = factor * given.row(b)[j];
+        outer_.row(b)[j] = given.row(b)[j];
       }
-    if (whitens()) map_rows(outer_, nullptr, whitening_.inverse, nullptr);  // it is symmetric
+    rows_.gradient_from_source(outer_);
     const detail::OuterLoss<Scalar> outer{
         .gradient = RowsView<Scalar>(outer_), .alone = false, .reconstruction_weight = reconstruction_weight};
     return finish_step(report, &outer);
@@ -268,13 +271,7 @@ class Trainer {
     resampler_.visit_state(visitor);
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
-    visitor.number("scale", scale_);
-    if (whitens()) {
-      visitor.tensor("whitening.mean", whitening_.mean);
-      visitor.tensor("whitening.matrix", whitening_.matrix);
-      visitor.tensor("whitening.inverse", whitening_.inverse);
-    }
-    if (predicts) visitor.number("target_scale", target_scale_);
+    rows_.visit_state(visitor);
     if (ask_source_) source_state_ = ask_source_();
     visitor.source(source_state_);
     if (counters.size() != 2 || static_cast<Index>(dead_.silent().size()) != model_.latents())
@@ -307,7 +304,6 @@ class Trainer {
   }
   /// Whether decoder rows are kept at norm 1.
   bool unit_decoder() const { return config_.decoder == DecoderNorm::unit && !config_.frozen.decoder; }
-  double output_scale() const { return predicts ? target_scale_ : scale_; }
 
   /// The model has the k of step `step_` while it lives.
   class AnnealedK {
@@ -333,10 +329,9 @@ class Trainer {
   /// First half of a step: codes, reconstruction.
   void run_forward(const Batch<Scalar>& rows) {
     pending_ = false;
-    load(rows);
+    rows_.load(rows, tokens_);
     model_.parameters().activation.constrain();
-    if (step_ == 0 && config_.center == Center::first_batch_geometric_median)
-      set_decoder_bias(geometric_median(as_model_reads(target())), 1.0);
+    if (step_ == 0 && config_.center == Center::first_batch_geometric_median) rows_.center_on_batch();
     auto& step = workspace_.step;
     step.number = step_;
     step.loss_space = config_.loss_space;
@@ -346,7 +341,7 @@ class Trainer {
     marked_dead_ = 0;
     if (!config_.dead.after_counting) mark_dead();
     const AnnealedK annealed(model_, config_.k_annealing, step_);
-    detail::run_forward(model_, detail::StepRows<Scalar>{rows_, target()}, objective_, workspace_, threads_);
+    detail::run_forward(model_, detail::StepRows<Scalar>{rows_.rows(), rows_.target()}, objective_, workspace_, threads_);
   }
   /// Second half: terms, gradients, update.
   const StepReport& finish_step(bool report, const detail::OuterLoss<Scalar>* outer) {
@@ -375,8 +370,8 @@ class Trainer {
     if (config_.ema > 0) update_average();
     report_.resampled = 0;
     if constexpr (!predicts)
-      if (resampler_.count(step.main.entries.codes, config_.dead.least_value, rows_))
-        report_.resampled = resampler_.resample(model_, rows_, moments_, dead_, threads_);
+      if (resampler_.count(step.main.entries.codes, config_.dead.least_value, rows_.rows()))
+        report_.resampled = resampler_.resample(model_, rows_.rows(), moments_, dead_, threads_);
     ++step_;
     tokens_ += step.rows();
     report_.step = step_;
@@ -411,153 +406,6 @@ class Trainer {
     ~Asking() { trainer.ask_source_ = nullptr; }
   };
 
-  template <class Source>
-  void find_statistics(Source& source) {
-    const bool wants_center = config_.center == Center::mean || config_.center == Center::geometric_median;
-    if (wants_center || config_.normalisation != Normalisation::none) {
-      const SourceState start = source.state();
-      const Index wanted = std::min(config_.statistics_rows, config_.total_steps() * config_.batch);
-      const bool keep = config_.center == Center::geometric_median || whitens() || normalises();
-      RowStatistics inputs, targets;
-      const Index in = model_.d_in(), out = row_width() - in;
-      Tensor<Scalar> piece(keep ? wanted : std::min<Index>(wanted, 512), row_width());
-      while (inputs.rows() < wanted) {
-        const Index got = std::min(fill_batch(source, piece), wanted - inputs.rows());
-        for (Index b = 0; b < got; ++b) {
-          check_finite(piece.row(b), piece.cols(), inputs.rows());
-          inputs.add(piece.row(b), in);
-          if (predicts) targets.add(piece.row(b) + in, out);
-        }
-        if (got == 0 || keep) break;
-      }
-      if (inputs.rows() == 0) throw_value("Trainer: the source has no rows");
-      source.restore(start);
-      scale_ = scale_of(inputs, in);
-      target_scale_ = predicts ? scale_of(targets, out) : scale_;
-      if (config_.reads_raw_rows) fold_scales(1 / scale_, 1 / target_scale_);
-      RowStatistics seen = predicts ? targets : inputs;
-      Tensor<Scalar> rows;
-      if (keep) {
-        rows.resize(seen.rows(), model_.parameters().output_width());
-        for (Index b = 0; b < rows.rows(); ++b) std::copy_n(piece.row(b) + (predicts ? in : 0), rows.cols(), rows.row(b));
-      }
-      if (whitens()) {
-        Tensor<double> precise(rows.rows(), rows.cols());
-        precise.map() = rows.map().template cast<double>();
-        set_whitening(config_.whitening(precise, config_.whitening_floor));
-      }
-      if (whitens() || normalises()) {  // b_dec is in the units of what the model reads
-        rows = as_model_reads(std::move(rows));
-        seen = {};
-        for (Index b = 0; b < rows.rows(); ++b) seen.add(rows.row(b), rows.cols());
-      }
-      const double unit = normalises() ? 1.0 : target_scale_;
-      if (config_.center == Center::mean) set_decoder_bias(seen.mean(), unit);
-      if (config_.center == Center::geometric_median) set_decoder_bias(geometric_median(rows), unit);
-    }
-  }
-  bool whitens() const { return config_.normalisation == Normalisation::whitening; }
-  bool normalises() const { return detail::input_normalisation_of(model_) != InputNormalisation::none; }
-  void check_normalisation() {
-    if (config_.loss_space == LossSpace::normalised && !normalises())
-      throw_value("Trainer: loss_space = normalised is for a model with an InputNormalisation; this one has none");
-    if (whitens() && predicts)
-      throw_value("Trainer: normalisation = whitening is for autoencoders; a transcoder has two kinds of rows");
-    if (whitens() && (normalises() || model_.parameters().tied()))
-      throw_value("Trainer: normalisation = whitening does not go with ",
-                  normalises() ? "an InputNormalisation, which whitens nothing and comes first"
-                               : "tied weights, which cannot take it up at the end");
-    if (whitens() && model_.parameters().b_enc.size() == 0 && !model_.subtracts_decoder_bias())
-      throw_value("Trainer: normalisation = whitening needs a model with b_enc or with subtract_decoder_bias = true");
-    if (detail::input_normalisation_of(model_) == InputNormalisation::layer_norm &&
-        config_.normalisation != Normalisation::none)
-      throw_value(
-          "Trainer: the model has layer_norm, whose rows need no scale and cannot have one; normalisation = none is legal");
-    if (whitens() && (config_.frozen.encoder || config_.frozen.decoder))
-      throw_value("Trainer: normalisation = whitening does not go with a frozen encoder or decoder: its fold changes both");
-    if (normalises() && config_.resampling.form != ResamplingForm::off)
-      throw_value(
-          "Trainer: resampling does not go with an InputNormalisation: new directions would be rows as they were given");
-    if (whitens()) whitening_ = Whitening(model_.d_in());
-  }
-  void set_whitening(Whitening whitening) {
-    whitening_ = std::move(whitening);
-    if constexpr (!predicts) {
-      if (!config_.reads_raw_rows) return;
-      Tensor<double> mean(1, model_.d_in());  // x = (y + mean A) A^-1
-      kernels::add_product_nn(mean.data(), mean.cols(), whitening_.mean.data(), mean.cols(), whitening_.matrix.data(),
-                              mean.cols(), 1, mean.cols(), mean.cols());
-      mean.map() *= -1;
-      model_.fold_input_map(mean, whitening_.inverse, whitening_.matrix, threads_);
-    }
-  }
-  /// Rows as the model reads them, but for a scale: whitened, or normalised one by one.
-  Tensor<Scalar> as_model_reads(Tensor<Scalar> rows) {
-    if (whitens()) whiten(rows);
-    if (normalises()) {
-      detail::RowScales<Scalar> scales;
-      scales.measure(detail::input_normalisation_of(model_), RowsView<Scalar>(rows), threads_);
-      for (Index b = 0; b < rows.rows(); ++b)
-        for (Index j = 0; j < rows.cols(); ++j) rows.row(b)[j] = scales.normalised(b, rows.row(b)[j]);
-    }
-    return rows;
-  }
-  /// x <- (x - mean) A, in float64.
-  void whiten(Tensor<Scalar>& rows) { map_rows(rows, &whitening_.mean, whitening_.matrix, nullptr); }
-  /// x <- (x - before) M + after; a null is 0.
-  void map_rows(Tensor<Scalar>& rows, const Tensor<double>* before, const Tensor<double>& matrix, const Tensor<double>* after) {
-    const Index width = rows.cols();
-    threads_.for_blocks(rows.rows(), row_block, [&](Index begin, Index end, Index) {
-      Tensor<double> from(end - begin, width), to(end - begin, width);
-      for (Index i = 0; i < from.size(); ++i)
-        from[i] = static_cast<double>(rows.row(begin)[i]) - (before != nullptr ? (*before)[i % width] : 0.0);
-      kernels::add_product_nn(to.data(), width, from.data(), width, matrix.data(), width, end - begin, width, width);
-      for (Index i = 0; i < to.size(); ++i)
-        rows.row(begin)[i] = static_cast<Scalar>(to[i] + (after != nullptr ? (*after)[i % width] : 0.0));
-    });
-  }
-  double scale_of(const RowStatistics& rows, Index width) const {
-    if (config_.normalisation == Normalisation::mean_square && rows.mean_squared_norm() > 0)
-      return 1 / std::sqrt(rows.mean_squared_norm());
-    if (config_.normalisation == Normalisation::sqrt_d && rows.mean_norm() > 0)
-      return std::sqrt(static_cast<double>(width)) / rows.mean_norm();
-    return 1;
-  }
-  void set_decoder_bias(const std::vector<double>& center, double factor) {
-    if (config_.frozen.b_dec) return;
-    for (std::size_t j = 0; j < center.size(); ++j)
-      model_.parameters().b_dec[static_cast<Index>(j)] = static_cast<Scalar>(factor * center[j]);
-  }
-
-  std::string needs() const {
-    return predicts ? detail::concat("the model needs inputs of ", model_.d_in(), " and targets of ",
-                                     row_width() - model_.d_in(), " side by side, ", row_width())
-                    : detail::concat("the model reads ", model_.d_in());
-  }
-  const Tensor<Scalar>& target() const { return predicts ? targets_ : rows_; }
-
-  void load(const Batch<Scalar>& rows) {
-    const Index in = model_.d_in(), out = row_width() - in;
-    if (rows.cols() != row_width()) throw_shape("Trainer: rows have ", rows.cols(), " columns, ", needs());
-    if (rows_.rows() != rows.rows() || rows_.cols() != in) rows_.resize(rows.rows(), in);
-    if (predicts && (targets_.rows() != rows.rows() || targets_.cols() != out)) targets_.resize(rows.rows(), out);
-    const auto factor = static_cast<Scalar>(scale_), target_factor = static_cast<Scalar>(target_scale_);
-    threads_.for_blocks(rows.rows(), row_block, [&](Index begin, Index end, Index) {
-      for (Index b = begin; b < end; ++b) {
-        check_finite(rows.row(b), rows.cols(), tokens_ + b);
-        for (Index j = 0; j < in; ++j) rows_.row(b)[j] = factor * rows.row(b)[j];
-        for (Index j = 0; j < out; ++j) targets_.row(b)[j] = target_factor * rows.row(b)[in + j];
-      }
-    });
-    if (whitens()) whiten(rows_);
-  }
-  /// \param number  of the row in the stream, to name it.
-  static void check_finite(const Scalar* row, Index width, Index number) {
-    if (std::isfinite(kernels::squared_norm(row, width))) return;
-    for (Index j = 0; j < width; ++j)  // squares of finite numbers may be too large
-      if (!std::isfinite(row[j]))
-        throw_value("Trainer: row ", number, " of the stream holds a number that is not finite (NaN or infinity)");
-  }
   void mark_dead() {
     marked_dead_ = dead_.mark(config_.dead.window);
     if (marked_dead_ > 0) workspace_.step.dead = dead_.mask();
@@ -702,40 +550,17 @@ class Trainer {
       return ask(std::as_const(report_));
     }
   }
-  /// The model was trained on (in * x, out * y).
-  void fold_scales(double in, [[maybe_unused]] double out) {
-    if constexpr (predicts) {
-      model_.fold_scales(in, out);
-    } else {
-      model_.fold_input_scale(in);
-    }
-  }
-  void fold() {
-    folded_ = true;
-    model_.parameters().activation.constrain();
-    fold_scales(scale_, target_scale_);
-    if constexpr (!predicts) {
-      if (whitens()) {
-        const bool* const by_norm = detail::rank_by_norm(model_.activation());
-        if (by_norm != nullptr && *by_norm) model_.fold_decoder_norms();
-        model_.fold_input_map(whitening_.mean, whitening_.matrix, whitening_.inverse, threads_);
-      }
-    }
-    scale_ = target_scale_ = 1;
-  }
-
   Model& model_;
   TrainerConfig config_;
   Terms objective_;
   Threads& threads_;
+  detail::PreparedRows<Model> rows_;
 
   OptimizerState<Scalar> moments_;
   Parameters average_;  ///< of the weights, not yet divided by 1 - ema^t; empty while `ema` is 0
   DeadLatents dead_;
   Resampler<Scalar> resampler_;
   Index step_ = 0, tokens_ = 0;
-  double scale_ = 1, target_scale_ = 1;  // target_scale_: of a transcoder's targets
-  Whitening whitening_;                  ///< empty where rows are not whitened
   SourceState source_state_;
   std::function<SourceState()> ask_source_;  ///< while `fit` runs
   bool restored_ = false, prepared_ = false, folded_ = false;
@@ -746,7 +571,7 @@ class Trainer {
   typename Model::template Workspace<Terms> workspace_;
   Parameters shared_gradient_;  ///< of b_dec, W_skip and the activation's own tensors; the others are empty
   Parameters gradient_;         ///< all gradients; empty where none needs them
-  Tensor<Scalar> rows_, targets_, partial_, column_sums_;
+  Tensor<Scalar> partial_, column_sums_;
   Tensor<Scalar> outer_;  ///< x' of `forward`, then dL/dx'
 };
 
