@@ -19,8 +19,6 @@ struct SweepVerb : TrainSourceOptions {
   std::vector<std::string> activations{"topk"};
   std::vector<double> k, sparsity, target_l0, rates;
   std::vector<Index> latents;
-  std::optional<Index> train_tokens, steps;
-  Index batch = 1024;
   std::string recipe = "default", held_out;
 };
 
@@ -74,18 +72,10 @@ std::string csv_number(double x) { return std::isfinite(x) ? sae::detail::concat
 std::string csv_number(const std::optional<double>& x) { return x ? csv_number(*x) : std::string(); }
 
 void run_sweep(const SweepVerb& options) {
-  const bool from_model = !options.model.empty();
-  if (from_model == !options.data.data.empty())
-    usage_error("either --data or --model, --text and --layer say where rows come from");
-  if (options.train_tokens && options.steps) usage_error("--tokens and --steps both say how long to train; give one of them");
-  if (from_model && !options.train_tokens && !options.steps) usage_error("--model needs --tokens or --steps");
+  check_train_source(options);
   check_output(options);
   const std::unique_ptr<TrainSource> source = open_train_source(options);
-  const Index tokens = options.steps          ? *options.steps * options.batch
-                       : options.train_tokens ? *options.train_tokens
-                                              : recommended_tokens(source->rows, options.batch);
-  if (tokens < options.batch)
-    throw_value("--tokens ", tokens, " are fewer than one batch of ", options.batch, " rows (--batch)");
+  const Index tokens = train_length(options, source->rows);
   const auto open_held_out = [&] { return NpyFolder(rows_path(options.held_out), {.bfloat16 = true}); };
   std::optional<NpyFolder> held_out;
   if (!options.held_out.empty()) {
@@ -156,6 +146,7 @@ void run_sweep(const SweepVerb& options) {
     table.emplace_back(
         run.name, "L0 " + rounded(l0) + ", explained variance " + rounded(explained) + sae::detail::concat(", dead ", dead));
   }
+  if (source->left_out) note(options, "left out: ", source->left_out());
   atomic_write_text(folder / "sweep.csv", csv);
   folder.commit();
   if (options.json) return print_json({{"out", options.out}, {"runs", list}});
@@ -171,26 +162,10 @@ void add_sweep(CLI::App& program) {
   CLI::App& verb =
       add_verb(program, "sweep", "Train a row of SAEs on one stream of rows: every combination of the lists, one CSV.", options,
                run_sweep);
-  verb.option_defaults()->group("Rows");
-  add_rows(verb, options->data);
-  verb.add_option("--order", options->order, "shuffled, or sequential as they stand")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"shuffled", "sequential"}));
+  add_train_source(verb, *options);
   verb.add_option("--held-out", options->held_out,
-                  "rows that no SAE is trained on, to measure them all: a file or folder as --data");
-  verb.option_defaults()->group("Rows straight from a language model, which then runs once for all");
-  add_model(verb, *options);
-  verb.add_option("--text", options->text, "text the model reads, UTF-8, again and again");
-  verb.add_option("--layer", options->layers, "layer, from 0")->check(at_least(0))->expected(1);
-  verb.add_option("--site", options->sites, "residual (default), mlp_out or attn_out")
-      ->check(CLI::IsMember({"residual", "mlp_out", "attn_out"}))
-      ->expected(1);
-  verb.add_option("--context", options->context, "tokens of a window, BOS included")
-      ->capture_default_str()
-      ->check(within(2, 65536));
-  verb.add_option("--skip-tokens", options->skip_tokens, "text tokens left out at the start")
-      ->capture_default_str()
-      ->check(at_least(0));
+                  "rows that no SAE is trained on, to measure them all: a file or folder as --data")
+      ->group("Rows");
 
   verb.option_defaults()->group("SAEs: lists with commas");
   verb.add_option("--latents", options->latents, "numbers of latents")->delimiter(',')->required()->check(within(1, 1 << 30));
@@ -214,10 +189,7 @@ void add_sweep(CLI::App& program) {
       ->check(CLI::IsMember(std::vector<std::string>(names.begin(), names.end())));
 
   verb.option_defaults()->group("Training");
-  verb.add_option("--tokens", options->train_tokens, "rows seen by each (default: some passes over the data)")
-      ->check(at_least(1));
-  verb.add_option("--steps", options->steps, "batches, instead of --tokens")->check(within(1, 0x1p38));
-  verb.add_option("--batch", options->batch, "rows of a batch")->capture_default_str()->check(within(1, 1 << 24));
+  add_train_length(verb, *options);
   add_seed(verb, *options);
   verb.option_defaults()->group("Output");
   add_out(verb, *options, "folder: a SAE of each combination, and sweep.csv")->required();

@@ -29,27 +29,16 @@ struct TrainVerb : TrainSourceOptions {
   Index latents = 0;
   std::string activation;  ///< empty: topk, or that of --init
   std::string recipe;      ///< empty: default
-  std::optional<Index> train_tokens, steps, warmup, decay, aux_k, dead_window, report_every, checkpoint_every;
+  std::optional<Index> warmup, decay, aux_k, dead_window, report_every, checkpoint_every;
   std::optional<double> k, l1, l0, target_l0, pre_activation, threshold, bandwidth, rate, aux_coefficient, clip, ema;
   std::vector<Index> prefixes;
-  Index batch = 1024;
   std::string normalise, loss_space, center, decoder, optimizer, init, log;
   bool resume = false;
 };
 
 void check_usage(const TrainVerb& options) {
-  const bool from_model = !options.model.empty();
-  if (from_model == !options.data.data.empty())
-    usage_error("either --data or --model, --text and --layer say where rows come from");
-  if (from_model && (options.text.empty() || options.layers.empty())) usage_error("--model needs --text and --layer");
+  check_train_source(options);
   if (options.latents == 0 && options.init.empty()) usage_error("--latents is required (or --init)");
-  if (options.train_tokens && options.steps) usage_error("--tokens and --steps both say how long to train; give one of them");
-  if (from_model && !options.train_tokens && !options.steps) usage_error("--model needs --tokens or --steps");
-  if (from_model && (options.data.skip_rows > 0 || options.data.rows > 0))
-    usage_error("--skip-rows and --rows belong to --data; --model has --skip-tokens");
-  if (!from_model && (!options.text.empty() || options.keep_bos || !options.max_norm.empty() || options.skip_tokens > 0))
-    usage_error("--text, --skip-tokens, --keep-bos and --max-norm belong to --model: collect filters the rows of --data");
-  if (!from_model && options.layers.empty() && !options.sites.empty()) usage_error("--site needs --layer");
 }
 
 /// Which activation, in the words of --activation, which are those of recipes.
@@ -110,11 +99,7 @@ void apply(const TrainVerb& options, TrainerConfig& config) {
 /// The recipe of --recipe for this run, changed by every option that was given.
 Recipe recipe_of(const TrainVerb& options, const std::string& activation, const std::optional<AnySae>& init, Index d_in,
                  Index latents, Index rows) {
-  const Index tokens = options.steps          ? *options.steps * options.batch
-                       : options.train_tokens ? *options.train_tokens
-                                              : recommended_tokens(rows, options.batch);
-  if (tokens < options.batch)
-    throw_value("--tokens ", tokens, " are fewer than one batch of ", options.batch, " rows (--batch)");
+  const Index tokens = train_length(options, rows);
   std::optional<double> k = options.k;
   if (init && !k)
     init->model().activation().visit([&](const auto& inner) {
@@ -448,31 +433,7 @@ void run_train(const TrainVerb& options) {
 void add_train(CLI::App& program) {
   const auto options = std::make_shared<TrainVerb>();
   CLI::App& verb = add_verb(program, "train", "Train a SAE on rows, or straight from a language model.", options, run_train);
-  verb.option_defaults()->group("Rows");
-  add_rows(verb, options->data);
-  verb.add_option("--order", options->order, "shuffled, or sequential as they stand")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"shuffled", "sequential"}));
-  verb.option_defaults()->group("Rows straight from a language model");
-  add_model(verb, *options);
-  verb.add_option("--text", options->text, "text the model reads, UTF-8, again and again");
-  verb.add_option("--layer", options->layers,
-                  "layer, from 0; with --data: of what layer the rows are, where they do not say it")
-      ->check(at_least(0))
-      ->expected(1);
-  verb.add_option("--site", options->sites, "residual (default), mlp_out or attn_out")
-      ->check(CLI::IsMember({"residual", "mlp_out", "attn_out"}))
-      ->expected(1);
-  verb.add_option("--context", options->context, "tokens of a window, BOS included")
-      ->capture_default_str()
-      ->check(within(2, 65536));
-  verb.add_option("--skip-tokens", options->skip_tokens, "text tokens left out at the start")
-      ->capture_default_str()
-      ->check(at_least(0));
-  verb.add_flag("--keep-bos", options->keep_bos, "keep the rows of BOS");
-  verb.add_option("--max-norm", options->max_norm,
-                  "leave out rows with a norm above so many medians of the norm, or none (default: 10x)");
-  verb.add_option("--buffer", options->buffer, "rows that are held to be mixed")->capture_default_str()->check(at_least(2));
+  add_train_source(verb, *options);
 
   verb.option_defaults()->group("SAE");
   verb.add_option("--latents", options->latents, "number of latents F")->check(within(1, 1 << 30));
@@ -519,10 +480,7 @@ void add_train(CLI::App& program) {
   verb.add_option("--init", options->init, "start from this SAE instead of random weights");
 
   verb.option_defaults()->group("Training");
-  verb.add_option("--tokens", options->train_tokens, "rows seen in all (default: some passes over the data)")
-      ->check(at_least(1));
-  verb.add_option("--steps", options->steps, "batches, instead of --tokens")->check(within(1, 0x1p38));
-  verb.add_option("--batch", options->batch, "rows of a batch")->capture_default_str()->check(within(1, 1 << 24));
+  add_train_length(verb, *options);
   verb.add_option("--lr", options->rate, "peak learning rate (default: by the number of latents)")->check(at_least(0, false));
   verb.add_option("--warmup", options->warmup, "steps in which the rate rises (default: 5 % of the run)")->check(at_least(0));
   verb.add_option("--decay", options->decay, "last steps, in which the rate falls (default: 20 % of the run)")

@@ -3,6 +3,7 @@
 #include <sae/data/shuffle_buffer.hpp>
 #include <sae/formats/hook_name.hpp>
 #include <sae/host/activation_source.hpp>
+#include <sae/training/recipe.hpp>
 
 #include <utility>
 
@@ -122,6 +123,63 @@ std::unique_ptr<TrainSource> source_of_model(const TrainSourceOptions& options) 
 }
 
 }  // namespace
+
+void add_train_source(CLI::App& verb, TrainSourceOptions& options) {
+  verb.option_defaults()->group("Rows");
+  add_rows(verb, options.data);
+  verb.add_option("--order", options.order, "shuffled, or sequential as they stand")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"shuffled", "sequential"}));
+  verb.option_defaults()->group("Rows straight from a language model");
+  add_model(verb, options);
+  verb.add_option("--text", options.text, "text the model reads, UTF-8, again and again");
+  verb.add_option("--layer", options.layers, "layer, from 0; with --data: of what layer the rows are, where they do not say it")
+      ->check(at_least(0))
+      ->expected(1);
+  verb.add_option("--site", options.sites, "residual (default), mlp_out or attn_out")
+      ->check(CLI::IsMember({"residual", "mlp_out", "attn_out"}))
+      ->expected(1);
+  verb.add_option("--context", options.context, "tokens of a window, BOS included")
+      ->capture_default_str()
+      ->check(within(2, 65536));
+  verb.add_option("--skip-tokens", options.skip_tokens, "text tokens left out at the start")
+      ->capture_default_str()
+      ->check(at_least(0));
+  verb.add_flag("--keep-bos", options.keep_bos, "keep the rows of BOS");
+  verb.add_option("--max-norm", options.max_norm,
+                  "leave out rows with a norm above so many medians of the norm, or none (default: 10x)");
+  verb.add_option("--buffer", options.buffer, "rows that are held to be mixed")->capture_default_str()->check(at_least(2));
+}
+
+void add_train_length(CLI::App& verb, TrainSourceOptions& options) {
+  verb.add_option("--tokens", options.train_tokens, "rows seen in all (default: some passes over the data)")
+      ->check(at_least(1));
+  verb.add_option("--steps", options.steps, "batches, instead of --tokens")->check(within(1, 0x1p38));
+  verb.add_option("--batch", options.batch, "rows of a batch")->capture_default_str()->check(within(1, 1 << 24));
+}
+
+void check_train_source(const TrainSourceOptions& options) {
+  const bool from_model = !options.model.empty();
+  if (from_model == !options.data.data.empty())
+    usage_error("either --data or --model, --text and --layer say where rows come from");
+  if (from_model && (options.text.empty() || options.layers.empty())) usage_error("--model needs --text and --layer");
+  if (options.train_tokens && options.steps) usage_error("--tokens and --steps both say how long to train; give one of them");
+  if (from_model && !options.train_tokens && !options.steps) usage_error("--model needs --tokens or --steps");
+  if (from_model && (options.data.skip_rows > 0 || options.data.rows > 0))
+    usage_error("--skip-rows and --rows belong to --data; --model has --skip-tokens");
+  if (!from_model && (!options.text.empty() || options.keep_bos || !options.max_norm.empty() || options.skip_tokens > 0))
+    usage_error("--text, --skip-tokens, --keep-bos and --max-norm belong to --model: collect filters the rows of --data");
+  if (!from_model && options.layers.empty() && !options.sites.empty()) usage_error("--site needs --layer");
+}
+
+Index train_length(const TrainSourceOptions& options, Index rows) {
+  const Index tokens = options.steps          ? *options.steps * options.batch
+                       : options.train_tokens ? *options.train_tokens
+                                              : recommended_tokens(rows, options.batch);
+  if (tokens < options.batch)
+    throw_value("--tokens ", tokens, " are fewer than one batch of ", options.batch, " rows (--batch)");
+  return tokens;
+}
 
 std::unique_ptr<TrainSource> open_train_source(const TrainSourceOptions& options) {
   return options.model.empty() ? source_of_files(options) : source_of_model(options);

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "language_model.hpp"
@@ -12,7 +13,7 @@
 
 namespace sae::cli {
 
-/// Where `train` takes its rows from: files, or a language model at work.
+/// Where `train` and `sweep` take their rows from, files or a language model at work, and how many.
 struct TrainSourceOptions : ModelVerb {
   TrainSourceOptions() { tokens = 0; }  // of the text: all of it; --tokens is the length of the training
   RowOptions data;
@@ -20,7 +21,16 @@ struct TrainSourceOptions : ModelVerb {
   bool keep_bos = false;
   std::string max_norm;  ///< empty: 10x
   Index buffer = 16384;
+  std::optional<Index> train_tokens, steps;
+  Index batch = 1024;
 };
+void add_train_source(CLI::App& verb, TrainSourceOptions& options);
+/// --tokens, --steps, --batch.
+void add_train_length(CLI::App& verb, TrainSourceOptions& options);
+/// Refuses options that contradict one another.
+void check_train_source(const TrainSourceOptions& options);
+/// Rows that are seen in all. \param rows  of one pass over the data; 0: unknown
+Index train_length(const TrainSourceOptions& options, Index rows);
 
 /// A source whose kind is known at run time only.
 class TrainSource {

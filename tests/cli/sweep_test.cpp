@@ -1,0 +1,169 @@
+// sae sweep: a row of SAEs on one stream, each the one that `sae train` makes; and what the other recipes make of `sae train`.
+#include <sae/core/random.hpp>
+#include <sae/files/npy.hpp>
+
+#include <cmath>
+#include <filesystem>
+#include <sstream>
+
+#include "catch_compat.hpp"
+#include "cli_test.hpp"
+
+#ifdef SAE_TEST_PROGRAM
+
+using namespace sae;
+using Catch::Matchers::ContainsSubstring;
+using nlohmann::json;
+using sae_test::file_text;
+using sae_test::json_of;
+using sae_test::run_sae;
+using sae_test::Words;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct Work : sae_test::Workplace {
+  Work() {
+    Random random(5);
+    Matrix<float> directions(12, 8), x = Matrix<float>::Constant(2000, 8, 3.0F);
+    for (Index i = 0; i < directions.size(); ++i) directions.data()[i] = static_cast<float>(random.normal());
+    directions.rowwise().normalize();
+    for (Index r = 0; r < x.rows(); ++r)
+      for (Index i = 0; i < 12; ++i)
+        if (random.uniform() < 0.15) x.row(r) += static_cast<float>(random.uniform(5, 15)) * directions.row(i);
+    save_npy(at("x.npy"), x);
+    save_npy(at("held.npy"), Matrix<float>(x.bottomRows(500)));
+  }
+  std::string weights(const std::string& folder) const { return file_text(at(folder + "/sae_weights.safetensors")); }
+  Words run(const Words& more) const {
+    Words words{"--data", at("x.npy"), "--latents", "24", "--steps", "80", "--batch", "64", "--seed", "3", "--quiet"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+};
+Words with(Words words, const Words& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+std::vector<Words> table_of(const std::string& csv) {
+  std::vector<Words> out;
+  std::istringstream lines(csv);
+  for (std::string line; std::getline(lines, line);) {
+    Words cells(1);
+    for (const char c : line) {
+      if (c == ',') {
+        cells.emplace_back();
+      } else {
+        cells.back() += c;
+      }
+    }
+    out.push_back(cells);
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("sae sweep: every combination, each the SAE that train makes alone", "[cli]") {
+  const Work work;
+  const auto run =
+      run_sae(with({"sweep"}, work.run({"--activation", "topk,batchtopk,jumprelu", "--k", "2,3", "--target-l0", "2",
+                                        "--held-out", work.at("held.npy"), "--out", work.at("all"), "--json"})));
+  INFO(run.err);
+  REQUIRE(run.code == 0);
+  REQUIRE(json_of(run).at("runs").size() == 5);
+  const auto table = table_of(file_text(work.at("all/sweep.csv")));
+  REQUIRE(table.size() == 6);
+  CHECK(table[0] == Words{"name", "activation", "latents", "k", "sparsity", "target_l0", "learning_rate", "steps", "l0",
+                          "explained_variance", "mse", "cosine", "dead_latents"});
+  const std::vector<Words> alone{{"--activation", "topk", "--k", "2"},
+                                 {"--activation", "topk", "--k", "3"},
+                                 {"--activation", "batchtopk", "--k", "2"},
+                                 {"--activation", "batchtopk", "--k", "3"},
+                                 {"--activation", "jumprelu", "--target-l0", "2"}};
+  for (std::size_t n = 0; n < alone.size(); ++n) {
+    const Words& cells = table[n + 1];
+    CAPTURE(cells[0]);
+    REQUIRE(cells.size() == table[0].size());
+    const auto single = run_sae(with(with({"train"}, work.run(alone[n])), {"--out", work.at("one"), "--force"}));
+    INFO(single.err);
+    REQUIRE(single.code == 0);
+    CHECK(work.weights("all/" + cells[0]) == work.weights("one"));
+    CHECK(file_text(work.at("all/" + cells[0] + "/cfg.json")) == file_text(work.at("one/cfg.json")));
+    const json report = json_of(run_sae({"eval", "--sae", work.at("one"), "--data", work.at("held.npy"), "--json"}));
+    CHECK(std::stod(cells[8]) == Approx(report.at("l0").get<double>()).epsilon(1e-12));
+    CHECK(std::stod(cells[9]) == Approx(report.at("explained_variance").get<double>()).epsilon(1e-6));
+    CHECK(std::stoi(cells[12]) == report.at("dead_latents").get<int>());
+    CHECK(std::stoi(cells[7]) == 80);
+  }
+}
+
+TEST_CASE("sae sweep: what it refuses, and that nothing is left of it", "[cli]") {
+  const Work work;
+  const auto refused = [&](const Words& more, int code, const std::string& with_words) {
+    const auto run = run_sae(with(with({"sweep"}, work.run({"--out", work.at("all")})), more));
+    CAPTURE(more, run.err);
+    CHECK(run.code == code);
+    CHECK_THAT(run.error(), ContainsSubstring(with_words));
+    CHECK_FALSE(fs::exists(work.at("all")));
+  };
+  refused({"--k", "2,2"}, 2, "the lists name topk-k2 twice");
+  refused({"--k", "2", "--tokens", "100"}, 2, "--tokens and --steps");
+  refused({"--k", "2", "--text", "t.txt"}, 2, "belong to --model");
+  refused({"--k", "25"}, 1, "k = 25 is not in [1, 24]");
+  refused({"--activation", "topk,sigmoid"}, 2, "sigmoid");
+  refused({"--k", "2", "--held-out", work.at("nowhere.npy")}, 1, "nowhere.npy");
+  refused({"--k", "2", "--lr", "1e30"}, 1, "diverged");
+}
+
+TEST_CASE("sae train: recipes and architectures, each saved as what it is used as", "[cli]") {
+  const Work work;
+  const auto train = [&](const Words& more) {
+    const auto run = run_sae(with(with({"train"}, work.run(more)), {"--out", work.at("sae"), "--force", "--lr", "0.01"}));
+    CAPTURE(more);
+    INFO(run.err);
+    REQUIRE(run.code == 0);
+    return json::parse(file_text(work.at("sae/cfg.json"))).at("architecture").get<std::string>();
+  };
+  const auto evaluated = [&](const std::string& figure) {
+    return json_of(run_sae({"eval", "--sae", work.at("sae"), "--data", work.at("held.npy"), "--json"}))
+        .at(figure)
+        .get<double>();
+  };
+  CHECK(train({"--activation", "batchtopk", "--k", "2.5"}) == "jumprelu");
+  CHECK(std::fabs(evaluated("l0") - 2.5) < 0.7);
+  CHECK(train({"--activation", "matryoshka", "--k", "3", "--prefixes", "6,12"}) == "jumprelu");
+  CHECK(evaluated("explained_variance") > 0.3);
+  CHECK(train({"--activation", "abstopk", "--k", "3"}) == "abstopk");
+  CHECK(train({"--activation", "groupmax", "--k", "3"}) == "groupmax");
+  CHECK(train({"--activation", "gated", "--l1", "0.02"}) == "gated");
+  CHECK(evaluated("explained_variance") > 0.3);
+  CHECK(train({"--activation", "matching_pursuit", "--k", "3"}) == "matching_pursuit");
+  CHECK(evaluated("explained_variance") > 0.3);
+
+  CHECK(train({"--recipe", "saelens", "--activation", "topk", "--k", "3"}) == "topk");
+  const std::string saelens = work.weights("sae");
+  train({"--activation", "topk", "--k", "3"});
+  CHECK(work.weights("sae") != saelens);
+  CHECK(train({"--recipe", "deepmind-gated"}) == "gated");
+  for (const char* optimizer : {"adamw", "sgd", "signum", "muon", "adafactor"}) {
+    const std::string before = work.weights("sae");
+    CHECK(train({"--activation", "topk", "--k", "3", "--optimizer", optimizer}) == "topk");
+    CHECK(work.weights("sae") != before);
+  }
+  const std::string plain = work.weights("sae");
+  train({"--activation", "topk", "--k", "3", "--optimizer", "adafactor", "--ema", "0.9"});
+  CHECK(work.weights("sae") != plain);
+
+  for (const Words& wrong : std::vector<Words>{{"--recipe", "mine"},
+                                               {"--recipe", "openai", "--activation", "gated"},
+                                               {"--activation", "matryoshka", "--k", "3", "--prefixes", "12,6"},
+                                               {"--activation", "groupmax", "--k", "7"}}) {
+    const auto run = run_sae(with(with({"train"}, work.run(wrong)), {"--out", work.at("no")}));
+    CAPTURE(wrong, run.err);
+    CHECK(run.code != 0);
+    CHECK_FALSE(fs::exists(work.at("no")));
+  }
+}
+
+#endif
