@@ -24,12 +24,12 @@ fail() {
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# As many jobs as cores, fewer where memory is short: a compiler takes up to 1 GiB here.
+# As many jobs as cores, fewer where memory is short: a compiler takes up to 2 GiB here.
 sae_jobs() {
   local cores memory
   cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
   memory=$(awk '/^MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo 2>/dev/null || true)
-  if [ -n "$memory" ] && [ "$memory" -lt "$cores" ]; then cores=$memory; fi
+  if [ -n "$memory" ] && [ $((memory / 2)) -lt "$cores" ]; then cores=$((memory / 2)); fi
   echo $((cores < 1 ? 1 : cores))
 }
 

@@ -45,6 +45,7 @@ done
 
 cd "$sae_root"
 mkdir -p build
+unite=-DSAE_TESTS_UNITE=6 # test files per translation unit: half the time to compile all of them
 packages=(g++ cmake ninja-build libeigen3-dev catch2 nlohmann-json3-dev libcli11-dev)
 
 # Warnings are errors of the compilers that the project is kept free of warnings for; others see some where there is nothing.
@@ -68,31 +69,31 @@ case $leg in
       need_packages "${packages[@]}" python3-pip
       need_llama
       say "Building library tests, examples, program and language model host"
-      configure_and_build dev-llama "$(werror c++)" "-DCMAKE_PREFIX_PATH=$sae_llama"
+      configure_and_build dev-llama "$(werror c++)" "$unite" "-DCMAKE_PREFIX_PATH=$sae_llama"
       run_tests dev-llama
     else
       need_packages "${packages[@]}"
       say "Building library tests, examples and program"
-      configure_and_build dev "$(werror c++)"
+      configure_and_build dev "$(werror c++)" "$unite"
       run_tests dev
     fi
     ;;
   clang)
     need_packages "${packages[@]}" clang
     say "Building everything by clang++"
-    configure_and_build clang "$(werror clang++)"
+    configure_and_build clang "$(werror clang++)" "$unite"
     run_tests clang
     ;;
   sanitize)
     need_packages "${packages[@]}" clang libclang-rt-dev
     say "Building the library's tests by clang++ under the address and undefined behaviour sanitizers"
-    configure_and_build sanitize "$(werror clang++)" --target sae_tests
+    configure_and_build sanitize "$(werror clang++)" "$unite" --target sae_tests
     run_tests sanitize -L unit
     ;;
   threads)
     need_packages "${packages[@]}"
     say "Building under the thread sanitizer"
-    configure_and_build tsan "$(werror c++)" --target sae_tests
+    configure_and_build tsan "$(werror c++)" "$unite" --target sae_tests
     run_tests tsan -L unit
     ;;
   style)
