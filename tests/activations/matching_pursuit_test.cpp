@@ -323,10 +323,10 @@ TEST_CASE("a pursuit that is chosen at run time trains as the one in the type", 
 }
 
 TEST_CASE("MatchingPursuit trains as SAELens does", "[activations][pursuit][peers]") {
-  auto config = saelens_config();
-  config.learning_rate = 0.003;
-  replay("saelens_matching_pursuit", saelens_tied, MatchingPursuit{.residual_threshold = 1.2, .max_iterations = 7}, config,
-         sae::Objective<>{});
+  auto recipe = peer_recipe("saelens", {.activation = "matching_pursuit", .k = 7});
+  recipe.config.learning_rate = 0.003;
+  recipe.activation.get<MatchingPursuit>()->residual_threshold = 1.2;
+  replay("saelens_matching_pursuit", saelens_tied, recipe);
 }
 
 TEST_CASE("SAELens' matching pursuits are read, encode as there, and are written as they were", "[formats][saelens][pursuit]") {

@@ -1,7 +1,7 @@
 #pragma once
 // Ten training steps of a peer, gone again by our Trainer in double: the gradient at step 0, then loss, learning rate, L0 and the
 // norm of every parameter after each step, and every parameter at the end.
-#include <sae/training/trainer.hpp>
+#include <sae/training/recipes.hpp>
 
 #include <cmath>
 #include <string>
@@ -85,7 +85,7 @@ void replay(const std::string& name, const Names& names, Activation activation, 
       for (const auto& i : trace[0].at("dead_latents")) dead[i.template get<std::size_t>()] = 1;
     workspace.step.dead = dead;
     auto gradient = start.gradient(run.x.topRows(run.rows), objective, workspace);
-    typename PeerModel<Activation>::Parameters want;
+    auto want = start.parameters();
     load_peer(run, names, "grad", want);
     require_close(gradient.parameters, want, 1e-9);
     REQUIRE(std::abs(gradient.loss.total - trace[0].at("loss").template get<double>()) <= 1e-9 * gradient.loss.total);
@@ -126,7 +126,7 @@ void replay(const std::string& name, const Names& names, Activation activation, 
     each_step(std::as_const(trainer), want);
   });
   REQUIRE(seen == 10);
-  typename PeerModel<Activation>::Parameters want;
+  auto want = model.parameters();
   load_peer(run, names, "final", want);
   want.activation.constrain();  // the peer does it before the next forward, ours at the end, too
   require_close(model.parameters(), want, 1e-9);
@@ -139,13 +139,31 @@ void replay(const std::string& name, const Names& names, Activation activation, 
       name, names, activation, config, objective, [](const auto&, const auto&) {}, options);
 }
 
-/// What SAELens' trainer does where nothing else is said.
-inline sae::TrainerConfig saelens_config() {
-  return {.learning_rate = 0.01,
-          .clip_norm = 1.0,
-          .decoder = sae::DecoderNorm::free,
-          .center = sae::Center::none,
-          .dead = {.window = 1001, .unit = sae::DeadUnit::steps}};  // the peer: dead after more than 1000 steps
+/// The recipe at the sizes of a fixture. All of them train at 0.01 and, where a test says nothing else, without warm-ups and decay.
+inline sae::Recipe peer_recipe(std::string_view name, sae::RecipeProblem problem) {
+  problem.d_in = 24;
+  problem.latents = 56;
+  problem.steps = 10;
+  problem.batch = 16;
+  sae::Recipe out = sae::recipe(name, problem);
+  out.config.learning_rate = 0.01;
+  out.config.schedule = {};
+  out.config.sparsity_warmup = 0;
+  return out;
+}
+template <class EachStep>
+void replay(const std::string& name, const Names& names, const sae::Recipe& recipe, const EachStep& each_step) {
+  replay(name, names, recipe.activation, recipe.config, recipe.objective, each_step,
+         {.subtract_decoder_bias = recipe.subtract_decoder_bias, .input_normalisation = recipe.input_normalisation});
+}
+inline void replay(const std::string& name, const Names& names, const sae::Recipe& recipe) {
+  replay(name, names, recipe, [](const auto&, const auto&) {});
+}
+/// BatchTopK's, of a model whose activation is chosen at run time.
+template <class Model>
+double running_threshold(const Model& model) {
+  return model.activation().template get<sae::BatchTopK>()->threshold(
+      *model.parameters().activation.template get<sae::BatchTopK>());
 }
 
 }  // namespace sae_test

@@ -1,15 +1,7 @@
-// Ten training steps of SAELens and dictionary_learning, gone again by our Trainer in double: Gated, the Lp family, p-annealing.
-// Loss, gradient and every parameter. What rests on a defect of a peer is reproduced by a term of this file.
-#include <sae/activations/gated.hpp>
-#include <sae/training/gated_aux.hpp>
-#include <sae/training/lp.hpp>
-#include <sae/training/p_anneal.hpp>
-#include <sae/training/trainer.hpp>
-
+// Ten training steps of SAELens and dictionary_learning, gone again by our Trainer in double through their recipes: Gated,
+// the Lp family, p-annealing. Loss, gradient and every parameter. What rests on a defect of a peer is reproduced by a term of this file.
 #include <cmath>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "catch_compat.hpp"
 #include "peer_replay.hpp"
@@ -18,8 +10,6 @@ namespace {
 
 using sae::Index;
 using namespace sae_test;
-
-sae::TrainerConfig dl_config() { return {.learning_rate = 0.01, .center = sae::Center::none}; }
 
 // coefficient mean_b sum_i f |d_i|^2: what dictionary_learning's April trainer charges an AutoEncoderNew, whose codes are multiplied
 // by the decoder norms already when its loss multiplies by them.
@@ -48,36 +38,30 @@ struct NormsTwice {
 }  // namespace
 
 TEST_CASE("ten steps of SAELens: Gated, second reconstruction through the decoder, L1 weighted", "[training][peers]") {
-  replay("saelens_gated", saelens_gated, sae::Gated{}, saelens_config(),
-         sae::Objective{sae::GatedAux{.coefficient = 0.8, .detach_decoder = false, .weighted_by_decoder_norm = true}});
+  replay("saelens_gated", saelens_gated, peer_recipe("saelens", {.activation = "gated", .sparsity = 0.8}));
 }
 
 TEST_CASE("ten steps of dictionary_learning: Gated, second reconstruction detached", "[training][peers]") {
-  auto config = dl_config();
-  config.optimizer = sae::Adam{.beta1 = 0};
-  replay("dl_gated", dl_gated, sae::Gated{}, config, sae::Objective{sae::GatedAux{.coefficient = 0.6}});
+  replay("dl_gated", dl_gated, peer_recipe("dictionary_learning", {.activation = "gated", .sparsity = 0.6}));
 }
 
 TEST_CASE("ten steps of SAELens: standard, the p-norm with p = 0.7, b_dec not subtracted", "[training][peers]") {
-  replay("saelens_standard_lp", saelens, sae::ReLU{}, saelens_config(),
-         sae::Objective{sae::Lp{.coefficient = 0.05, .p = 0.7, .form = sae::LpForm::norm}},
-         sae::ModelOptions{.subtract_decoder_bias = false});
+  auto recipe = peer_recipe("saelens", {.activation = "relu"});
+  recipe.objective = sae::AnyObjective{sae::Lp{.coefficient = 0.05, .p = 0.7, .form = sae::LpForm::norm}};
+  recipe.subtract_decoder_bias = false;
+  replay("saelens_standard_lp", saelens, recipe);
 }
 
-TEST_CASE("ten steps of SAELens: standard, L1, no warm-ups", "[training][peers]") {
-  const auto config = saelens_config();
-  replay("saelens_standard_l1_constant", saelens, sae::ReLU{}, config, sae::Objective{sae::L1{.coefficient = 1.5}});
-  replay("saelens_standard_l1_constant", saelens, sae::ReLU{}, config, sae::Objective{sae::Lp{.coefficient = 1.5}});
-}
-
-TEST_CASE("ten steps of dictionary_learning: StandardTrainer, no warm-ups", "[training][peers]") {
-  replay("dl_standard_constant", dl_autoencoder, sae::ReLU{}, dl_config(),
-         sae::Objective{sae::L1{.coefficient = 0.6, .weighted_by_decoder_norm = false}});
+TEST_CASE("ten steps of SAELens: standard, Lp with p = 1", "[training][peers]") {
+  auto recipe = peer_recipe("saelens", {.activation = "relu"});
+  recipe.objective = sae::AnyObjective{sae::Lp{.coefficient = 1.5}};
+  replay("saelens_standard_l1_constant", saelens, recipe);
 }
 
 TEST_CASE("ten steps of dictionary_learning: StandardTrainerAprilUpdate with AutoEncoderNew, norms counted twice",
           "[training][peers]") {
-  replay("dl_standard_april_new", dl_autoencoder_new, sae::ReLU{}, saelens_config(), sae::Objective{NormsTwice{0.6}},
+  const auto config = peer_recipe("anthropic-2024-april", {}).config;
+  replay("dl_standard_april_new", dl_autoencoder_new, sae::ReLU{}, config, sae::Objective{NormsTwice{0.6}},
          sae::ModelOptions{.subtract_decoder_bias = false});
 
   // What L1 makes of the same model and batch: the norms once.
@@ -95,8 +79,10 @@ TEST_CASE("ten steps of dictionary_learning: StandardTrainerAprilUpdate with Aut
 
 TEST_CASE("ten steps of dictionary_learning: PAnnealTrainer, sum and norm", "[training][peers]") {
   const auto follow = [](const std::string& name, sae::PAnneal term) {
-    replay(name, dl_autoencoder, sae::ReLU{}, dl_config(), sae::Objective{term}, [&](const auto& trainer, const auto& want) {
-      const auto& got = std::get<0>(trainer.objective().terms);
+    auto recipe = peer_recipe("dictionary_learning", {.activation = "relu"});
+    recipe.objective = sae::AnyObjective{term};
+    replay(name, dl_autoencoder, recipe, [&](const auto& trainer, const auto& want) {
+      const sae::PAnneal& got = *trainer.objective().terms.at(0).template get<sae::PAnneal>();
       REQUIRE(std::abs(got.p() - want.at("p_after").template get<double>()) <= 1e-15);
       const double alpha = want.at("sparsity_coeff_after").template get<double>();
       REQUIRE(std::abs(got.alpha() - alpha) <= 1e-12 * alpha);

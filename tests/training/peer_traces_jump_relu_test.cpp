@@ -1,10 +1,6 @@
-// Ten training steps of dictionary_learning's JumpReLU, gone again by our Trainer in double. Two defects of the peer are reproduced
+// Ten training steps of dictionary_learning's JumpReLU, gone again by our Trainer in double as its recipe says. Two defects of the peer are reproduced
 // by types of this file, and what ours gives stands beside them.
-#include <sae/activations/jump_relu.hpp>
-#include <sae/training/l0_penalty.hpp>
-
 #include <cmath>
-#include <limits>
 
 #include "gradient_check.hpp"
 #include "peer_replay.hpp"
@@ -54,13 +50,7 @@ constexpr sae::ModelOptions raw_input{.subtract_decoder_bias = false};
 }  // namespace
 
 TEST_CASE("ten steps of dictionary_learning: JumpReLU, its half window and its raw thresholds", "[training][peers]") {
-  sae::TrainerConfig config{.learning_rate = 0.01,
-                            .clip_norm = 1.0,
-                            .projection_epsilon = 1e-6,
-                            .unit_norm_epsilon = std::numeric_limits<double>::epsilon(),
-                            .center = sae::Center::none,
-                            .dead = {.window = 10'000'000, .after_counting = true}};
-  config.optimizer = sae::Adam{.beta1 = 0};
+  auto config = peer_recipe("dictionary_learning", {.activation = "jumprelu"}).config;
   const sae::Objective objective{L0OfCodes{.coefficient = 2, .target = 6, .bandwidth = 0.3}};
   const auto nothing = [](const auto&, const auto&) {};
   replay("dl_jumprelu_constant", saelens, activation, config, objective, nothing, raw_input);

@@ -6,8 +6,9 @@ using namespace sae_test;
 
 namespace {
 void replay_normalised(const std::string& name, sae::InputNormalisation kind) {
-  replay(name, saelens, sae::ReLU{}, saelens_config(), sae::Objective{sae::L1{.coefficient = 0.7}},
-         [](const auto&, const auto&) {}, {.input_normalisation = kind});
+  auto recipe = peer_recipe("saelens", {.activation = "relu", .sparsity = 0.7});
+  recipe.input_normalisation = kind;
+  replay(name, saelens, recipe);
 }
 }  // namespace
 

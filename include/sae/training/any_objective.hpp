@@ -46,6 +46,10 @@ class AnyTerm {
   Term* get() {
     return std::get_if<Term>(&value_);
   }
+  template <class Term>
+  const Term* get() const {
+    return std::get_if<Term>(&value_);
+  }
   template <class Visitor>
   void visit_settings(Visitor&& visitor) const {
     visit([&](const auto& term) {
