@@ -63,12 +63,12 @@ void product_openblas(benchmark::State& state) {
 }
 #endif
 
-template <class Terms>
-void train_step(benchmark::State& state, Terms objective, double clip) {
+template <class Model, class Terms>
+void time_steps(benchmark::State& state, Model model, Terms objective, sae::TrainerConfig config) {
   const Matrix<float> x = make_rows(8 * small.B, small.D);
-  sae::SparseAutoencoder model(small.D, small.F, sae::TopK{.k = small.k});
   sae::Threads threads;
-  sae::TrainerConfig config{.steps = 1'000'000, .batch = small.B, .learning_rate = 1e-3, .clip_norm = clip};
+  config.steps = 1'000'000;
+  config.batch = small.B;
   sae::Trainer trainer(model, config, objective, threads);
   Index step = 0;
   const auto run = [&] { trainer.train_step(sae::Batch<float>(x.middleRows(step++ % 8 * small.B, small.B)), false); };
@@ -76,9 +76,25 @@ void train_step(benchmark::State& state, Terms objective, double clip) {
   for (auto _ : state) run();
   state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(small.B), benchmark::Counter::kIsIterationInvariantRate);
 }
-void train_step_topk(benchmark::State& state) { train_step(state, sae::Objective<>{}, 0); }
-void train_step_topk_aux_k(benchmark::State& state) { train_step(state, sae::Objective{sae::AuxK{}}, 0); }
-void train_step_topk_clipped(benchmark::State& state) { train_step(state, sae::Objective<>{}, 1.0); }
+template <class Terms>
+void time_topk(benchmark::State& state, Terms objective, const sae::TrainerConfig& config) {
+  time_steps(state, sae::SparseAutoencoder(small.D, small.F, sae::TopK{.k = small.k}), objective, config);
+}
+void train_step_topk(benchmark::State& state) { time_topk(state, sae::Objective<>{}, {}); }
+void train_step_topk_aux_k(benchmark::State& state) { time_topk(state, sae::Objective{sae::AuxK{}}, {}); }
+void train_step_topk_clipped(benchmark::State& state) { time_topk(state, sae::Objective<>{}, {.clip_norm = 1}); }
+// Row-local optimizers run in the pass that makes the gradient; Muon and Adafactor need all of it first.
+void train_step_optimizer(benchmark::State& state, const sae::Optimizer& optimizer) {
+  time_topk(state, sae::Objective<>{}, {.optimizer = optimizer});
+}
+// An architecture as the recipe `default` trains it, on rows that make every one of them sparse.
+void train_step_recipe(benchmark::State& state, const char* activation) {
+  sae::RecipeProblem problem{.d_in = small.D, .latents = small.F, .steps = 1'000'000, .batch = small.B};
+  problem.activation = activation;
+  sae::Recipe recipe = sae::recipe("default", problem);
+  recipe.config.sparsity_warmup = 0;
+  time_steps(state, sae::make_model(recipe, small.D, small.F), recipe.objective, recipe.config);
+}
 
 // The honest baseline: what autograd does with dense tensors, five products and Adam over materialised gradients, on Eigen.
 void train_step_dense(benchmark::State& state) {
@@ -186,6 +202,19 @@ BENCHMARK(product_openblas)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_topk)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_topk_aux_k)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_topk_clipped)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_optimizer, adam_without_first_moment, sae::Adam{.beta1 = 0})
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
+BENCHMARK_CAPTURE(train_step_optimizer, adamw, sae::AdamW{})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_optimizer, sgd, sae::Sgd{})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_optimizer, signum, sae::SignSgd{.momentum = 0.95})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_optimizer, adafactor, sae::Adafactor{})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_optimizer, muon, sae::Muon{})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_recipe, topk, "topk")->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_recipe, batchtopk, "batchtopk")->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_recipe, matryoshka, "matryoshka")->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_recipe, abstopk, "abstopk")->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_recipe, groupmax, "groupmax")->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_dense)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(encode)->ArgName("rows")->Arg(1)->Arg(16)->Arg(256)->Arg(4096)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(decode)->ArgName("rows")->Arg(256)->Arg(4096)->Unit(benchmark::kMillisecond)->UseRealTime();
