@@ -67,9 +67,13 @@ void check_activation_options(const TrainVerb& options, std::string_view activat
 /// Changes what the recipe says by what the options say of schedule, decoder and start.
 void apply(const TrainVerb& options, TrainerConfig& config) {
   if (options.rate) config.learning_rate = *options.rate;
+  const Index steps = config.total_steps();
   if (options.warmup) config.schedule.warmup = *options.warmup;
   if (options.decay) config.schedule.decay = *options.decay;
-  if (const Index steps = config.total_steps(); config.schedule.warmup + config.schedule.decay > steps)
+  // What was given stands; the other one makes room.
+  if (!options.decay) config.schedule.decay = std::clamp<Index>(steps - config.schedule.warmup, 0, config.schedule.decay);
+  if (!options.warmup) config.schedule.warmup = std::clamp<Index>(steps - config.schedule.decay, 0, config.schedule.warmup);
+  if (config.schedule.warmup + config.schedule.decay > steps)
     throw_value("--warmup ", config.schedule.warmup, " and --decay ", config.schedule.decay, ": are more than the ", steps,
                 " steps of the run together");
   if (options.clip) config.clip_norm = *options.clip;
@@ -482,8 +486,8 @@ void add_train(CLI::App& program) {
   verb.option_defaults()->group("Training");
   add_train_length(verb, *options);
   verb.add_option("--lr", options->rate, "peak learning rate (default: by the number of latents)")->check(at_least(0, false));
-  verb.add_option("--warmup", options->warmup, "steps in which the rate rises (default: 5 % of the run)")->check(at_least(0));
-  verb.add_option("--decay", options->decay, "last steps, in which the rate falls (default: 20 % of the run)")
+  verb.add_option("--warmup", options->warmup, "steps in which the rate rises (default: 2 % of the run)")->check(at_least(0));
+  verb.add_option("--decay", options->decay, "last steps, in which the rate falls (default: 80 % of the run)")
       ->check(at_least(0));
   verb.add_option("--normalise,--normalize", options->normalise,
                   "what is done to rows while training (folded into the SAE at the end): none, mean-square (mean squared norm "
@@ -506,10 +510,11 @@ void add_train(CLI::App& program) {
                   "topk and its family: dead latents per row that learn from what is left over (default: D / 2)")
       ->check(at_least(0));
   verb.add_option("--aux-coefficient", options->aux_coefficient,
-                  "topk and its family: weight of that term (default 1/32; 0: off)")
+                  sae::detail::concat("topk and its family: weight of that term (default ", recommended_aux_k, "; 0: off)"))
       ->check(at_least(0));
-  verb.add_option("--dead-window", options->dead_window,
-                  "rows without activity after which a latent counts as dead (default: a tenth of the run, at most 10 million)")
+  verb.add_option(
+          "--dead-window", options->dead_window,
+          "rows without activity after which a latent counts as dead (default: as many as latents, at least four batches)")
       ->check(at_least(1));
   add_seed(verb, *options);
 

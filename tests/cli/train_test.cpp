@@ -444,7 +444,7 @@ TEST_CASE("sae train: what is wrong is said in one line and leaves nothing behin
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "9"}), "--k 9: is more than the 8 latents");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--aux-k", "9"}), "AuxK: k = 9");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--warmup", "9"}),
-        "--warmup 9 and --decay 1: are more than the 5 steps");
+        "--warmup 9 and --decay 0: are more than the 5 steps");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--log", work.at("file")}),
         "file: exists; --force replaces it");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--log", work.at("no/log.jsonl")}), "does not exist");

@@ -1,4 +1,5 @@
 #include <sae/data/indexed_source.hpp>
+#include <sae/data/paired_rows.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -140,6 +141,27 @@ TEST_CASE("a source takes any expression as its rows", "[data]") {
   MatrixSource source(columns.topRows(4) * 2.0f, IndexedOptions{.shuffle = false, .epochs = 1});
   static_assert(sae::RowSource<decltype(source), float>);
   CHECK(read(source, 3, 10) == std::vector<Index>{0, 2, 4, 6});
+}
+
+TEST_CASE("two kinds of rows side by side", "[data]") {
+  const sae::Matrix<float> inputs = numbered(20), targets = 3 * numbered(20);
+  sae::PairedRows pairs{sae::MatrixRows<float>(inputs), sae::MatrixRows<float>(targets)};
+  CHECK(pairs.rows() == 20);
+  CHECK(pairs.width() == 4);
+  sae::IndexedSource<decltype(pairs), float> source(std::move(pairs), {.seed = 5, .epochs = 1});
+  MatrixSource<float> alone(inputs, {.seed = 5, .epochs = 1});
+  sae::Tensor<float> both(20, 4), one(20, 2);
+  REQUIRE(source.next(both) == 20);
+  REQUIRE(alone.next(one) == 20);
+  for (Index b = 0; b < 20; ++b) {
+    CHECK(both.row(b)[0] == one.row(b)[0]);
+    CHECK(both.row(b)[2] == 3 * one.row(b)[0]);
+    CHECK(both.row(b)[3] == 3 * one.row(b)[1]);
+  }
+  const auto short_of_one = [&] {
+    sae::PairedRows{sae::MatrixRows<float>(inputs), sae::MatrixRows<float>(sae::Matrix<float>(targets.topRows(19)))};
+  };
+  CHECK_THROWS_AS(short_of_one(), sae::ShapeError);
 }
 
 }  // namespace

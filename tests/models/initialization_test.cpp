@@ -2,6 +2,7 @@
 #include <sae/models/sparse_autoencoder.hpp>
 
 #include <cmath>
+#include <limits>
 
 #include "catch_compat.hpp"
 
@@ -21,6 +22,17 @@ TEST_CASE("the tied start: random directions of one norm, encoder = decoder, no 
   for (Index i = 0; i < 24; ++i)
     for (Index j = 0; j < 24; ++j)
       REQUIRE(std::abs(covariance(i, j) - (i == j ? 0.01 / 24 : 0.0)) < 6 * 0.01 / 24 / std::sqrt(500.0));
+}
+
+TEST_CASE("the tied start with a scale of its own for the encoder", "[models][initialization]") {
+  using Model = sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::ReLU, double>;
+  const Model whole(24, 50, {}, {.initialization = {.seed = 3}});
+  const Model model(24, 50, {}, {.initialization = {.seed = 3, .encoder_scale = 0.25}});
+  CHECK(model.W_dec() == whole.W_dec());
+  CHECK(model.W_enc() == 0.25 * model.W_dec());
+  for (const double scale : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN()})
+    CHECK_THROWS_WITH(Model(24, 50, {}, {.initialization = {.encoder_scale = scale}}),
+                      Catch::Matchers::ContainsSubstring("encoder_scale = "));
 }
 
 TEST_CASE("the start is fixed by its seed, and is the same in float and double", "[models][initialization]") {

@@ -1,8 +1,10 @@
 #include <sae/activations/relu.hpp>
 #include <sae/activations/topk.hpp>
 #include <sae/data/indexed_source.hpp>
+#include <sae/data/paired_rows.hpp>
 #include <sae/files/npy.hpp>
 #include <sae/files/safetensors.hpp>
+#include <sae/models/transcoder.hpp>
 #include <sae/training/evaluate.hpp>
 
 #include <cmath>
@@ -142,6 +144,49 @@ TEST_CASE("sizes that are fixed at compile time are evaluated alike", "[evaluate
   const sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK, float> dynamic(16, 64, sae::TopK{.k = 4});
   const sae::Matrix<float> x = sae::Matrix<float>::Random(100, 16);
   require_equal(sae::evaluate(fixed, x), sae::evaluate(dynamic, x));
+}
+
+TEST_CASE("a transcoder is measured on its targets, by hand and from a source", "[evaluate][transcoder]") {
+  // f = relu(x), y' = (f_0, f_0, f_1) + (0, 0, 1) + x W_skip^T, W_skip[0] = (0, 1).
+  sae::Transcoder<sae::Dynamic, sae::Dynamic, sae::Dynamic, sae::ReLU, double> model(2, 3, 3, {}, {.skip = true});
+  auto& p = model.parameters();
+  p.W_enc.set_zero();
+  p.W_enc.row(0)[0] = p.W_enc.row(1)[1] = 1;
+  p.W_dec.row(0)[0] = p.W_dec.row(0)[1] = p.W_dec.row(1)[2] = 1;
+  p.b_dec[2] = 1;
+  p.W_skip.row(0)[1] = 1;
+  Matrix x(4, 2), y(4, 3);
+  x << 1, 2, -1, 3, 100, 0, 0, 0;
+  y << 3, 1, 3, 3, 0, 2, 100, 100, 1, 0, 1, 0;  // y' = (3, 1, 3), (3, 0, 4), (100, 100, 1), (0, 0, 1)
+  const auto report = sae::evaluate(model, x, y);
+  CHECK(report.rows == 4);
+  CHECK(report.l0 == 1);  // 2 + 1 + 1 + 0
+  CHECK(report.l1 == (3. + 3 + 100) / 4);
+  CHECK(report.mse == (0. + 4 + 0 + 2) / 4);
+  const double spread = (19. + 13 + 20001 + 1) / 4 - (106. * 106 + 102. * 102 + 6. * 6) / 16;
+  CHECK(report.explained_variance == Approx(1 - 1.5 / spread).epsilon(64 * epsilon));
+  CHECK(report.dead_latents == 1);
+  CHECK(report.encoder_decoder_cosines.empty());
+  CHECK(std::isnan(report.median_encoder_decoder_cosine));
+
+  const auto pairs = [&] {
+    return sae::IndexedSource<sae::PairedRows<sae::MatrixRows<double>, sae::MatrixRows<double>>, double>(
+        {sae::MatrixRows<double>(x), sae::MatrixRows<double>(y)}, {.shuffle = false, .epochs = 1});
+  };
+  require_equal(sae::evaluate(model, pairs()), report);
+  // Norms are those of x: 100 is above 10 medians of 1 to 3, whatever its target.
+  const auto filtered = sae::evaluate(model, pairs(), {.max_norm = 10});
+  CHECK(filtered.rows == 3);
+  CHECK(filtered.mse == 2);
+  REQUIRE(filtered.all_rows.has_value());
+  CHECK(filtered.all_rows->mse == Approx(1.5).epsilon(16 * epsilon));
+
+  CHECK_THROWS_AS(sae::evaluate(model, x, Matrix(y.topRows(3))), sae::ShapeError);
+  CHECK_THROWS_AS(sae::evaluate(model, x, Matrix(y.leftCols(2))), sae::ShapeError);
+  CHECK_THROWS_WITH(sae::evaluate(model, sae::MatrixSource<double>(x, {.epochs = 1})),
+                    Catch::Matchers::ContainsSubstring("reads 2 and predicts 3, side by side 5"));
+  y(2, 1) = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS_WITH(sae::evaluate(model, x, y), Catch::Matchers::ContainsSubstring("row 2"));
 }
 
 TEST_CASE("what cannot be measured is refused in one sentence", "[evaluate]") {

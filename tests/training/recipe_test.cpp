@@ -1,5 +1,7 @@
 #include <sae/training/recipe.hpp>
 
+#include <variant>
+
 #include "catch_compat.hpp"
 
 TEST_CASE("recipe: legal for every size, the rate falls with the number of latents", "[training]") {
@@ -9,14 +11,23 @@ TEST_CASE("recipe: legal for every size, the rate falls with the number of laten
       const sae::TrainerConfig config = sae::recommended(576, latents, tokens);
       CHECK_NOTHROW(config.check());
       CHECK(config.total_steps() == tokens / 1024);
-      CHECK(config.schedule.warmup == config.total_steps() / 20);
-      CHECK(config.schedule.decay == config.total_steps() / 5);
+      CHECK(config.schedule.warmup == config.total_steps() / 50);
+      CHECK(config.schedule.warmup + config.schedule.decay <= config.total_steps());
+      CHECK(5 * config.schedule.decay >= 4 * config.total_steps());
+      CHECK(config.dead.window >= latents);
+      CHECK(config.dead.window >= 4096);
     }
     const double rate = sae::recommended(576, latents, 1024).learning_rate;
     CHECK(rate <= last);
     last = rate;
   }
-  CHECK(sae::recommended(576, 4608, 571'392).learning_rate == Approx(2e-3));
+  CHECK(sae::recommended(576, 4608, 571'392).learning_rate == Approx(4.2e-3));
+  const auto beta2 = [](sae::Index steps) {
+    return std::get<sae::Adam>(sae::recommended(8, 64, 1024 * steps).optimizer).beta2;
+  };
+  CHECK(beta2(1) == Approx(0.95));
+  CHECK(beta2(2800) == Approx(0.99));
+  CHECK(beta2(1'000'000) == Approx(0.999));
   CHECK_THROWS_AS(sae::recommended(576, 4608, 1023), sae::ValueError);
   CHECK_THROWS_AS(sae::recommended(0, 4608, 4096), sae::ValueError);
 }

@@ -43,19 +43,30 @@ void require_one_width(const char* who, const Parameters& p) {
 }  // namespace detail
 
 /// Tied start: W_dec rows are random directions (Kaiming-uniform, U(-sqrt(6/D), sqrt(6/D)) each) of norm `decoder_norm`,
-/// W_enc = W_dec, biases 0. Latents then read what they write, and b_dec is the trainer's business (mean or median of the data).
+/// W_enc = encoder_scale W_dec, biases 0. Latents then read what they write, and b_dec is the trainer's business (mean or median of the data).
 /// Source: SAELens saes/sae.py (norm 0.1); norm 1 as in dictionary_learning and OpenAI's code.
 struct TiedInitialization {
   double decoder_norm = 1;  ///< > 0
   std::uint64_t seed = 0;
+  /// > 0; of tied weights 1. Below 1, codes start small: the first reconstructions of a large dictionary do not overshoot, and
+  /// encoder rows turn faster at the same learning rate.
+  double encoder_scale = 1;
 
   template <class Parameters>
   void operator()(Parameters& parameters) const {
     if (!(decoder_norm > 0)) throw_value("TiedInitialization: decoder_norm = ", decoder_norm, " is not positive");
+    if (!(encoder_scale > 0)) throw_value("TiedInitialization: encoder_scale = ", encoder_scale, " is not positive");
+    if (parameters.tied() && encoder_scale != 1)
+      throw_value("TiedInitialization: encoder_scale = ", encoder_scale, " of tied weights, which have one scale: 1");
     detail::require_one_width("TiedInitialization", parameters);
     Random random(seed, detail::initialization_stream);
     detail::fill_directions(random, decoder_norm, parameters.W_dec);
-    if (!parameters.tied()) parameters.W_enc = parameters.W_dec;
+    if (!parameters.tied()) {
+      parameters.W_enc = parameters.W_dec;
+      if (encoder_scale != 1)
+        kernels::scale(parameters.W_enc.data(), static_cast<typename Parameters::Scalar>(encoder_scale),
+                       parameters.W_enc.size());
+    }
     parameters.b_enc.set_zero();
     parameters.b_dec.set_zero();
   }

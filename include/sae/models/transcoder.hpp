@@ -130,14 +130,18 @@ class Transcoder {
   }
   /// Prediction y' [B x D_out] from codes and the rows x that they came from (used by the skip alone).
   Matrix<Scalar> decode(const Codes<Scalar>& codes, const Rows& x, Threads& threads = Threads::shared()) const {
+    Tensor<Scalar> out;
+    ScratchPool<Scalar> scratch;
+    decode_into(codes, x, out, scratch, threads);
+    return out.map();
+  }
+  void decode_into(const Codes<Scalar>& codes, const Rows& x, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,
+                   Threads& threads = Threads::shared()) const {
     if (codes.latents() != latents()) throw_shape("codes have ", codes.latents(), " latents, the model has ", latents());
     if (x.rows() != codes.rows() || x.cols() != d_in())
       throw_shape("the input is [", x.rows(), " x ", x.cols(), "], the codes are of [", codes.rows(), " x ", d_in(), "]");
-    Tensor<Scalar> out;
-    ScratchPool<Scalar> scratch;
     detail::load_decoder_bias(parameters_.b_dec, &parameters_.W_skip, RowsView<Scalar>(x), codes.rows(), out, threads);
     detail::add_decoded(codes, parameters_.W_dec, out, scratch, threads);
-    return out.map();
   }
   /// y' [B x D_out] of rows x.
   Matrix<Scalar> predict(const Rows& x, Threads& threads = Threads::shared()) const {

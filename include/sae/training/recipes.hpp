@@ -40,6 +40,7 @@ struct Recipe {
   bool subtract_decoder_bias = true;
   InputNormalisation input_normalisation = InputNormalisation::none;
   double initial_decoder_norm = 1;
+  double encoder_scale = 1;               ///< W_enc starts as W_dec times this
   bool untied_start = false;              ///< W_enc as torch's nn.Linear, W_dec its normalised copy
   std::vector<std::string> deviations{};  ///< in what it is known to differ from its source
 };
@@ -362,7 +363,9 @@ inline Recipe recipe_default(const RecipeProblem& problem) {
   r.config = recommended(problem.d_in, problem.latents, problem.steps * problem.batch, problem.batch);
   if (make.selects()) {
     make.set_selection(32, false);
-    r.objective = AnyObjective{AuxK{.raw_values = make.is("abstopk"), .by_magnitude = make.is("abstopk")}};
+    r.encoder_scale = 0.15;
+    r.objective = AnyObjective{
+        AuxK{.coefficient = recommended_aux_k, .raw_values = make.is("abstopk"), .by_magnitude = make.is("abstopk")}};
     make.set_prefixes({1.0 / 16, 1.0 / 4}, 1);
   }
   if (make.is("relu"))
@@ -442,7 +445,7 @@ SparseAutoencoder<Dynamic, Dynamic, AnyActivation, Scalar> make_model(const Reci
       d_in, latents, recipe.activation,
       {.subtract_decoder_bias = recipe.subtract_decoder_bias,
        .input_normalisation = recipe.input_normalisation,
-       .initialization = {.decoder_norm = recipe.initial_decoder_norm, .seed = seed}});
+       .initialization = {.decoder_norm = recipe.initial_decoder_norm, .seed = seed, .encoder_scale = recipe.encoder_scale}});
   if (recipe.untied_start) UntiedInitialization{.decoder_norm = recipe.initial_decoder_norm, .seed = seed}(out.parameters());
   return out;
 }
