@@ -11,10 +11,8 @@ struct EncodeVerb : RowOptions {
   bool sparse = false;
 };
 
-void run_encode(const EncodeVerb& options) {
-  check_output(options);
+void write_codes(const EncodeVerb& options, const auto& sae) {
   Threads threads(options.threads);
-  const AnySae sae = open_sae(options, options.sae);
   const FiniteNpyRows rows(open_rows(options));
   check_width(sae, options.sae, rows.width(), options.data);
   const RowRange range = chosen_rows(options, rows.rows());
@@ -46,6 +44,11 @@ void run_encode(const EncodeVerb& options) {
   }
   note(options, options.out, ": codes of ", range.count, " rows, ", latents, " latents, ",
        rounded(static_cast<double>(entries) / static_cast<double>(range.count)), " active per row");
+}
+
+void run_encode(const EncodeVerb& options) {
+  check_output(options);
+  with_sae(options, options.sae, [&](const auto& sae) { write_codes(options, sae); });
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include <sae/data/paired_rows.hpp>
 #include <sae/training/evaluate.hpp>
 
 #include "sae_argument.hpp"
@@ -8,15 +9,17 @@ namespace {
 
 struct EvalVerb : RowOptions {
   std::string sae;
+  std::string targets;
   std::string max_norm = "none";
 };
 
-/// The source of the rows that notices a request to stop.
-struct StoppableSource : NpySource<float> {
-  using NpySource<float>::NpySource;
+/// A source of rows that notices a request to stop.
+template <class Rows>
+struct StoppableSource : IndexedSource<Rows, float> {
+  using IndexedSource<Rows, float>::IndexedSource;
   Index next(Tensor<float>& batch) {
     check_stop();
-    return NpySource<float>::next(batch);
+    return IndexedSource<Rows, float>::next(batch);
   }
 };
 
@@ -75,28 +78,45 @@ void print_report(const EvaluationReport& report, Index latents) {
       "dead latents", [](const Figures& f) { return f.dead_latents; }, (of_latents + ", never active on these rows").c_str());
   line(
       "dense latents", [](const Figures& f) { return f.dense_latents; }, "active on more than 10 % of the rows");
-  table.emplace_back("encoder-decoder",
-                     rounded(report.median_encoder_decoder_cosine) + "   median cosine of a latent's two directions");
+  if (!report.encoder_decoder_cosines.empty())
+    table.emplace_back("encoder-decoder",
+                       rounded(report.median_encoder_decoder_cosine) + "   median cosine of a latent's two directions");
   if (report.all_rows)
     table.emplace_back("left out",
                        sae::detail::concat(report.rows_dropped, " rows with a norm above ", rounded(report.norm_limit)));
   print_table(table);
 }
 
-void run_eval(const EvalVerb& options) {
+void evaluate_and_print(const EvalVerb& options, const auto& sae, auto rows, const RowRange& range) {
   const double max_norm = parse_max_norm(options.max_norm);
   Threads threads(options.threads);
-  const AnySae sae = open_sae(options, options.sae);
-  NpyFolder rows = open_rows(options);
-  check_width(sae, options.sae, rows.width(), options.data);
-  const RowRange range = chosen_rows(options, rows.rows());
-  StoppableSource source(std::move(rows), {.shuffle = false, .first = range.first, .count = range.count, .epochs = 1});
+  StoppableSource<decltype(rows)> source(std::move(rows),
+                                         {.shuffle = false, .first = range.first, .count = range.count, .epochs = 1});
   const EvaluationReport report = evaluate(sae.model(), source, {.max_norm = max_norm}, threads);
   if (options.json) {
     print_json(report_json(report));
   } else {
     print_report(report, sae.latents());
   }
+}
+
+void run_eval(const EvalVerb& options) {
+  parse_max_norm(options.max_norm);
+  with_sae(options, options.sae, [&]<class Sae>(const Sae& sae) {
+    constexpr bool predicts = std::is_same_v<Sae, AnyStoredTranscoder>;
+    if (predicts && options.targets.empty())
+      usage_error("the transcoder " + options.sae + " needs --targets, the rows that it should predict");
+    if (!predicts && !options.targets.empty())
+      usage_error("--targets belongs to transcoders; " + options.sae + " is an autoencoder, whose targets are its rows");
+    FiniteNpyRows rows(open_rows(options));
+    check_width(sae, options.sae, rows.width(), options.data);
+    const RowRange range = chosen_rows(options, rows.rows());
+    if constexpr (predicts) {
+      evaluate_and_print(options, sae, pair_with_targets(std::move(rows), options.data, options.targets, sae.d_out()), range);
+    } else {
+      evaluate_and_print(options, sae, std::move(rows), range);
+    }
+  });
 }
 
 }  // namespace
@@ -106,6 +126,8 @@ void add_eval(CLI::App& program) {
   CLI::App& verb = add_verb(program, "eval", "How well and how sparsely a SAE rewrites rows.", options, run_eval);
   add_sae(verb, options->sae)->required();
   add_rows(verb, *options)->required();
+  verb.add_option("--targets", options->targets,
+                  "of a transcoder: rows that it should predict, one for each of --data; a file or folder as there");
   verb.add_option("--max-norm", options->max_norm,
                   "leave out rows with a norm above so many medians of the norm (10x), or none; the figures of all rows are "
                   "shown beside them")

@@ -9,22 +9,21 @@ struct InspectVerb : Common {
   bool check = false;
 };
 
-Json inspected_json(const AnySae& sae) {
+Json inspected_json(const auto& sae) {
   Json tensors = Json::object();
   for (const auto& [name, tensor] : sae.tensors) tensors[name] = tensor.shape;
   return {{"layout", sae.layout}, {"architecture", sae.architecture()}, {"d_in", sae.d_in()},
-          {"d_out", sae.d_in()},  {"latents", sae.latents()},           {"dtype", sae.dtype},
+          {"d_out", sae.d_out()}, {"latents", sae.latents()},           {"dtype", sae.dtype},
           {"tensors", tensors},   {"config", Json(sae.config)},         {"warnings", sae.warnings}};
 }
 
-void run_inspect(const InspectVerb& options) {
-  const AnySae sae = load_sae(options.path, options.check);
+void print_inspected(const InspectVerb& options, const auto& sae) {
   if (options.json) return print_json(inspected_json(sae));
   std::vector<std::pair<std::string, std::string>> table{
       {"layout", sae.layout},
       {"architecture", sae::detail::concat(sae.architecture(), " (", sae.activation(), ")")},
       {"d_in", std::to_string(sae.d_in())},
-      {"d_out", std::to_string(sae.d_in())},
+      {"d_out", std::to_string(sae.d_out())},
       {"latents", std::to_string(sae.latents())},
       {"dtype", sae.dtype}};
   for (const auto& [name, tensor] : sae.tensors)
@@ -37,6 +36,11 @@ void run_inspect(const InspectVerb& options) {
   for (const std::string& warning : sae.warnings) table.emplace_back("warning", warning);
   if (options.check) table.emplace_back("weights", "all finite");
   print_table(table);
+}
+
+void run_inspect(const InspectVerb& options) {
+  if (is_transcoder(options.path)) return print_inspected(options, load_transcoder(options.path, options.check));
+  print_inspected(options, load_sae(options.path, options.check));
 }
 
 }  // namespace

@@ -8,18 +8,21 @@ struct ReconstructVerb : RowOptions {
   std::string sae;
 };
 
-void run_reconstruct(const ReconstructVerb& options) {
-  check_output(options);
+void write_reconstructions(const ReconstructVerb& options, const auto& sae) {
   Threads threads(options.threads);
-  const AnySae sae = open_sae(options, options.sae);
   const FiniteNpyRows rows(open_rows(options));
   check_width(sae, options.sae, rows.width(), options.data);
   const RowRange range = chosen_rows(options, rows.rows());
-  NpyRowWriter out(options.out, rows.width(), Dtype::float32, {.overwrite = options.force});
+  NpyRowWriter out(options.out, sae.d_out(), Dtype::float32, {.overwrite = options.force});
   for_each_block(options, "rows", rows, range,
                  [&](const Batch<float>& batch, Index) { out.append(sae.reconstruct(batch, threads)); });
   out.finish();
-  note(options, options.out, ": ", range.count, " rows of width ", rows.width());
+  note(options, options.out, ": ", range.count, " rows of width ", sae.d_out());
+}
+
+void run_reconstruct(const ReconstructVerb& options) {
+  check_output(options);
+  with_sae(options, options.sae, [&](const auto& sae) { write_reconstructions(options, sae); });
 }
 
 }  // namespace
@@ -27,7 +30,8 @@ void run_reconstruct(const ReconstructVerb& options) {
 void add_reconstruct(CLI::App& program) {
   const auto options = std::make_shared<ReconstructVerb>();
   CLI::App& verb =
-      add_verb(program, "reconstruct", "Rows to rows: what is left of them after the SAE.", options, run_reconstruct);
+      add_verb(program, "reconstruct", "Rows to rows: what is left of them after the SAE; of a transcoder what it predicts.",
+               options, run_reconstruct);
   add_sae(verb, options->sae)->required();
   add_rows(verb, *options)->required();
   add_out(verb, *options, "file to write, .npy float32 [N, D]")->required();

@@ -1,5 +1,6 @@
 #pragma once
 #include <sae/data/npy_source.hpp>
+#include <sae/data/paired_rows.hpp>
 #include <sae/host/collected_folder.hpp>
 
 #include <optional>
@@ -41,6 +42,18 @@ inline RowRange chosen_rows(const RowOptions& options, Index all) {
     throw_value(options.data, ": has ", all, " rows, --rows ", options.rows, " after --skip-rows ", options.skip_rows,
                 " are more");
   return {options.skip_rows, options.rows > 0 ? options.rows : left};
+}
+
+/// The rows of --data and, side by side, those of --targets. \param width  of a target, where it is known; else 0
+inline PairedRows<FiniteNpyRows, FiniteNpyRows> pair_with_targets(FiniteNpyRows rows, const std::string& data,
+                                                                  const std::string& targets, Index width = 0) {
+  FiniteNpyRows other(NpyFolder(rows_path(targets), {.bfloat16 = true}));
+  if (other.rows() != rows.rows())
+    throw_shape("--targets ", targets, ": has ", other.rows(), " rows, ", data, " has ", rows.rows(),
+                "; each row has one target");
+  if (width > 0 && other.width() != width)
+    throw_shape("--targets ", targets, ": rows are ", other.width(), " wide, the transcoder predicts rows of ", width);
+  return {std::move(rows), std::move(other)};
 }
 
 }  // namespace sae::cli

@@ -16,7 +16,15 @@ inline AnySae open_sae(const Common& options, const std::string& path) {
   for (const std::string& warning : sae.warnings) note(options, "sae: warning: ", path, ": ", warning);
   return sae;
 }
-inline void check_width(const AnySae& sae, const std::string& path, Index width, const std::string& data) {
+/// Calls use(model) with the AnySae or AnyStoredTranscoder that lies there.
+template <class Use>
+void with_sae(const Common& options, const std::string& path, const Use& use) {
+  if (!is_transcoder(path)) return use(open_sae(options, path));
+  const AnyStoredTranscoder transcoder = load_transcoder(path);
+  for (const std::string& warning : transcoder.warnings) note(options, "sae: warning: ", path, ": ", warning);
+  use(transcoder);
+}
+inline void check_width(const auto& sae, const std::string& path, Index width, const std::string& data) {
   if (width != sae.d_in())
     throw_shape(data, ": rows are ", width, " wide, the SAE ", path, " reads rows of ", sae.d_in(), " numbers");
 }

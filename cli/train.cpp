@@ -33,11 +33,18 @@ struct TrainVerb : TrainSourceOptions {
   std::optional<double> k, l1, l0, target_l0, pre_activation, threshold, bandwidth, rate, aux_coefficient, clip, ema;
   std::vector<Index> prefixes;
   std::string normalise, loss_space, center, decoder, optimizer, init, log;
-  bool resume = false;
+  bool resume = false, skip = false;
 };
 
 void check_usage(const TrainVerb& options) {
   check_train_source(options);
+  if (options.targets.empty() && options.skip) usage_error("--skip belongs to transcoders, which --targets asks for");
+  if (!options.targets.empty()) {
+    if (!options.init.empty()) usage_error("--init starts from a SAE; a transcoder (--targets) starts from random weights");
+    if (options.normalise == "whitening" || options.normalise == "constant-norm" || options.normalise == "layer-norm")
+      usage_error("--normalise ", options.normalise,
+                  " is for autoencoders; with --targets none, mean-square and sqrt-d scale both kinds of rows");
+  }
   if (options.latents == 0 && options.init.empty()) usage_error("--latents is required (or --init)");
 }
 
@@ -256,9 +263,10 @@ void check_places(const TrainVerb& options) {
 }
 
 /// Refuses sizes that cannot be: the system may end a process that takes more memory than there is without a word.
-void check_memory(Index d_in, Index latents) {
-  constexpr double tensors = 6;  // two weights, each with the two moments of Adam
-  const double needed = tensors * static_cast<double>(sizeof(float)) * static_cast<double>(d_in) * static_cast<double>(latents);
+void check_memory(Index d_in, Index d_out, Index latents) {
+  constexpr double numbers = 3;  // a weight and the two moments of Adam
+  const double needed =
+      numbers * static_cast<double>(sizeof(float)) * static_cast<double>(d_in + d_out) * static_cast<double>(latents);
   const double there = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
   if (there > 0 && needed > there)
     throw_value("--latents ", latents, ": training them on rows of ", d_in, " numbers takes ", rounded(needed / 1e9),
@@ -280,37 +288,36 @@ void check_partial(const TrainVerb& options, const std::filesystem::path& partia
   }
 }
 
-void train(const TrainVerb& options, const std::string& name, const std::optional<AnySae>& init, TrainSource& source) {
+template <class Model>
+constexpr bool predicts = std::is_same_v<Model, AnyTranscoder>;
+template <class Model>
+Index output_width(const Model& model) {
+  if constexpr (predicts<Model>)
+    return model.d_out();
+  else
+    return model.d_in();
+}
+template <class Model>
+std::string architecture_of(const Model& model) {
+  const std::string_view activation = sae::detail::saelens_architecture(model.activation());
+  if constexpr (predicts<Model>)
+    return sae::detail::saelens_transcoder_architecture(activation, model.has_skip());
+  else
+    return std::string(activation);
+}
+
+/// Trains a model as the recipe says and writes it. \param warm  it is not random, but --init
+template <class Model>
+void train(const TrainVerb& options, const Recipe& recipe, Model model, bool warm, TrainSource& source) {
   namespace fs = std::filesystem;
-  const AnyModel* start = init ? &init->model() : nullptr;
-  const Index latents = start != nullptr ? start->latents() : options.latents;
-  if (start != nullptr && options.latents > 0 && options.latents != latents)
-    throw_value("--latents ", options.latents, ": the SAE ", options.init, " that training starts from has ", latents);
-  check_memory(source.width(), latents);
-  Recipe recipe = recipe_of(options, name, init, source.width(), latents, source.rows);
-  if (start != nullptr) recipe.subtract_decoder_bias = start->subtracts_decoder_bias();
-  if (start != nullptr) recipe.input_normalisation = start->input_normalisation();
-  if (options.normalise == "layer-norm" || options.normalise == "constant-norm") {
-    const auto asked = options.normalise == "layer-norm" ? InputNormalisation::layer_norm : InputNormalisation::constant_norm;
-    if (start != nullptr && asked != start->input_normalisation())
-      throw_value("--normalise ", options.normalise, ": the SAE ", options.init, " that training starts from does not do that");
-    recipe.input_normalisation = asked;
-  }
-  if (recipe.input_normalisation != InputNormalisation::none) recipe.config.normalisation = Normalisation::none;
-  AnyModel model = make_model(recipe, source.width(), latents, options.seed);
   const AnyActivation& activation = model.activation();
-  TrainerConfig& config = recipe.config;
-  if (start != nullptr) {
-    model.parameters() = start->parameters();
-    config.reads_raw_rows = true;
-    if (config.decoder != DecoderNorm::free) make_decoder_unit(model, options.init);
-  }
+  const TrainerConfig& config = recipe.config;
   const Index steps = config.total_steps();
   const Index report_every = options.report_every.value_or(std::max<Index>(1, steps / 1000));
   const Index checkpoint_every = options.checkpoint_every.value_or(std::clamp<Index>(steps / 10, 100, 5000));
   Settings settings = source.settings;
   settings.emplace_back("seed", std::to_string(options.seed));
-  if (start != nullptr) settings.emplace_back("init", fs::weakly_canonical(options.init).string());
+  if (warm) settings.emplace_back("init", fs::weakly_canonical(options.init).string());
 
   Threads threads(options.threads);
   Trainer trainer(model, config, recipe.objective, threads);
@@ -393,9 +400,10 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
   const auto known = [&](double x) { return last.step > 0 ? Json(x) : Json(nullptr); };
   if (options.json)
     return print_json({{"out", options.out},
-                       {"architecture", sae::detail::saelens_architecture(activation)},
+                       {"architecture", architecture_of(model)},
                        {"d_in", model.d_in()},
-                       {"latents", latents},
+                       {"d_out", output_width(model)},
+                       {"latents", model.latents()},
                        {"steps", trainer.step()},
                        {"tokens", trainer.tokens()},
                        {"learning_rate", config.learning_rate},
@@ -404,7 +412,9 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
                        {"explained_variance", known(last.explained_variance)},
                        {"dead_latents", last.step > 0 ? Json(last.dead) : Json(nullptr)}});
   std::vector<std::pair<std::string, std::string>> table{
-      {"SAE", sae::detail::concat(model.d_in(), " -> ", latents, " latents, ", activation.name)},
+      {predicts<Model> ? "transcoder" : "SAE",
+       sae::detail::concat(model.d_in(), " -> ", model.latents(), " latents",
+                           predicts<Model> ? sae::detail::concat(" -> ", output_width(model)) : "", ", ", activation.name)},
       {"trained",
        sae::detail::concat(trainer.step(), " steps, ", trainer.tokens(), " rows, peak rate ", config.learning_rate)}};
   if (last.step > 0) {
@@ -414,6 +424,39 @@ void train(const TrainVerb& options, const std::string& name, const std::optiona
   }
   table.emplace_back("folder", options.out);
   print_table(table);
+}
+
+void train_transcoder(const TrainVerb& options, const std::string& activation, TrainSource& source) {
+  const Index d_out = source.target_width, d_in = source.width() - d_out;
+  check_memory(d_in, d_out, options.latents);
+  const Recipe recipe = recipe_of(options, activation, std::nullopt, d_in, options.latents, source.rows);
+  train(options, recipe, make_transcoder(recipe, d_in, d_out, options.latents, options.skip, options.seed), false, source);
+}
+
+void train_autoencoder(const TrainVerb& options, const std::string& activation, const std::optional<AnySae>& init,
+                       TrainSource& source) {
+  const AnyModel* start = init ? &init->model() : nullptr;
+  const Index latents = start != nullptr ? start->latents() : options.latents;
+  if (start != nullptr && options.latents > 0 && options.latents != latents)
+    throw_value("--latents ", options.latents, ": the SAE ", options.init, " that training starts from has ", latents);
+  check_memory(source.width(), source.width(), latents);
+  Recipe recipe = recipe_of(options, activation, init, source.width(), latents, source.rows);
+  if (start != nullptr) recipe.subtract_decoder_bias = start->subtracts_decoder_bias();
+  if (start != nullptr) recipe.input_normalisation = start->input_normalisation();
+  if (options.normalise == "layer-norm" || options.normalise == "constant-norm") {
+    const auto asked = options.normalise == "layer-norm" ? InputNormalisation::layer_norm : InputNormalisation::constant_norm;
+    if (start != nullptr && asked != start->input_normalisation())
+      throw_value("--normalise ", options.normalise, ": the SAE ", options.init, " that training starts from does not do that");
+    recipe.input_normalisation = asked;
+  }
+  if (recipe.input_normalisation != InputNormalisation::none) recipe.config.normalisation = Normalisation::none;
+  AnyModel model = make_model(recipe, source.width(), latents, options.seed);
+  if (start != nullptr) {
+    model.parameters() = start->parameters();
+    recipe.config.reads_raw_rows = true;
+    if (recipe.config.decoder != DecoderNorm::free) make_decoder_unit(model, options.init);
+  }
+  train(options, recipe, std::move(model), start != nullptr, source);
 }
 
 void run_train(const TrainVerb& options) {
@@ -427,17 +470,23 @@ void run_train(const TrainVerb& options) {
   const std::string activation = chosen_activation(options, init);
   if (!activation.empty()) check_activation_options(options, activation);
   const std::unique_ptr<TrainSource> source = open_train_source(options);
+  if (source->target_width > 0) return train_transcoder(options, activation, *source);
   if (init && init->d_in() != source->width())
     throw_shape("--init ", options.init, ": reads rows of ", init->d_in(), " numbers, the data has ", source->width());
-  train(options, activation, init, *source);
+  train_autoencoder(options, activation, init, *source);
 }
 
 }  // namespace
 
 void add_train(CLI::App& program) {
   const auto options = std::make_shared<TrainVerb>();
-  CLI::App& verb = add_verb(program, "train", "Train a SAE on rows, or straight from a language model.", options, run_train);
+  CLI::App& verb =
+      add_verb(program, "train", "Train a SAE, or a transcoder (--targets), on rows or straight from a language model.",
+               options, run_train);
   add_train_source(verb, *options);
+  verb.add_option("--targets", options->targets,
+                  "rows to predict from those of --data, one for each: trains a transcoder. A file or folder as --data")
+      ->group("Rows");
 
   verb.option_defaults()->group("SAE");
   verb.add_option("--latents", options->latents, "number of latents F")->check(within(1, 1 << 30));
@@ -481,6 +530,7 @@ void add_train(CLI::App& program) {
       ->check(at_least(0, false));
   verb.add_option("--decoder", options->decoder, "unit (default): decoder rows of norm 1; free")
       ->check(CLI::IsMember({"unit", "free"}));
+  verb.add_flag("--skip", options->skip, "transcoder: a linear path from inputs to targets beside the latents");
   verb.add_option("--init", options->init, "start from this SAE instead of random weights");
 
   verb.option_defaults()->group("Training");

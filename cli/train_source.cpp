@@ -36,12 +36,25 @@ void add_setting(Settings& settings, const std::string& name, const auto& value)
 }
 
 std::unique_ptr<TrainSource> source_of_files(const TrainSourceOptions& options) {
-  NpyFolder rows = open_rows(options.data);
+  FiniteNpyRows rows(open_rows(options.data));
   const RowRange range = chosen_rows(options.data, rows.rows());
   const Index width = rows.width();
-  const bool shuffle = options.order == "shuffled";
-  auto out = std::make_unique<SourceOf<NpySource<float>>>(NpySource<float>(
-      std::move(rows), {.shuffle = shuffle, .seed = options.seed, .first = range.first, .count = range.count}));
+  const IndexedOptions read{
+      .shuffle = options.order == "shuffled", .seed = options.seed, .first = range.first, .count = range.count};
+  std::unique_ptr<TrainSource> out;
+  const auto own = [&]<class Rows>(Rows all) {
+    out = std::make_unique<SourceOf<IndexedSource<Rows, float>>>(IndexedSource<Rows, float>(std::move(all), read));
+  };
+  if (options.targets.empty()) {
+    own(std::move(rows));
+  } else {
+    auto pairs = pair_with_targets(std::move(rows), options.data.data, options.targets);
+    const Index target_width = pairs.targets().width();
+    own(std::move(pairs));
+    out->target_width = target_width;
+    add_setting(out->settings, "targets", absolute(options.targets));
+    add_setting(out->settings, "targets.width", target_width);
+  }
   out->rows = range.count;
   add_setting(out->settings, "data", absolute(options.data.data));
   add_setting(out->settings, "data.width", width);
@@ -170,6 +183,7 @@ void check_train_source(const TrainSourceOptions& options) {
   if (!from_model && (!options.text.empty() || options.keep_bos || !options.max_norm.empty() || options.skip_tokens > 0))
     usage_error("--text, --skip-tokens, --keep-bos and --max-norm belong to --model: collect filters the rows of --data");
   if (!from_model && options.layers.empty() && !options.sites.empty()) usage_error("--site needs --layer");
+  if (from_model && !options.targets.empty()) usage_error("--targets belongs to --data");
 }
 
 Index train_length(const TrainSourceOptions& options, Index rows) {

@@ -17,6 +17,7 @@ namespace sae::cli {
 struct TrainSourceOptions : ModelVerb {
   TrainSourceOptions() { tokens = 0; }  // of the text: all of it; --tokens is the length of the training
   RowOptions data;
+  std::string targets;  ///< of a transcoder; empty: an autoencoder
   std::string order = "shuffled";
   bool keep_bos = false;
   std::string max_norm;  ///< empty: 10x
@@ -39,12 +40,13 @@ class TrainSource {
   TrainSource(const TrainSource&) = delete;
   TrainSource& operator=(const TrainSource&) = delete;
   virtual ~TrainSource() = default;
-  virtual Index width() const = 0;
+  virtual Index width() const = 0;  ///< of a row, a target behind it included
   virtual Index next(Tensor<float>& batch) = 0;
   virtual SourceState state() const = 0;
   virtual void restore(const SourceState& state) = 0;
 
   Index rows = 0;                         ///< of one pass; 0: unknown
+  Index target_width = 0;                 ///< D_out of a transcoder; 0: an autoencoder
   std::function<std::string()> left_out;  ///< rows that a filter dropped so far, in words; empty where there is none
   SaelensMetadata metadata;               ///< what is known about where the rows come from
   Settings settings;                      ///< what fixes them: a resumed training must have the same ones

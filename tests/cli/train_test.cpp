@@ -85,8 +85,8 @@ TEST_CASE("sae train: a TopK autoencoder as SAELens reads it, with what was said
   const Training work;
   const auto run = work.train("sae", with(short_run, {"--json", "--log", work.at("run.jsonl"), "--report-every", "50"}));
   const auto told = ordered_json::parse(run.out);
-  CHECK(keys_of(told) == Words{"out", "architecture", "d_in", "latents", "steps", "tokens", "learning_rate", "loss", "l0",
-                               "explained_variance", "dead_latents"});
+  CHECK(keys_of(told) == Words{"out", "architecture", "d_in", "d_out", "latents", "steps", "tokens", "learning_rate", "loss",
+                               "l0", "explained_variance", "dead_latents"});
   CHECK(told.at("architecture") == "topk");
   CHECK(told.at("d_in") == 8);
   CHECK(told.at("latents") == 24);

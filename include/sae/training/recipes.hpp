@@ -1,4 +1,5 @@
 #pragma once
+#include <sae/models/transcoder.hpp>
 #include <sae/training/recipe.hpp>
 
 #include <algorithm>
@@ -448,6 +449,20 @@ SparseAutoencoder<Dynamic, Dynamic, AnyActivation, Scalar> make_model(const Reci
        .initialization = {.decoder_norm = recipe.initial_decoder_norm, .seed = seed, .encoder_scale = recipe.encoder_scale}});
   if (recipe.untied_start) UntiedInitialization{.decoder_norm = recipe.initial_decoder_norm, .seed = seed}(out.parameters());
   return out;
+}
+
+/// The same of a transcoder: encoder rows start as random directions of norm 1, decoders at 0; as random directions of the recipe's
+/// norm where the activation ranks by the decoder norm.
+template <class Scalar = float>
+Transcoder<Dynamic, Dynamic, Dynamic, AnyActivation, Scalar> make_transcoder(const Recipe& recipe, Index d_in, Index d_out,
+                                                                             Index latents, bool skip = false,
+                                                                             std::uint64_t seed = 0) {
+  return {
+      d_in,
+      d_out,
+      latents,
+      recipe.activation,
+      {.skip = skip, .decoder_norm = recipe.activation.needs_decoder_norms() ? recipe.initial_decoder_norm : 0, .seed = seed}};
 }
 
 }  // namespace sae::inline SAE_ABI
