@@ -4,6 +4,7 @@
 #include <sae/data/indexed_source.hpp>
 #include <sae/files/npy.hpp>
 #include <sae/files/safetensors.hpp>
+#include <sae/formats/saelens_glu.hpp>
 #include <sae/training/aux_k.hpp>
 #include <sae/training/trainer.hpp>
 
@@ -13,6 +14,7 @@
 
 #include "catch_compat.hpp"
 #include "gradient_check.hpp"
+#include "temp_folder.hpp"
 
 namespace {
 
@@ -159,4 +161,40 @@ TEST_CASE("Glu encodes as llamascopium does", "[activations][glu][peers]") {
   REQUIRE(codes.maxCoeff() > 0);
   CHECK(largest_difference(model.encode_dense(x), codes) <= 1e-5 * largest_magnitude(codes));
   CHECK(largest_difference(model.reconstruct(x), recon) <= 1e-5 * largest_magnitude(recon));
+}
+
+TEST_CASE("GLU encoders are saved and loaded to the last bit", "[activations][glu][formats]") {
+  const TempFolder folder;
+  const auto round_trip = [&](auto model, const std::string& architecture) {
+    using Loaded = decltype(model);
+    CAPTURE(architecture);
+    sae::save_saelens(model, folder / architecture);
+    CHECK(sae::read_saelens_config(folder / architecture).architecture == architecture);
+    const auto loaded = sae::load_saelens<Loaded>(folder / architecture);
+    Loaded::Parameters::visit(
+        [](std::string_view name, const auto& a, const auto& b) {
+          CAPTURE(name);
+          CHECK(a == b);
+        },
+        model.parameters(), loaded.parameters());
+    const Dense x = random_rows(rows, width, 8);
+    CHECK(loaded.encode(x) == model.encode(x));
+    return loaded;
+  };
+  round_trip(some_model(ReLU{}, true), "glu_standard");
+  CHECK(round_trip(some_model(TopK{.k = 7}, false), "glu_topk").activation().inner.k == 7);
+
+  // Ranked by decoder norm: folded as it is written, so that codes are z |d|.
+  const auto ranked = some_model(TopK{.k = 7, .rank_by_decoder_norm = true}, true);
+  sae::save_saelens(ranked, folder / "ranked");
+  const auto folded = sae::load_saelens<Model<TopK>>(folder / "ranked");
+  CHECK_FALSE(folded.activation().inner.rank_by_decoder_norm);
+  const Dense x = random_rows(rows, width, 8);
+  CHECK(mask_of(folded.encode(x)) == mask_of(ranked.encode(x)));
+  CHECK(largest_difference(folded.reconstruct(x), ranked.reconstruct(x)) <= 1e-13 * largest_magnitude(x));
+
+  CHECK_THROWS_WITH(sae::load_saelens<Model<ReLU>>(folder / "glu_topk"),
+                    Catch::Matchers::ContainsSubstring("does not fit the model it is loaded into, which is \"glu_standard\""));
+  CHECK_THROWS_AS((sae::load_saelens<sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, TopK, double>>(folder / "glu_topk")),
+                  sae::FileError);
 }
