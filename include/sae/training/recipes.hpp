@@ -212,14 +212,14 @@ inline Recipe recipe_openai(const RecipeProblem& problem) {
   c.center = Center::geometric_median;
   c.normalisation = Normalisation::mean_square;
   c.dead = {.window = 10'000'000};
-  r.objective = AnyObjective{
-      SquaredError{.normaliser = ErrorNormaliser::target_variance},
-      AuxK{
-          .k = std::min<Index>(256, problem.latents), .scale_by_dead = false, .normaliser = AuxKNormaliser::residual_variance}};
+  r.objective = AnyObjective{SquaredError{.normaliser = ErrorNormaliser::target_variance},
+                             AuxK{.k = std::min<Index>(256, problem.latents),
+                                  .scale_by_dead = false,
+                                  .normaliser = AuxKNormaliser::residual_variance,
+                                  .through_decoder_bias = true}};
   r.deviations = {"gradients are set to 0 before each step (train.py never does)",
                   "decoder rows are made unit vectors after the step, not before it",
-                  "the error's scale is 1 / the variance of the batch, not of a sample at the start",
-                  "pre_bias is not added in the auxiliary reconstruction; live latents' zeros are never selected there"};
+                  "the error's scale is 1 / the variance of the batch, not of a sample at the start"};
   return std::move(r);
 }
 
