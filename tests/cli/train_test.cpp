@@ -130,16 +130,45 @@ TEST_CASE("sae train: every option changes the bytes, threads do not", "[cli]") 
   work.train("one", with(base, {"--threads", "1"}));
   work.train("two", with(base, {"--threads", "2"}));
   CHECK(work.same("one", "two"));
-  const std::vector<Words> changes = {{"--order", "sequential"}, {"--normalise", "none"}, {"--normalise", "sqrt-d"},
-                                      {"--center", "none"},      {"--center", "median"},  {"--decoder", "free"},
-                                      {"--clip", "0.1"},         {"--warmup", "0"},       {"--decay", "0"},
-                                      {"--skip-rows", "100"},    {"--rows", "2000"}};
+  const std::vector<Words> changes = {{"--order", "sequential"},
+                                      {"--normalise", "none"},
+                                      {"--normalise", "sqrt-d"},
+                                      {"--center", "none"},
+                                      {"--center", "median"},
+                                      {"--decoder", "free"},
+                                      {"--clip", "0.1"},
+                                      {"--warmup", "0"},
+                                      {"--decay", "0"},
+                                      {"--skip-rows", "100"},
+                                      {"--rows", "2000"},
+                                      {"--normalise", "whitening"},
+                                      {"--normalise", "layer-norm"},
+                                      {"--normalise", "constant-norm"},
+                                      {"--ema", "0.9"},
+                                      {"--optimizer", "adamw"},
+                                      {"--optimizer", "muon"},
+                                      {"--optimizer", "adafactor"},
+                                      {"--prefixes", "8,16"}};
   for (const Words& change : changes) {
     INFO(change[0] << " " << change[1]);
     work.train("other", with(base, with(change, {"--force"})));
     CHECK(work.weights("other") != work.weights("one"));
     CHECK(work.explained_variance("other") > 0.5);
   }
+  // Errors of rows as they are, or as normalised.
+  for (const char* kind : {"layer-norm", "constant-norm"}) {
+    const Words normalised{"--normalise", kind, "--force"};
+    work.train("raw", with(base, with(normalised, {"--loss-space", "raw"})));
+    work.train("normalised", with(base, with(normalised, {"--loss-space", "normalised"})));
+    work.train("other", with(base, normalised));
+    CHECK(work.same("raw", "other"));
+    CHECK(work.weights("raw") != work.weights("normalised"));
+    const json config = json::parse(file_text(work.at("normalised/cfg.json")));
+    CHECK(config.at("normalize_activations") == (kind == std::string("layer-norm") ? "layer_norm" : "constant_norm_rescale"));
+  }
+  const auto refused = run_sae(work.words("no", with(base, {"--loss-space", "normalised"})));
+  CHECK(refused.code == 1);
+  CHECK_THAT(refused.err, ContainsSubstring("loss_space = normalised is for a model with an InputNormalisation"));
   // With a window of one batch latents die and come back, so that AuxK has work to do.
   work.train("aux", with(base, {"--dead-window", "128", "--threads", "1"}));
   work.train("aux2", with(base, {"--dead-window", "128", "--aux-k", "2", "--aux-coefficient", "0.5", "--threads", "2"}));
