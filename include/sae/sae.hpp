@@ -16,6 +16,7 @@
 #include <sae/core/types.hpp>
 #include <sae/core/version.hpp>
 #include <sae/data/indexed_source.hpp>
+#include <sae/data/paired_rows.hpp>
 #include <sae/data/shuffle_buffer.hpp>
 #include <sae/data/source.hpp>
 #include <sae/data/synthetic.hpp>
@@ -39,6 +40,7 @@
 #include <sae/training/any_objective.hpp>
 #include <sae/training/callbacks.hpp>
 #include <sae/training/covariance_whitening.hpp>
+#include <sae/training/cross_layer_trainer.hpp>
 #include <sae/training/data_initialization.hpp>
 #include <sae/training/evaluate.hpp>
 #include <sae/training/evaluate_world.hpp>

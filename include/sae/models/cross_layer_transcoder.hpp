@@ -4,6 +4,7 @@
 #include <sae/models/parameters.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -124,7 +125,7 @@ struct SelectionsOf<LayerObjective<Terms, Scalar_>, Scalar> {
 /// their decoder norm the norm of the whole row W_dec^l[i] (all layers it writes to), as its residual y' - y from layer l on.
 /// Gradients, dA^l = sum_{m >= l} G^m W_dec^{l,m}^T with G = 2/B (y' - y), are exact as SparseAutoencoder's are.
 ///
-/// The Trainer does not take it (its decoder rows differ in width from layer to layer). A training is this loop:
+/// CrossLayerTrainer trains it (training/cross_layer_trainer.hpp). A loop of one's own is this:
 ///
 ///   OptimizerState<float> state(Adam{});
 ///   Model::Parameters::visit([&](auto name, const auto& w) { state.add(name, w.rows(), w.cols()); }, model.parameters());
@@ -280,6 +281,32 @@ class CrossLayerTranscoder {
         b_dec[first + static_cast<Index>(j)] += step.own_decoder_bias_gradient[j];
     }
     return out;
+  }
+  /// The model was trained on (in[l] x^l, out[m] y^m), a scale for each layer; afterwards it reads x and predicts y: W_enc^l is
+  /// multiplied by in[l], W_dec^{l,m} and b_dec^m are divided by out[m]. Codes stay as they are, whatever the activation.
+  /// \throws ValueError  a scale is not a positive finite number; `out` is not 1 and the activation ranks by the norms of decoder rows.
+  void fold_scales(std::span<const double> in, std::span<const double> out) {
+    const Index L = layers(), D = d_in();
+    if (static_cast<Index>(in.size()) != L || static_cast<Index>(out.size()) != L)
+      throw_shape("fold_scales: ", in.size(), " scales of inputs and ", out.size(), " of targets, the model has ", L,
+                  " layers");
+    for (const auto scales : {in, out})
+      for (const double scale : scales)
+        if (!(scale > 0 && std::isfinite(scale)))
+          throw_value("fold_scales: the scale ", scale, " is not a positive finite number");
+    if (activation_.needs_decoder_norms())
+      for (const double scale : out)
+        if (scale != 1)
+          throw_value("fold_scales: ", std::string_view(activation_.name),
+                      " ranks by the norms of decoder rows, which a scale for each layer would change");
+    for (Index l = 0; l < L; ++l) {
+      auto& layer = parameters_.layers[static_cast<std::size_t>(l)];
+      kernels::scale(layer.W_enc.data(), static_cast<Scalar>(in[static_cast<std::size_t>(l)]), layer.W_enc.size());
+      const auto undo = [&](Index m) { return static_cast<Scalar>(1 / out[static_cast<std::size_t>(m)]); };
+      for (Index i = 0; i < layer.W_dec.rows(); ++i)
+        for (Index m = l; m < L; ++m) kernels::scale(layer.W_dec.row(i) + (m - l) * D, undo(m), D);
+      kernels::scale(parameters_.b_dec().data() + l * D, undo(l), D);
+    }
   }
   /// Shows the batch of a workspace to what an activation learns without a gradient (BatchTopK's threshold), after a step.
   template <class Terms>

@@ -1,0 +1,285 @@
+#pragma once
+#include <sae/data/source.hpp>
+#include <sae/models/cross_layer_transcoder.hpp>
+#include <sae/training/dead_latents.hpp>
+#include <sae/training/statistics.hpp>
+#include <sae/training/trainer_config.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace sae::inline SAE_ABI {
+
+/// The training loop of a CrossLayerTranscoder.
+///
+///   CrossLayerTranscoder<TopK> model(12, 768, 16384, {.k = 16});
+///   CrossLayerTrainer trainer(model, {.steps = 20'000, .learning_rate = 1e-3});
+///   trainer.fit(source, progress_bar(std::cerr));
+///
+/// Rows of a source hold the inputs of all layers and, behind them, the targets of all layers: x^0 .. x^{L-1}, y^0 .. y^{L-1}, of
+/// width 2 L D. Residual streams grow from layer to layer, so every layer has scales of its own, one for its inputs and one for its
+/// targets, found from `statistics_rows` rows read ahead and folded into the model when `fit` ends: it then reads and predicts rows as
+/// they are, with the codes that it was trained with. b_dec starts at the mean target (Center::mean).
+///
+/// Of TrainerConfig it takes steps or tokens, batch, rate and schedule, sparsity_warmup, optimizer, clipping (the norm is that of all
+/// layers together), `center` none or mean, `normalisation` none, mean_square or sqrt_d (each layer's own), dead latents (counted layer
+/// by layer), report_every; the decoder is free. What else is set to something is refused by name.
+///
+/// Dead latents of layer l are counted in `dead_latents(l)`; a report's `dead` and `l0` are sums over the layers. There is no
+/// checkpoint: a run that is cut starts again.
+/// Cost     a step is CrossLayerTranscoder::gradient (all gradients, L (L + 3) / 2 F D numbers) and the optimizer.
+/// Threads  results do not depend on them.
+/// Source   Ameisen et al. 2025, "Circuit tracing", transformer-circuits.pub/2025/attribution-graphs/methods.html (inputs and outputs
+///          normalised layer by layer); llamascopium trainer.py.
+template <class Model, class Terms = Objective<>>
+class CrossLayerTrainer {
+ public:
+  using Scalar = typename Model::Scalar;
+  using Parameters = typename Model::Parameters;
+
+  /// \throws ValueError  a setting is out of range, or is not for this model.
+  CrossLayerTrainer(Model& model, TrainerConfig config, Terms objective = {}, Threads& threads = Threads::shared())
+      : model_(model), config_(std::move(config)), objective_(std::move(objective)), threads_(threads) {
+    config_.check();
+    if (config_.decoder == DecoderNorm::automatic) config_.decoder = DecoderNorm::free;
+    check_config();
+    objective_.check(model.d_in(), model.latents());
+    using LayerStep = std::remove_cvref_t<decltype(workspace_.layers[0].step)>;
+    objective_.for_each([]<class Term>(const Term&) {
+      if constexpr (requires(Term & term, LayerStep & step) { term.advance(step); })
+        throw_value("CrossLayerTrainer: ", Term::name, " follows the codes of one model, not those of several layers");
+    });
+    if (config_.dead.window == 0)
+      config_.dead.window = std::min<Index>(10'000'000, std::max<Index>(1, config_.total_steps() * config_.batch / 10));
+    moments_ = OptimizerState<Scalar>(config_.optimizer);
+    Parameters::visit([&](std::string_view name, const auto& w) { moments_.add(name, w.rows(), w.cols()); },
+                      model.parameters());
+    const auto layers = static_cast<std::size_t>(model.layers());
+    workspace_.layers.resize(layers);
+    dead_.resize(layers);
+    for (DeadLatents& dead : dead_) dead.reset(model.latents());
+    input_scales_.assign(layers, 1.0);
+    target_scales_.assign(layers, 1.0);
+  }
+
+  const Model& model() const { return model_; }
+  const TrainerConfig& config() const { return config_; }
+  Index step() const { return step_; }      ///< steps done
+  Index tokens() const { return tokens_; }  ///< rows seen
+  Index row_width() const { return 2 * model_.width(); }
+  const DeadLatents& dead_latents(Index layer) const { return dead_.at(static_cast<std::size_t>(layer)); }
+  /// What the inputs and the targets of each layer are multiplied by; 1 once they are folded.
+  const std::vector<double>& input_scales() const { return input_scales_; }
+  const std::vector<double>& target_scales() const { return target_scales_; }
+
+  /// Trains to the end of the run, calls the callbacks (a `(const StepReport&)` that returns void, or bool: true stops) every
+  /// `report_every` steps and at the last one, and folds the scales. One run a trainer.
+  /// \throws ShapeError     the source has another width than `row_width`.
+  /// \throws ValueError     a row holds a number that is not finite; fit was run before.
+  /// \throws DivergedError  the loss is not finite; the weights are those before the step.
+  template <class Source, class... Callbacks>
+    requires(RowSource<Source, Scalar>)
+  FitStatus fit(Source& source, Callbacks&&... callbacks) {
+    if (source.width() != row_width())
+      throw_shape("CrossLayerTrainer: the source yields rows of width ", source.width(),
+                  ", the model needs inputs and targets of ", model_.layers(), " layers of ", model_.d_in(), " side by side, ",
+                  row_width());
+    if (step_ > 0) throw_value("CrossLayerTrainer: fit was run already; make a new trainer to go on");
+    measure(source);
+    Tensor<Scalar> batch(config_.batch, row_width());
+    const Index steps = config_.total_steps();
+    FitStatus status = FitStatus::finished;
+    while (step_ < steps && status == FitStatus::finished) {
+      if (fill_batch(source, batch) < config_.batch) {
+        status = FitStatus::exhausted;
+        break;
+      }
+      train_step(batch);
+      bool stop = false;
+      if (step_ % config_.report_every == 0 || step_ == steps) ((stop = call(callbacks) || stop), ...);
+      if (stop && step_ < steps) status = FitStatus::stopped;
+    }
+    model_.fold_scales(input_scales_, target_scales_);
+    std::fill(input_scales_.begin(), input_scales_.end(), 1.0);
+    std::fill(target_scales_.begin(), target_scales_.end(), 1.0);
+    return status;
+  }
+
+  /// One step on rows [B x 2 L D] in the units of the source.
+  const StepReport& train_step(const Batch<Scalar>& rows) {
+    load(rows);
+    const Index steps = config_.total_steps();
+    const double rate = config_.learning_rate * config_.schedule.factor(step_, steps);
+    const double sparsity = sparsity_warmup_factor(step_, config_.sparsity_warmup);
+    Index dead = 0;
+    for (std::size_t l = 0; l < dead_.size(); ++l) {
+      auto& step = workspace_.layers[l].step;
+      step.number = step_;
+      step.sparsity_scale = sparsity;
+      const Index here = dead_[l].mark(config_.dead.window);
+      step.dead = here > 0 ? dead_[l].mask() : std::span<const std::uint8_t>();
+      dead += here;
+    }
+    auto gradient = model_.gradient(Batch<Scalar>(inputs_), Batch<Scalar>(targets_), objective_, workspace_, threads_);
+    if (!std::isfinite(gradient.loss.total))
+      throw DivergedError(step_ + 1, detail::concat("the loss is ", gradient.loss.total));
+    model_.observe(workspace_);
+    Index active = 0;
+    for (std::size_t l = 0; l < dead_.size(); ++l) {
+      const Codes<Scalar>& codes = workspace_.layers[l].step.main.entries.codes;
+      dead_[l].count(codes, config_.dead.unit == DeadUnit::tokens ? codes.rows() : 1, config_.dead.least_value);
+      active += codes.size() - static_cast<Index>(std::count(codes.values().begin(), codes.values().end(), Scalar(0)));
+    }
+
+    double squares = 0;
+    if (config_.clip_norm > 0) {
+      Parameters::visit(
+          [&](std::string_view, const auto& g) { squares += static_cast<double>(kernels::squared_norm(g.data(), g.size())); },
+          gradient.parameters);
+      report_.gradient_norm = std::sqrt(squares);
+      const double clip = std::min(1.0, config_.clip_norm / (report_.gradient_norm + config_.clip_epsilon));
+      Parameters::visit([&](std::string_view, auto& g) { kernels::scale(g.data(), static_cast<Scalar>(clip), g.size()); },
+                        gradient.parameters);
+    }
+    moments_.begin_step(step_ + 1, rate);
+    Parameters::visit([&](std::string_view name, auto& w, auto& g) { moments_.update(moments_.slots(name), w, g, threads_); },
+                      model_.parameters(), gradient.parameters);
+    model_.parameters().constrain();
+
+    ++step_;
+    tokens_ += rows.rows();
+    report_.step = step_;
+    report_.steps = steps;
+    report_.tokens = tokens_;
+    report_.loss = gradient.loss.total;
+    report_.reconstruction = gradient.loss.reconstruction;
+    report_.terms = gradient.loss.terms;
+    report_.l0 = static_cast<double>(active) / static_cast<double>(rows.rows());
+    report_.explained_variance = 1 - gradient.loss.reconstruction / target_variance();
+    report_.dead = dead;
+    report_.learning_rate = rate;
+    report_.sparsity_scale = sparsity;
+    return report_;
+  }
+
+ private:
+  void check_config() const {
+    const auto refuse = [](bool set, std::string_view what) {
+      if (set) throw_value("CrossLayerTrainer: ", what, " is not for a cross-layer transcoder");
+    };
+    refuse(config_.decoder != DecoderNorm::free, "decoder = unit");
+    refuse(config_.ema > 0, "ema");
+    refuse(config_.k_annealing.from > 0, "k_annealing");
+    refuse(config_.resampling.form != ResamplingForm::off, "resampling");
+    refuse(config_.reads_raw_rows, "reads_raw_rows");
+    refuse(config_.loss_space != LossSpace::raw, "loss_space = normalised");
+    refuse(config_.normalisation == Normalisation::whitening, "normalisation = whitening");
+    refuse(config_.center != Center::none && config_.center != Center::mean, "a center other than none and mean");
+    refuse(config_.dead.after_counting, "dead.after_counting");
+    const Frozen& f = config_.frozen;
+    refuse(f.encoder || f.decoder || f.b_enc || f.b_dec || f.skip || f.activation, "frozen");
+    if (config_.normalisation != Normalisation::none && model_.activation().needs_decoder_norms())
+      throw_value(
+          "CrossLayerTrainer: ", std::string_view(model_.activation().name),
+          " ranks by decoder norms, which the fold of a scale for each layer would change; normalisation = none is legal");
+  }
+
+  /// Scales of each layer and the mean target, from rows read ahead.
+  template <class Source>
+  void measure(Source& source) {
+    if (config_.center == Center::none && config_.normalisation == Normalisation::none) return;
+    const SourceState start = source.state();
+    const Index wanted = std::min(config_.statistics_rows, config_.total_steps() * config_.batch), D = model_.d_in();
+    const std::size_t layers = dead_.size();
+    std::vector<RowStatistics> inputs(layers), targets(layers);
+    Tensor<Scalar> piece(std::min<Index>(wanted, 512), row_width());
+    while (inputs[0].rows() < wanted) {
+      const Index got = std::min(fill_batch(source, piece), wanted - inputs[0].rows());
+      if (got == 0) break;
+      for (Index b = 0; b < got; ++b) {
+        check_finite(piece.row(b), inputs[0].rows());
+        for (std::size_t l = 0; l < layers; ++l) {
+          const Scalar* const x = piece.row(b) + static_cast<Index>(l) * D;
+          inputs[l].add(x, D);
+          targets[l].add(x + model_.width(), D);
+        }
+      }
+    }
+    if (inputs[0].rows() == 0) throw_value("CrossLayerTrainer: the source has no rows");
+    source.restore(start);
+    for (std::size_t l = 0; l < layers; ++l) {
+      input_scales_[l] = scale_of(inputs[l]);
+      target_scales_[l] = scale_of(targets[l]);
+      if (config_.center != Center::mean) continue;
+      const std::vector<double> mean = targets[l].mean();
+      for (Index j = 0; j < D; ++j)
+        model_.parameters().b_dec()[static_cast<Index>(l) * D + j] =
+            static_cast<Scalar>(target_scales_[l] * mean[static_cast<std::size_t>(j)]);
+    }
+  }
+  double scale_of(const RowStatistics& rows) const {
+    if (config_.normalisation == Normalisation::mean_square && rows.mean_squared_norm() > 0)
+      return 1 / std::sqrt(rows.mean_squared_norm());
+    if (config_.normalisation == Normalisation::sqrt_d && rows.mean_norm() > 0)
+      return std::sqrt(static_cast<double>(model_.d_in())) / rows.mean_norm();
+    return 1;
+  }
+  void load(const Batch<Scalar>& rows) {
+    if (rows.cols() != row_width())
+      throw_shape("CrossLayerTrainer: rows have ", rows.cols(), " columns, the model needs ", row_width());
+    const Index width = model_.width(), D = model_.d_in();
+    if (inputs_.rows() != rows.rows()) {
+      inputs_.resize(rows.rows(), width);
+      targets_.resize(rows.rows(), width);
+    }
+    for (Index b = 0; b < rows.rows(); ++b) {
+      check_finite(rows.row(b), tokens_ + b);
+      for (Index j = 0; j < width; ++j) {
+        const auto l = static_cast<std::size_t>(j / D);
+        inputs_.row(b)[j] = static_cast<Scalar>(input_scales_[l]) * rows.row(b)[j];
+        targets_.row(b)[j] = static_cast<Scalar>(target_scales_[l]) * rows.row(b)[width + j];
+      }
+    }
+  }
+  void check_finite(const Scalar* row, Index number) const {
+    for (Index j = 0; j < row_width(); ++j)
+      if (!std::isfinite(row[j]))
+        throw_value("CrossLayerTrainer: row ", number, " of the stream holds a number that is not finite (NaN or infinity)");
+  }
+  double target_variance() const {
+    RowStatistics statistics;
+    for (Index b = 0; b < targets_.rows(); ++b) statistics.add(targets_.row(b), targets_.cols());
+    double squared_mean = 0;
+    for (const double x : statistics.mean()) squared_mean += x * x;
+    return statistics.mean_squared_norm() - squared_mean;
+  }
+  template <class Callback>
+  bool call(Callback& callback) {
+    if constexpr (std::is_void_v<decltype(callback(std::as_const(report_)))>) {
+      callback(std::as_const(report_));
+      return false;
+    } else {
+      return static_cast<bool>(callback(std::as_const(report_)));
+    }
+  }
+
+  Model& model_;
+  TrainerConfig config_;
+  Terms objective_;
+  Threads& threads_;
+  OptimizerState<Scalar> moments_;
+  std::vector<DeadLatents> dead_;
+  std::vector<double> input_scales_, target_scales_;
+  typename Model::template Workspace<Terms> workspace_;
+  Tensor<Scalar> inputs_, targets_;  // [B x L D] of the batch, scaled
+  Index step_ = 0, tokens_ = 0;
+  StepReport report_;
+};
+
+}  // namespace sae::inline SAE_ABI
