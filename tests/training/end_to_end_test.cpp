@@ -1,6 +1,7 @@
 // Steps by a loss of the caller's own: Trainer::forward, backward and train_step with dL/dx'.
 #include <sae/data/indexed_source.hpp>
 #include <sae/models/matryoshka.hpp>
+#include <sae/training/covariance_whitening.hpp>
 #include <sae/training/trainer.hpp>
 
 #include <cmath>
@@ -134,6 +135,48 @@ TEST_CASE("central differences of the caller's loss in raw units, whatever the s
   trainer.finish();
   CHECK(trainer.scale() == 1);
   CHECK(largest_difference(model.reconstruct(x), trained) <= 1e-12);
+}
+
+TEST_CASE("central differences of the caller's loss through whitening and through norms of rows", "[training][end_to_end]") {
+  const Dense rows = random_rows(200, width, 3, 4);
+  const Dense x = rows.topRows(batch);
+  const auto check = [&](sae::InputNormalisation kind, sae::Normalisation normalisation) {
+    CAPTURE(static_cast<int>(kind), static_cast<int>(normalisation));
+    Model<sae::TopK> model(width, latents, {.k = 4}, {.input_normalisation = kind});
+    randomise(model, 2);
+    auto config = descent();
+    config.learning_rate = 1e-3;
+    config.normalisation = normalisation;
+    config.whitening = sae::covariance_whitening;
+    sae::Trainer trainer(model, config, sae::Objective<>{});
+    sae::MatrixSource<double> source(rows, {.shuffle = false});
+    trainer.prepare(source);
+    // What the caller sees is x' in units of the rows, whatever lies in between.
+    auto& p = model.parameters();
+    const auto loss = [&] { return outer_loss(trainer.forward(x).map()); };
+    std::vector<Dense> want;
+    for (auto* const tensor : {&p.W_enc, &p.W_dec, &p.b_dec}) {
+      Dense slope(tensor->rows(), tensor->cols());
+      for (Index i = 0; i < tensor->size(); ++i) {
+        const double kept = (*tensor)[i], h = 1e-6;
+        (*tensor)[i] = kept + h;
+        const double above = loss();
+        (*tensor)[i] = kept - h;
+        slope.data()[i] = (above - loss()) / (2 * h);
+        (*tensor)[i] = kept;
+      }
+      want.push_back(slope);
+    }
+    const auto before = p;
+    trainer.backward(outer_gradient(trainer.forward(x).map()));
+    CHECK(relative_error(Dense((before.W_enc.map() - p.W_enc.map()) / 1e-3), want[0]) <= 1e-6);
+    CHECK(relative_error(Dense((before.W_dec.map() - p.W_dec.map()) / 1e-3), want[1]) <= 1e-6);
+    CHECK(relative_error(Dense((before.b_dec.map() - p.b_dec.map()) / 1e-3), want[2]) <= 1e-6);
+  };
+  check(sae::InputNormalisation::none, sae::Normalisation::whitening);
+  check(sae::InputNormalisation::layer_norm, sae::Normalisation::none);
+  check(sae::InputNormalisation::constant_norm, sae::Normalisation::none);
+  check(sae::InputNormalisation::constant_norm, sae::Normalisation::sqrt_d);
 }
 
 TEST_CASE("forward and backward: order, shapes, numbers", "[training][end_to_end]") {
