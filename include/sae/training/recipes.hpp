@@ -365,8 +365,8 @@ inline Recipe recipe_default(const RecipeProblem& problem) {
   if (make.selects()) {
     make.set_selection(32, false);
     r.encoder_scale = 0.15;
-    r.objective = AnyObjective{
-        AuxK{.coefficient = recommended_aux_k, .raw_values = make.is("abstopk"), .by_magnitude = make.is("abstopk")}};
+    // For abstopk, too, by relu: by magnitude, the pushes of either sign cancel and 1800 of 4608 latents stay dead where 1 does.
+    r.objective = AnyObjective{AuxK{.coefficient = recommended_aux_k}};
     make.set_prefixes({1.0 / 16, 1.0 / 4}, 1);
   }
   if (make.is("relu"))
