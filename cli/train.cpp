@@ -64,8 +64,8 @@ void check_activation_options(const TrainVerb& options, std::string_view activat
   const bool pursuit = activation == "matching_pursuit";
   if ((relu || jump || gated) && options.k)
     usage_error("--k belongs to --activation topk and its family, and matching_pursuit");
-  if ((relu || jump || gated || pursuit) && (options.aux_k || options.aux_coefficient))
-    usage_error("--aux-k and --aux-coefficient belong to --activation topk and its family");
+  if ((relu || pursuit) && (options.aux_k || options.aux_coefficient))
+    usage_error("--aux-k and --aux-coefficient belong to --activation topk and its family, jumprelu and gated");
   if (!relu && !gated && options.l1) usage_error("--l1 belongs to --activation relu and gated");
   if (!jump && (options.l0 || options.target_l0 || options.pre_activation || options.threshold || options.bandwidth))
     usage_error("--l0, --target-l0, --pre-activation, --threshold and --bandwidth belong to --activation jumprelu");
@@ -147,6 +147,9 @@ Recipe recipe_of(const TrainVerb& options, const std::string& activation, const 
     if (options.aux_k) aux->k = *options.aux_k;
     if (options.aux_coefficient) aux->coefficient = *options.aux_coefficient;
     aux->rank_by_decoder_norm = by_norm != nullptr && *by_norm;
+  } else if (options.aux_k || options.aux_coefficient) {
+    throw_value("--aux-k, --aux-coefficient: the recipe ", out.name, " has no AuxK for ",
+                activation.empty() ? "its activation" : activation);
   }
   if (auto* const jump = out.activation.get<JumpReLU>()) {
     if (options.threshold) jump->threshold = *options.threshold;
@@ -556,11 +559,12 @@ void add_train(CLI::App& program) {
       ->check(CLI::IsMember({"adam", "adamw", "sgd", "signum", "muon", "adafactor"}));
   verb.add_option("--ema", options->ema, "decay of an average of the weights, which is what is saved; 0 (default): off")
       ->check(CLI::Range(0.0, 0.999999));
-  verb.add_option("--aux-k", options->aux_k,
-                  "topk and its family: dead latents per row that learn from what is left over (default: D / 2)")
+  verb.add_option(
+          "--aux-k", options->aux_k,
+          "topk and its family, jumprelu, gated: dead latents per row that learn from what is left over (default: D / 2)")
       ->check(at_least(0));
   verb.add_option("--aux-coefficient", options->aux_coefficient,
-                  sae::detail::concat("topk and its family: weight of that term (default ", recommended_aux_k, "; 0: off)"))
+                  sae::detail::concat("weight of that term (default ", recommended_aux_k, "; 0: off)"))
       ->check(at_least(0));
   verb.add_option(
           "--dead-window", options->dead_window,

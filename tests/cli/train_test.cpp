@@ -472,6 +472,8 @@ TEST_CASE("sae train: what is wrong is said in one line and leaves nothing behin
   const Words base = {"train", "--data", work.at("x.npy"), "--quiet", "--steps", "5", "--out"};
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "9"}), "--k 9: is more than the 8 latents");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--aux-k", "9"}), "AuxK: k = 9");
+  fails(with(base, {work.at("sae"), "--latents", "8", "--recipe", "saelens", "--activation", "jumprelu", "--aux-k", "2"}),
+        "the recipe saelens has no AuxK for jumprelu");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--warmup", "9"}),
         "--warmup 9 and --decay 0: are more than the 5 steps");
   fails(with(base, {work.at("sae"), "--latents", "8", "--k", "2", "--log", work.at("file")}),

@@ -373,14 +373,15 @@ inline Recipe recipe_default(const RecipeProblem& problem) {
     r.objective = AnyObjective{L1{.coefficient = make.sparsity(recommended_l1), .weighted_by_decoder_norm = false}};
   if (make.is("gated")) {
     r.activation = Gated{};
-    r.objective = AnyObjective{GatedAux{.coefficient = make.sparsity(recommended_l1)}};
+    r.objective = AnyObjective{GatedAux{.coefficient = make.sparsity(recommended_l1)}, AuxK{.coefficient = recommended_aux_k}};
   }
   if (make.is("matching_pursuit"))
     r.activation = MatchingPursuit{.max_iterations = make.iterations() > 0 ? make.iterations() : 32};
   if (make.is("jumprelu")) {
     r.activation = JumpReLU{};
     r.objective = AnyObjective{
-        L0Penalty{.coefficient = make.sparsity(recommended_l0), .form = L0Form::quadratic, .target = make.target(32)}};
+        L0Penalty{.coefficient = make.sparsity(recommended_l0), .form = L0Form::quadratic, .target = make.target(32)},
+        AuxK{.coefficient = recommended_aux_k}};
   }
   return std::move(r);
 }
