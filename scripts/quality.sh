@@ -56,7 +56,7 @@ case $activation in # all of them at the same mean number of active latents, or 
   *) sparsity=(--k 32) ;;
 esac
 for word in "${train_options[@]}"; do
-  case $word in --k | --target-l0 | --l0) sparsity=() ;; esac
+  case $word in --k | --k=* | --target-l0 | --target-l0=* | --l0 | --l0=*) sparsity=() ;; esac
 done
 context=256
 train_tokens=$((560 * (context - 1))) held_tokens=$((40 * (context - 1)))  # a window is BOS and 255 tokens of the text

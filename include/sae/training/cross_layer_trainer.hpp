@@ -2,6 +2,7 @@
 #include <sae/data/source.hpp>
 #include <sae/models/cross_layer_transcoder.hpp>
 #include <sae/training/dead_latents.hpp>
+#include <sae/training/prepared_rows.hpp>
 #include <sae/training/statistics.hpp>
 #include <sae/training/trainer_config.hpp>
 
@@ -100,9 +101,10 @@ class CrossLayerTrainer {
         status = FitStatus::exhausted;
         break;
       }
-      train_step(batch);
+      const bool report = (step_ + 1) % config_.report_every == 0 || step_ + 1 == steps;
+      train_step(batch, report);
       bool stop = false;
-      if (step_ % config_.report_every == 0 || step_ == steps) ((stop = call(callbacks) || stop), ...);
+      if (report) ((stop = call(callbacks) || stop), ...);
       if (stop && step_ < steps) status = FitStatus::stopped;
     }
     model_.fold_scales(input_scales_, target_scales_);
@@ -111,8 +113,8 @@ class CrossLayerTrainer {
     return status;
   }
 
-  /// One step on rows [B x 2 L D] in the units of the source.
-  const StepReport& train_step(const Batch<Scalar>& rows) {
+  /// One step on rows [B x 2 L D] in the units of the source. Without `report` the explained variance is that of an earlier one.
+  const StepReport& train_step(const Batch<Scalar>& rows, bool report = true) {
     load(rows);
     const Index steps = config_.total_steps();
     const double rate = config_.learning_rate * config_.schedule.factor(step_, steps);
@@ -161,7 +163,7 @@ class CrossLayerTrainer {
     report_.reconstruction = gradient.loss.reconstruction;
     report_.terms = gradient.loss.terms;
     report_.l0 = static_cast<double>(active) / static_cast<double>(rows.rows());
-    report_.explained_variance = 1 - gradient.loss.reconstruction / target_variance();
+    if (report) report_.explained_variance = 1 - gradient.loss.reconstruction / target_variance();
     report_.dead = dead;
     report_.learning_rate = rate;
     report_.sparsity_scale = sparsity;
@@ -214,21 +216,14 @@ class CrossLayerTrainer {
     if (inputs[0].rows() == 0) throw_value("CrossLayerTrainer: the source has no rows");
     source.restore(start);
     for (std::size_t l = 0; l < layers; ++l) {
-      input_scales_[l] = scale_of(inputs[l]);
-      target_scales_[l] = scale_of(targets[l]);
+      input_scales_[l] = detail::row_scale(config_.normalisation, inputs[l], D);
+      target_scales_[l] = detail::row_scale(config_.normalisation, targets[l], D);
       if (config_.center != Center::mean) continue;
       const std::vector<double> mean = targets[l].mean();
       for (Index j = 0; j < D; ++j)
         model_.parameters().b_dec()[static_cast<Index>(l) * D + j] =
             static_cast<Scalar>(target_scales_[l] * mean[static_cast<std::size_t>(j)]);
     }
-  }
-  double scale_of(const RowStatistics& rows) const {
-    if (config_.normalisation == Normalisation::mean_square && rows.mean_squared_norm() > 0)
-      return 1 / std::sqrt(rows.mean_squared_norm());
-    if (config_.normalisation == Normalisation::sqrt_d && rows.mean_norm() > 0)
-      return std::sqrt(static_cast<double>(model_.d_in())) / rows.mean_norm();
-    return 1;
   }
   void load(const Batch<Scalar>& rows) {
     if (rows.cols() != row_width())
@@ -255,9 +250,7 @@ class CrossLayerTrainer {
   double target_variance() const {
     RowStatistics statistics;
     for (Index b = 0; b < targets_.rows(); ++b) statistics.add(targets_.row(b), targets_.cols());
-    double squared_mean = 0;
-    for (const double x : statistics.mean()) squared_mean += x * x;
-    return statistics.mean_squared_norm() - squared_mean;
+    return statistics.variance();
   }
   template <class Callback>
   bool call(Callback& callback) {

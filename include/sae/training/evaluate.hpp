@@ -174,8 +174,7 @@ EvaluationReport evaluate(const Model& model, const typename Model::Rows& x, con
 
 /// The same on a source: until it is exhausted, or for `options.rows` rows. A source without end needs `options.rows`
 /// (ValueError without, where the source says that it is one). A transcoder's source holds inputs and targets side by side, as its
-/// Trainer's. The
-/// median of `max_norm` is read ahead; the source is then put back where it stood, and left behind the last row measured.
+/// Trainer's. The median of `max_norm` is read ahead; the source is then put back where it stood, and left behind the last row measured.
 template <class Model, class Source>
   requires RowSource < std::remove_reference_t<Source>,
 typename Model::Scalar > EvaluationReport evaluate(const Model& model, Source&& source, const EvaluationOptions& options = {},

@@ -13,6 +13,15 @@
 
 namespace sae::inline SAE_ABI::detail {
 
+/// What rows of this width are multiplied by. 1 where they are all 0, or the normalisation is no scale.
+inline double row_scale(Normalisation normalisation, const RowStatistics& rows, Index width) {
+  if (normalisation == Normalisation::mean_square && rows.mean_squared_norm() > 0)
+    return 1 / std::sqrt(rows.mean_squared_norm());
+  if (normalisation == Normalisation::sqrt_d && rows.mean_norm() > 0)
+    return std::sqrt(static_cast<double>(width)) / rows.mean_norm();
+  return 1;
+}
+
 /// What stands between the rows of a source and those that a model is trained on, there and back:
 ///
 ///   x -> scale x, or (x - mean) A where rows are whitened;      y -> target_scale y of a transcoder's targets
@@ -91,8 +100,8 @@ class PreparedRows {
       }
       if (inputs.rows() == 0) throw_value("Trainer: the source has no rows");
       source.restore(start);
-      scale_ = scale_of(inputs, in);
-      target_scale_ = predicts ? scale_of(targets, out) : scale_;
+      scale_ = row_scale(config_.normalisation, inputs, in);
+      target_scale_ = predicts ? row_scale(config_.normalisation, targets, out) : scale_;
       if (config_.reads_raw_rows) fold_scales(1 / scale_, 1 / target_scale_);
       RowStatistics seen = predicts ? targets : inputs;
       Tensor<Scalar> rows;
@@ -235,13 +244,6 @@ class PreparedRows {
       for (Index i = 0; i < to.size(); ++i)
         rows.row(begin)[i] = static_cast<Scalar>(to[i] + (after != nullptr ? (*after)[i % width] : 0.0));
     });
-  }
-  double scale_of(const RowStatistics& rows, Index width) const {
-    if (config_.normalisation == Normalisation::mean_square && rows.mean_squared_norm() > 0)
-      return 1 / std::sqrt(rows.mean_squared_norm());
-    if (config_.normalisation == Normalisation::sqrt_d && rows.mean_norm() > 0)
-      return std::sqrt(static_cast<double>(width)) / rows.mean_norm();
-    return 1;
   }
   void set_decoder_bias(const std::vector<double>& center, double factor) {
     if (config_.frozen.b_dec) return;

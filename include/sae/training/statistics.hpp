@@ -37,6 +37,12 @@ class RowStatistics {
     return out;
   }
   double mean_squared_norm() const { return squares_ / static_cast<double>(rows_); }
+  /// mean |x - mean x|^2
+  double variance() const {
+    double squared_mean = 0;
+    for (const double x : mean()) squared_mean += x * x;
+    return mean_squared_norm() - squared_mean;
+  }
   double mean_norm() const { return norms_ / static_cast<double>(rows_); }
 
  private:

@@ -528,9 +528,7 @@ class Trainer {
     });
     RowStatistics statistics;
     for (const RowStatistics& block : blocks) statistics.merge(block);
-    double squared_mean = 0;
-    for (const double x : statistics.mean()) squared_mean += x * x;
-    return statistics.mean_squared_norm() - squared_mean;
+    return statistics.variance();
   }
   template <class Callback>
   bool call(Callback& callback) {
