@@ -17,6 +17,7 @@ using nlohmann::json;
 using sae_test::file_text;
 using sae_test::json_of;
 using sae_test::run_sae;
+using sae_test::with;
 using sae_test::Words;
 namespace fs = std::filesystem;
 
@@ -41,10 +42,6 @@ struct Work : sae_test::Workplace {
     return words;
   }
 };
-Words with(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
 std::vector<Words> table_of(const std::string& csv) {
   std::vector<Words> out;
   std::istringstream lines(csv);

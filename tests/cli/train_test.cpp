@@ -22,6 +22,7 @@ using sae_test::json_of;
 using sae_test::keys_of;
 using sae_test::run_sae;
 using sae_test::RunningSae;
+using sae_test::with;
 using sae_test::Words;
 using sae_test::Workplace;
 using sae_test::write_text;
@@ -67,10 +68,6 @@ struct Training : Workplace {
 };
 
 const Words short_run = {"--steps", "200", "--batch", "128", "--lr", "0.01", "--seed", "3"};
-Words with(Words words, const Words& more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
 
 std::vector<json> lines_of(const std::string& path) {
   std::istringstream in(file_text(path));

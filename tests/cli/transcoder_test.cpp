@@ -17,6 +17,7 @@ using sae_test::file_text;
 using sae_test::json_of;
 using sae_test::run_sae;
 using sae_test::RunningSae;
+using sae_test::with;
 using sae_test::Words;
 namespace fs = std::filesystem;
 
@@ -126,10 +127,6 @@ TEST_CASE("sae train --targets: what does not fit is refused in one line", "[cli
     CHECK_THAT(run.err, ContainsSubstring(text));
   };
   const Words train{"train", "--data", work.at("x.npy"), "--latents", "16", "--quiet", "--out", work.at("no")};
-  const auto with = [](Words words, const Words& more) {
-    words.insert(words.end(), more.begin(), more.end());
-    return words;
-  };
   fails(with(train, {"--targets", work.at("short.npy")}), 1, "has 2999 rows, " + work.at("x.npy") + " has 3000");
   fails(with(train, {"--skip"}), 2, "--skip belongs to transcoders");
   fails(with(train, {"--targets", work.at("y.npy"), "--init", work.at("sae")}), 2, "--init starts from a SAE");

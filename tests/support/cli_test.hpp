@@ -17,6 +17,10 @@
 namespace sae_test {
 
 using Words = std::vector<std::string>;
+inline Words with(Words words, const Words& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
 
 inline std::string peer_path(const std::string& name) {
   return (std::filesystem::path(SAE_TEST_DATA) / "peers" / name).string();

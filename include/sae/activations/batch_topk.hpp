@@ -194,7 +194,7 @@ struct BatchTopK {
       Scalar floor() const { return floor_; }
       Scalar add(const std::vector<Kept>& fresh, Index first_row) {
         const std::lock_guard lock(mutex_);
-        if (wanted_ == 0) return floor_;
+        if (wanted_ == 0) return floor_;  // nothing is kept: there is no last entry to rank by
         for (Kept e : fresh) {
           if (kept_.size() >= 2 * wanted_ + 64) compact();
           e.row += static_cast<int>(first_row);
