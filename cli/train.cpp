@@ -103,6 +103,7 @@ void apply(const TrainVerb& options, TrainerConfig& config) {
   if (options.optimizer == "adamw") config.optimizer = AdamW{};
   if (options.optimizer == "sgd") config.optimizer = Sgd{.momentum = 0.9};
   if (options.optimizer == "signum") config.optimizer = SignSgd{.momentum = 0.95};
+  if (options.optimizer == "schedule-free") config.optimizer = ScheduleFree{};
   if (options.optimizer == "muon") config.optimizer = Muon{};
   if (options.optimizer == "adafactor") config.optimizer = Adafactor{};
 }
@@ -555,8 +556,9 @@ void add_train(CLI::App& program) {
                   "where b_dec starts: mean of the rows (default), median (geometric), none (default with --init)")
       ->check(CLI::IsMember({"none", "mean", "median"}));
   verb.add_option("--clip", options->clip, "largest gradient norm; 0 (default): no clipping")->check(at_least(0));
-  verb.add_option("--optimizer", options->optimizer, "adam (default), adamw, sgd (momentum 0.9), signum, muon or adafactor")
-      ->check(CLI::IsMember({"adam", "adamw", "sgd", "signum", "muon", "adafactor"}));
+  verb.add_option("--optimizer", options->optimizer,
+                  "adam (default), adamw, sgd (momentum 0.9), signum, schedule-free (sign-SGD), muon or adafactor")
+      ->check(CLI::IsMember({"adam", "adamw", "sgd", "signum", "schedule-free", "muon", "adafactor"}));
   verb.add_option("--ema", options->ema, "decay of an average of the weights, which is what is saved; 0 (default): off")
       ->check(CLI::Range(0.0, 0.999999));
   verb.add_option(

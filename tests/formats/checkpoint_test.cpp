@@ -106,11 +106,13 @@ TEMPLATE_TEST_CASE("checkpoint: ReLU with clipping, warm-up and decay resumes to
 }
 
 TEST_CASE("checkpoint: every optimizer and the average of weights resume to the last bit", "[formats][checkpoint]") {
-  for (const sae::Optimizer& optimizer : std::vector<sae::Optimizer>{
-           sae::Adam{.beta1 = 0}, sae::AdamW{}, sae::Sgd{}, sae::Sgd{.momentum = 0.9, .nesterov = true}, sae::SignSgd{},
-           sae::SignSgd{.momentum = 0.9}, sae::Muon{}, sae::Adafactor{}, sae::Adafactor{.relative = true}}) {
+  for (const sae::Optimizer& optimizer :
+       std::vector<sae::Optimizer>{sae::Adam{.beta1 = 0}, sae::AdamW{}, sae::Sgd{}, sae::Sgd{.momentum = 0.9, .nesterov = true},
+                                   sae::SignSgd{}, sae::SignSgd{.momentum = 0.9}, sae::Muon{}, sae::Adafactor{},
+                                   sae::Adafactor{.relative = true}, sae::ScheduleFree{}, sae::ScheduleFree{.sign = false}}) {
     CAPTURE(optimizer.index());
-    sae::TrainerConfig config{.learning_rate = 1e-2, .optimizer = optimizer, .ema = 0.8};
+    sae::TrainerConfig config{.learning_rate = 1e-2, .optimizer = optimizer};
+    if (!std::holds_alternative<sae::ScheduleFree>(optimizer)) config.ema = 0.8;
     require_resumes<float>(sae::TopK{.k = 2}, sae::Objective<>{}, config);
     config.decoder = sae::DecoderNorm::free;
     require_resumes<double>(sae::JumpReLU{.threshold = 0.1, .bandwidth = 0.5},
@@ -243,6 +245,7 @@ TEST_CASE("checkpoint: no field of a config is forgotten among the settings", "[
   CHECK(count_settings<sae::SignSgd>() == count_fields<sae::SignSgd>());
   CHECK(count_settings<sae::Muon>() == count_fields<sae::Muon>());
   CHECK(count_settings<sae::Adafactor>() == count_fields<sae::Adafactor>());
+  CHECK(count_settings<sae::ScheduleFree>() == count_fields<sae::ScheduleFree>());
   CHECK(count_settings<sae::DeadLatentOptions>() == count_fields<sae::DeadLatentOptions>());
   CHECK(count_settings<sae::L1>() == count_fields<sae::L1>());
   CHECK(count_settings<sae::AuxK>() == count_fields<sae::AuxK>());

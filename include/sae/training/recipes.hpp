@@ -230,17 +230,12 @@ inline Recipe recipe_sparsify(const RecipeProblem& problem) {
   r.untied_start = true;
   TrainerConfig& c = r.config;
   c.learning_rate = auto_learning_rate(problem.latents, 5e-3);
-  c.optimizer = SignSgd{.momentum = 0.95};
-  c.schedule = {.warmup = std::min<Index>(1000, make.steps_share(0.2)), .warmup_shape = WarmupShape::from_zero};
-  c.schedule.shape = ScheduleShape::linear;
-  c.schedule.final_fraction = 0;
+  c.optimizer = ScheduleFree{.momentum = 0.95, .sign = true};
   c.center = Center::mean;
   c.normalisation = Normalisation::none;
   c.dead = {.window = 10'000'000};
   r.objective = AnyObjective{SquaredError{.normaliser = ErrorNormaliser::target_variance}};
-  r.deviations = {"Signum with a linear decay takes the place of sign-SGD inside schedule-free averaging",
-                  "warm-up of 1000 steps is shortened to a fifth of a run",
-                  "decoder rows are made unit vectors after the step instead of before the next one"};
+  r.deviations = {"decoder rows are made unit vectors after the step instead of before the next one, and once more at the end"};
   return std::move(r);
 }
 

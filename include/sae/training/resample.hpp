@@ -187,20 +187,20 @@ class Resampler {
           p.W_dec.row(i)[j] = static_cast<Scalar>(unit * x);
           p.W_enc.row(i)[j] = static_cast<Scalar>(reads * x);
         }
-        optimizer.reset_row("W_dec", i);
-        optimizer.reset_row("W_enc", i);
+        optimizer.reset_row("W_dec", p.W_dec, i);
+        optimizer.reset_row("W_enc", p.W_enc, i);
         if (p.b_enc.size() > 0) {
           p.b_enc[i] = Scalar(0);
-          optimizer.reset_number("b_enc", i);
+          optimizer.reset_number("b_enc", p.b_enc, i);
         }
         decltype(start)::visit(
             [&](std::string_view name, auto& own, const auto& first) {
               if (own.rows() == p.latents()) {
                 std::copy_n(first.row(i), own.cols(), own.row(i));
-                optimizer.reset_row(name, i);
+                optimizer.reset_row(name, own, i);
               } else {
                 own[i] = first[i];
-                optimizer.reset_number(name, i);
+                optimizer.reset_number(name, own, i);
               }
             },
             p.activation, start);

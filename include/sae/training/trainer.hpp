@@ -30,7 +30,8 @@ namespace sae::inline SAE_ABI {
 /// Average: with `ema` = beta > 0 each step ends with a <- beta a + (1 - beta) w, for every weight w, a from 0. When `fit` ends,
 /// early or not, a / (1 - beta^t) takes the place of w; decoder rows are then brought back to their norm where `decoder` is `unit`, as
 /// a mean of unit vectors is shorter. Until then callbacks see w. It takes 2 F D numbers. Source: openai/sparse_autoencoder
-/// train.py, EmaModel, which averages before a step and does not renormalise.
+/// train.py, EmaModel, which averages before a step and does not renormalise. The optimizer ScheduleFree averages by itself: what it ends
+/// with takes the place of the weights in the same way.
 /// Results are the same bytes for any number of threads; `visit_state` with the source's state resumes to the last bit.
 /// The trainer keeps a reference to the model, which must outlive it.
 template <class Model, class Terms = typename DefaultObjective<typename Model::Activation>::type>
@@ -152,14 +153,14 @@ class Trainer {
     rows_.share(other.rows_);
     return prepared_ = true;
   }
-  /// What `fit` does at its end: the average of the weights takes the place of the weights where `ema` is on, the input scale is
+  /// What `fit` does at its end: the average of the weights takes their place where there is one (`averaged`), the input scale is
   /// folded into the model, which from there on reads raw rows.
   /// \throws ValueError     it was done already.
   /// \throws DivergedError  a weight is not finite.
   void finish() {
     if (folded_) throw_value("Trainer: the run has ended already");
     check_weights();
-    if (config_.ema > 0 && step_ > 0) model_.parameters() = averaged();
+    if (averages() && step_ > 0) model_.parameters() = averaged();
     folded_ = true;
     model_.parameters().activation.constrain();
     rows_.fold();
@@ -173,20 +174,29 @@ class Trainer {
         },
         model_.parameters());
   }
+  /// Whether the training ends with an average of the weights: `ema` is on, or the optimizer averages.
+  bool averages() const { return config_.ema > 0 || moments_.averages(); }
   /// The average of the weights as `fit` leaves it in the model, but in the units of the scaled rows.
-  /// \throws ValueError  `ema` is 0, or no step was done.
+  /// \throws ValueError  there is none, or no step was done.
   Parameters averaged() const {
-    if (!(config_.ema > 0) || step_ == 0)
-      throw_value("Trainer: no average of weights: ema = ", config_.ema, ", ", step_, " steps");
+    if (!averages() || step_ == 0) throw_value("Trainer: no average of weights: ema = ", config_.ema, ", ", step_, " steps");
     Parameters out = model_.parameters();
-    const auto factor = static_cast<Scalar>(1 / (1 - std::pow(config_.ema, static_cast<double>(step_))));
-    Parameters::visit(
-        [&](std::string_view name, auto& w, const auto& a) {
-          if (config_.frozen.holds(name)) return;
-          w = a;
-          kernels::scale(w.data(), factor, w.size());
-        },
-        out, average_);
+    if (config_.ema > 0) {
+      const auto factor = static_cast<Scalar>(1 / (1 - std::pow(config_.ema, static_cast<double>(step_))));
+      Parameters::visit(
+          [&](std::string_view name, auto& w, const auto& a) {
+            if (config_.frozen.holds(name)) return;
+            w = a;
+            kernels::scale(w.data(), factor, w.size());
+          },
+          out, average_);
+    } else {
+      Parameters::visit(
+          [&](std::string_view name, auto& w) {
+            if (!config_.frozen.holds(name)) moments_.average(name, w);
+          },
+          out);
+    }
     if (unit_decoder())
       for (Index i = 0; i < out.latents(); ++i) normalise(out.W_dec.row(i));
     return out;

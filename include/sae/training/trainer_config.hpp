@@ -174,6 +174,8 @@ struct TrainerConfig {
     schedule.check(total_steps());
     sae::check(optimizer);
     if (!(ema >= 0 && ema < 1)) throw_value("Trainer: ema = ", ema, " is not in [0, 1)");
+    if (ema > 0 && std::holds_alternative<ScheduleFree>(optimizer))
+      throw_value("Trainer: ema = ", ema, ", and the optimizer schedule_free averages the weights itself: ema = 0 is legal");
     if (sparsity_warmup < 0) throw_value("Trainer: sparsity_warmup = ", sparsity_warmup, " is negative");
     if (!(clip_norm >= 0)) throw_value("Trainer: clip_norm = ", clip_norm, " is negative");
     if (!(clip_epsilon >= 0)) throw_value("Trainer: clip_epsilon = ", clip_epsilon, " is negative");
