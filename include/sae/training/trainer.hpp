@@ -35,6 +35,7 @@ class Trainer {
   static_assert(detail::is_objective<Terms>, "sae: give the terms of the loss as an objective: sae::Objective{sae::AuxK{}}");
 
  public:
+  static constexpr std::string_view kind = "Trainer";  ///< what a checkpoint names
   using Scalar = typename Model::Scalar;
   using Parameters = typename Model::Parameters;
 
