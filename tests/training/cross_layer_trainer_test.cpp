@@ -7,6 +7,8 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "catch_compat.hpp"
@@ -198,4 +200,99 @@ TEST_CASE("what a cross-layer transcoder cannot be trained with is refused by na
   sae::CrossLayerTrainer diverging(other, wild);
   sae::MatrixSource<double> source(data(64));
   CHECK_THROWS_AS(diverging.fit(source), sae::DivergedError);
+}
+
+namespace {
+
+sae::TrainerConfig scaled(Index steps, Index batch) {
+  auto config = plain(steps, batch);
+  config.center = sae::Center::mean;
+  config.normalisation = sae::Normalisation::mean_square;
+  return config;
+}
+Dense parameters_of(const Model<sae::TopK>& model) {
+  Dense out(1, 0);
+  Model<sae::TopK>::Parameters::visit(
+      [&](std::string_view, const auto& w) {
+        out.conservativeResize(1, out.cols() + w.size());
+        out.rightCols(w.size()) = Eigen::Map<const Dense>(w.data(), 1, w.size());
+      },
+      model.parameters());
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("callbacks of a cross-layer training see the report, or the trainer and the report", "[training][cross_layer]") {
+  Model<sae::TopK> model(L, d, F, {.k = 3});
+  sae::CrossLayerTrainer trainer(model, plain(10, 8));
+  sae::MatrixSource<double> source(data(100));
+  std::string order;
+  const auto with_trainer = [&](auto& self, const sae::StepReport& report) {
+    CHECK(&self == &trainer);
+    CHECK(self.fitting());
+    CHECK(self.step() == report.step);
+    order += 't';
+    return report.step == 3;
+  };
+  const auto alone = [&](const sae::StepReport&) { order += 'a'; };
+  CHECK_FALSE(trainer.fitting());
+  CHECK(trainer.fit(source, with_trainer, alone) == sae::FitStatus::stopped);
+  CHECK(order == "tatata");  // all of them, also behind the one that asks to stop
+  CHECK(trainer.step() == 3);
+  CHECK_FALSE(trainer.fitting());
+}
+
+TEST_CASE("a cross-layer training that an exception ended goes on where it was", "[training][cross_layer]") {
+  const Dense rows = data(300);
+  const auto train = [&](Index fails_at) {
+    Model<sae::TopK> model(L, d, F, {.k = 3}, {.seed = 4});
+    sae::CrossLayerTrainer trainer(model, scaled(20, 16));
+    sae::MatrixSource<double> source(rows, {.seed = 1});
+    struct Failed {};
+    const auto fail = [&](const sae::StepReport& report) {
+      if (report.step == fails_at) throw Failed();
+    };
+    if (fails_at > 0) {
+      CHECK_THROWS_AS(trainer.fit(source, fail), Failed);
+      CHECK(trainer.step() == fails_at);
+      for (const double scale : trainer.target_scales()) CHECK(scale != 1);  // not folded yet
+    }
+    CHECK(trainer.fit(source) == sae::FitStatus::finished);
+    CHECK(trainer.step() == 20);
+    CHECK_THROWS_WITH(trainer.fit(source), Catch::Contains("fit was run to its end already"));
+    CHECK_THROWS_WITH(trainer.finish(), Catch::Contains("the run has ended already"));
+    return parameters_of(model);
+  };
+  const Dense want = train(0);
+  for (const Index fails_at : {1, 7, 20}) CHECK(train(fails_at) == want);
+}
+
+TEST_CASE("a cross-layer training of one's own steps ends as fit does", "[training][cross_layer]") {
+  const Dense rows = data(64);
+  Model<sae::TopK> model(L, d, F, {.k = 3}, {.seed = 4}), twin = model;
+  sae::MatrixSource<double> source(rows, {.shuffle = false}), again(rows, {.shuffle = false});
+  sae::CrossLayerTrainer fitted(model, scaled(4, 16)), stepped(twin, scaled(4, 16));
+  fitted.fit(source);
+  stepped.prepare(again);
+  for (Index t = 0; t < 4; ++t) stepped.train_step(rows.middleRows(16 * t, 16));
+  CHECK_THROWS_WITH(stepped.prepare(again), Catch::Contains("prepare comes before the first step, 4 are done"));
+  stepped.finish();
+  CHECK(parameters_of(twin) == parameters_of(model));
+}
+
+TEST_CASE("a weight that is not finite ends a cross-layer training before its scales are folded", "[training][cross_layer]") {
+  Model<sae::TopK> model(L, d, F, {.k = 3}, {.seed = 4});
+  sae::CrossLayerTrainer trainer(model, scaled(5, 16));
+  sae::MatrixSource<double> source(data(100));
+  double kept = 0;
+  const auto spoil = [&](const sae::StepReport& report) {
+    if (report.step < 5) return;
+    kept = std::exchange(model.parameters().layers[1].W_dec[3], std::numeric_limits<double>::infinity());
+  };
+  CHECK_THROWS_WITH(trainer.fit(source, spoil), Catch::Contains("at step 5 layer1.W_dec holds a number that is not finite"));
+  for (const double scale : trainer.target_scales()) CHECK(scale != 1);
+  model.parameters().layers[1].W_dec[3] = kept;
+  trainer.finish();
+  for (const double scale : trainer.target_scales()) CHECK(scale == 1);
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <map>
 #include <set>
 #include <string>
@@ -14,9 +15,18 @@
 
 // A checkpoint is one safetensors file: the parameters, the optimizer's moments ("moment0.W_enc"), the average of the weights
 // ("average.W_enc") where there is one, how long each latent has been silent, the counters, the input scale, where the source
-// stands ("source.counters", "source.rows", inner sources "source.0.counters"), each exactly as it is in memory. Its metadata hold the format's version, the step and every setting that
-// the result depends on ("setting trainer.batch").
+// stands ("source.counters", "source.rows", inner sources "source.0.counters"), each exactly as it is in memory. Of several layers
+// each has its own ("layer0.W_enc", "layer0.silent"). Its metadata hold the format's version, the step and every setting that the
+// result depends on ("setting trainer.batch").
 namespace sae::inline SAE_ABI {
+
+/// A trainer whose runs can be saved and gone on with: Trainer, CrossLayerTrainer.
+template <class T>
+concept Resumable = requires(T& trainer) {
+  { trainer.fitting() } -> std::same_as<bool>;
+  trainer.check_weights();
+  trainer.resume();
+};
 
 /// Name and value of settings, in a fixed order.
 using Settings = std::vector<std::pair<std::string, std::string>>;
@@ -184,18 +194,22 @@ class CheckpointReader {
 
 }  // namespace detail
 
-/// Every setting that the result of a training depends on, by name: sizes, activation, terms of the loss and TrainerConfig, then
-/// what the caller adds (where the rows come from, a seed). Two trainings with equal settings on equal rows give equal bytes.
+/// Every setting that the result of a training depends on, by name: kind of trainer, sizes, activation, terms of the loss and
+/// TrainerConfig, then what the caller adds (where the rows come from, a seed). Two trainings with equal settings on equal rows give
+/// equal bytes.
 /// Terms and activations of your own tell theirs by a member `visit_settings` (training/aux_k.hpp shows one).
-template <class Model, class Terms>
-Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Settings& own = {}) {
+template <Resumable AnyTrainer>
+Settings checkpoint_settings(const AnyTrainer& trainer, const Settings& own = {}) {
   Settings out;
-  const Model& model = trainer.model();
+  const auto& model = trainer.model();
   const detail::SettingsList top(out, "");
+  top("trainer", AnyTrainer::kind);
+  if constexpr (requires { model.layers(); }) top("model.layers", model.layers());
   top("model.d_in", model.d_in());
   top("model.latents", model.latents());
-  top("model.scalar", to_string(dtype_of<typename Model::Scalar>()));
-  top("model.subtract_decoder_bias", model.subtracts_decoder_bias());
+  top("model.scalar", to_string(dtype_of<typename AnyTrainer::Scalar>()));
+  if constexpr (requires { model.subtracts_decoder_bias(); })
+    top("model.subtract_decoder_bias", model.subtracts_decoder_bias());
   if constexpr (requires { model.sites(); })
     for (std::size_t s = 0; s < model.sites().size(); ++s) top(detail::concat("model.site", s + 1), model.sites()[s]);
   if (const auto kind = detail::input_normalisation_of(model); kind != InputNormalisation::none)
@@ -209,8 +223,8 @@ Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Setting
 }
 
 /// Writes everything that a training needs to go on as if it had never stopped. The file appears whole under its name, replacing
-/// an earlier one, or the earlier one stays: also through a kill or a power cut at any moment. For a callback of
-/// `Trainer::fit`; to be called there, after a step, because only then the source can be asked where it stands.
+/// an earlier one, or the earlier one stays: also through a kill or a power cut at any moment. For a callback of `fit`; to be called
+/// there, after a step, because only then the source can be asked where it stands.
 ///
 /// \param own  settings of the caller's that a resumed training must share (see checkpoint_settings).
 /// \throws FileError      it cannot be written (the earlier one is intact).
@@ -218,10 +232,10 @@ Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Setting
 /// \throws DivergedError  a weight is not finite (the earlier one, the last good state, is intact).
 /// Cost: the parameters, what the optimizer keeps (Adam: 2 times the parameters), the average of the weights and the rows that a
 /// shuffle buffer holds, written and synced.
-template <class Model, class Terms>
-void save_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path& path, const Settings& own = {}) {
+template <Resumable AnyTrainer>
+void save_checkpoint(AnyTrainer& trainer, const std::filesystem::path& path, const Settings& own = {}) {
   if (!trainer.fitting())
-    throw_value("save_checkpoint: to be called in a callback of Trainer::fit, where the source says how far it was read");
+    throw_value("save_checkpoint: to be called in a callback of fit, where the source says how far it was read");
   trainer.check_weights();
   SafetensorsWriter file;
   detail::CheckpointWriter writer(file);
@@ -239,8 +253,8 @@ void save_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path
 /// afresh. When it throws, nothing has changed.
 /// \throws FileError  one sentence: the file is missing, cut, or no checkpoint; a setting differs (the first, with both values); a
 ///                    tensor is missing, too many, or of another shape or kind than the trainer's.
-template <class Model, class Terms>
-void load_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path& path, const Settings& own = {}) {
+template <Resumable AnyTrainer>
+void load_checkpoint(AnyTrainer& trainer, const std::filesystem::path& path, const Settings& own = {}) {
   const SafetensorsFile file(path);
   if (detail::metadata_or_empty(file, "format") != detail::checkpoint_format)
     throw_file(file.path(), ": is not a checkpoint (its metadata name no format \"", detail::checkpoint_format, "\")");
@@ -270,8 +284,8 @@ void load_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path
   trainer.resume();
 }
 
-/// Callback of `Trainer::fit`: `save_checkpoint` every `steps` steps. Callbacks run every `report_every` steps: with another
-/// value than 1, at the first of these at or after each multiple of `steps`.
+/// Callback of `fit`: `save_checkpoint` every `steps` steps. Callbacks run every `report_every` steps: with another value than 1, at
+/// the first of these at or after each multiple of `steps`.
 ///
 ///   trainer.fit(source, sae::checkpoint_every("run/checkpoint.safetensors", 100));
 class CheckpointEvery {
@@ -280,8 +294,8 @@ class CheckpointEvery {
       : path_(std::move(path)), steps_(steps), own_(std::move(own)) {
     if (steps < 1) throw_value("checkpoint_every: ", steps, " steps are below 1");
   }
-  template <class Model, class Terms>
-  void operator()(Trainer<Model, Terms>& trainer, const StepReport& report) {
+  template <Resumable AnyTrainer>
+  void operator()(AnyTrainer& trainer, const StepReport& report) {
     if (last_ < 0) last_ = (std::max)(Index{0}, report.step - trainer.config().report_every);
     const bool due = report.step / steps_ > last_ / steps_;
     last_ = report.step;

@@ -42,16 +42,26 @@ struct CrossLayerParameters {
   /// As AutoencoderParameters::visit.
   template <class Visitor, class First, class... Sets>
   static void visit(Visitor&& visitor, First& first, Sets&... sets) {
-    for (std::size_t l = 0; l < first.layers.size(); ++l) {
-      const auto named = [&](std::string_view name, auto&... tensors) {
-        visitor(std::string_view(detail::concat("layer", l, ".", name)), tensors...);
-      };
-      Layer::visit(named, first.layers[l], sets.layers[l]...);
-    }
+    for (std::size_t l = 0; l < first.layers.size(); ++l)
+      Layer::visit(of_layer(l, visitor), first.layers[l], sets.layers[l]...);
+  }
+  /// As AutoencoderParameters::visit_state.
+  template <class Visitor>
+  static void visit_state(Visitor&& visitor, CrossLayerParameters& set) {
+    for (std::size_t l = 0; l < set.layers.size(); ++l) Layer::visit_state(of_layer(l, visitor), set.layers[l]);
   }
   /// Before a forward, after a step of an optimizer: brings the activation's tensors back to what is legal (thresholds >= 0).
   void constrain() {
     for (Layer& layer : layers) layer.activation.constrain();
+  }
+
+ private:
+  /// The visitor, told names with the layer before them.
+  template <class Visitor>
+  static auto of_layer(std::size_t l, Visitor& visitor) {
+    return [l, &visitor](std::string_view name, auto&... tensors) {
+      visitor(std::string_view(detail::concat("layer", l, ".", name)), tensors...);
+    };
   }
 };
 

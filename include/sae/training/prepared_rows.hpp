@@ -22,6 +22,16 @@ inline double row_scale(Normalisation normalisation, const RowStatistics& rows, 
   return 1;
 }
 
+/// \param number  of the row in the stream, to name it.
+/// \throws ValueError  the row holds a number that is not finite.
+template <class Scalar>
+void check_finite(const Scalar* row, Index width, Index number) {
+  if (std::isfinite(kernels::squared_norm(row, width))) return;
+  for (Index j = 0; j < width; ++j)  // squares of finite numbers may be too large
+    if (!std::isfinite(row[j]))
+      throw_value("Trainer: row ", number, " of the stream holds a number that is not finite (NaN or infinity)");
+}
+
 /// What stands between the rows of a source and those that a model is trained on, there and back:
 ///
 ///   x -> scale x, or (x - mean) A where rows are whitened;      y -> target_scale y of a transcoder's targets
@@ -254,13 +264,6 @@ class PreparedRows {
     }
   }
 
-  /// \param number  of the row in the stream, to name it.
-  static void check_finite(const Scalar* row, Index width, Index number) {
-    if (std::isfinite(kernels::squared_norm(row, width))) return;
-    for (Index j = 0; j < width; ++j)  // squares of finite numbers may be too large
-      if (!std::isfinite(row[j]))
-        throw_value("Trainer: row ", number, " of the stream holds a number that is not finite (NaN or infinity)");
-  }
   /// The model was trained on (in * x, out * y).
   void fold_scales(double in, [[maybe_unused]] double out) {
     if constexpr (predicts) {

@@ -3,17 +3,14 @@
 #include <sae/data/source.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/default_objective.hpp>
+#include <sae/training/fit_loop.hpp>
 #include <sae/training/prepared_rows.hpp>
 #include <sae/training/trainer_config.hpp>
 
 #include <algorithm>
 #include <cmath>
-#include <concepts>
-#include <functional>
 #include <limits>
-#include <optional>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -39,6 +36,7 @@ class Trainer {
   static_assert(detail::is_objective<Terms>, "sae: give the terms of the loss as an objective: sae::Objective{sae::AuxK{}}");
 
  public:
+  static constexpr std::string_view kind = "Trainer";  ///< what a checkpoint names
   using Scalar = typename Model::Scalar;
   using Parameters = typename Model::Parameters;
 
@@ -107,31 +105,9 @@ class Trainer {
     if (folded_) throw_value("Trainer: fit was run to its end already; make a new trainer to go on");
     if (source.width() != row_width())
       throw_shape("Trainer: the source yields rows of width ", source.width(), ", ", rows_.needs());
-    if (restored_) {
-      source.restore(source_state_);
-      source_state_ = {};
-    } else if (!prepared_) {
-      rows_.measure(source);
-    }
-    restored_ = false;
+    if (!loop_.restore(source) && !prepared_) rows_.measure(source);
     prepared_ = true;
-    ask_source_ = [&source] { return source.state(); };
-    const Asking asking{*this};
-    FitStatus status = FitStatus::finished;
-    Tensor<Scalar> batch(config_.batch, row_width());
-    const Index steps = config_.total_steps();
-    while (step_ < steps && status == FitStatus::finished) {
-      if (fill_batch(source, batch) < config_.batch) {
-        status = FitStatus::exhausted;
-        break;
-      }
-      const bool report = (step_ + 1) % config_.report_every == 0 || step_ + 1 == steps;
-      train_step(batch, report);
-      bool stop = false;
-      if (report) ((stop = call(callbacks) || stop), ...);  // all of them, in order
-      source_state_ = {};  // of a checkpoint that one of them made: a shuffle buffer's is large
-      if (stop && step_ < steps) status = FitStatus::stopped;
-    }
+    const FitStatus status = loop_.run(*this, source, callbacks...);
     finish();
     return status;
   }
@@ -166,14 +142,7 @@ class Trainer {
     rows_.fold();
   }
   /// \throws DivergedError  a weight is not finite.
-  void check_weights() const {
-    Parameters::visit(
-        [&](std::string_view name, const auto& w) {
-          for (Index i = 0; i < w.size(); ++i)
-            if (!std::isfinite(w[i])) throw DivergedError(step_, detail::concat(name, " holds a number that is not finite"));
-        },
-        model_.parameters());
-  }
+  void check_weights() const { detail::check_weights(model_.parameters(), step_); }
   /// Whether the training ends with an average of the weights: `ema` is on, or the optimizer averages.
   bool averages() const { return config_.ema > 0 || moments_.averages(); }
   /// The average of the weights as `fit` leaves it in the model, but in the units of the scaled rows.
@@ -272,9 +241,7 @@ class Trainer {
     if (config_.ema > 0)
       Parameters::visit([&](std::string_view name, auto& tensor) { visitor.tensor(detail::concat("average.", name), tensor); },
                         average_);
-    const auto untrained = [&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); };
-    if constexpr (requires { model_.parameters().activation.visit_state(untrained, model_.parameters().activation); })
-      model_.parameters().activation.visit_state(untrained, model_.parameters().activation);
+    Parameters::visit_state([&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); }, model_.parameters());
     objective_.for_each([&](auto& term) {
       if constexpr (requires { term.visit_state(visitor); }) term.visit_state(visitor);
     });
@@ -282,17 +249,16 @@ class Trainer {
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
     rows_.visit_state(visitor);
-    if (ask_source_) source_state_ = ask_source_();
-    visitor.source(source_state_);
+    loop_.visit_state(visitor);
     if (counters.size() != 2 || static_cast<Index>(dead_.silent().size()) != model_.latents())
       throw_value("the saved state does not belong to a model of ", model_.latents(), " latents");
     step_ = counters[0];
     tokens_ = counters[1];
   }
   /// Whether `fit` is running, in one of whose callbacks one is: only then the source can be asked where it stands.
-  bool fitting() const { return static_cast<bool>(ask_source_); }
+  bool fitting() const { return loop_.running(); }
   /// After a state was read through `visit_state`: the next `fit` goes on from there.
-  void resume() { restored_ = true; }
+  void resume() { loop_.resume(); }
 
  private:
   static constexpr Index row_block = 64;  ///< rows that a thread takes at a time
@@ -409,12 +375,6 @@ class Trainer {
       });
     return out;
   }
-
-  /// The source may be asked where it stands only while `fit` runs.
-  struct Asking {
-    Trainer& trainer;
-    ~Asking() { trainer.ask_source_ = nullptr; }
-  };
 
   void mark_dead() {
     marked_dead_ = dead_.mark(config_.dead.window);
@@ -540,24 +500,6 @@ class Trainer {
     for (const RowStatistics& block : blocks) statistics.merge(block);
     return statistics.variance();
   }
-  template <class Callback>
-  bool call(Callback& callback) {
-    const auto ask = [&](auto&&... arguments) {
-      if constexpr (std::is_void_v<decltype(callback(arguments...))>) {
-        callback(arguments...);
-        return false;
-      } else {
-        return static_cast<bool>(callback(arguments...));
-      }
-    };
-    if constexpr (std::is_invocable_v<Callback&, Trainer&, const StepReport&>) {
-      return ask(*this, std::as_const(report_));
-    } else {
-      static_assert(std::is_invocable_v<Callback&, const StepReport&>,
-                    "sae: a callback of Trainer::fit takes (const StepReport&) or (Trainer&, const StepReport&)");
-      return ask(std::as_const(report_));
-    }
-  }
   Model& model_;
   TrainerConfig config_;
   Terms objective_;
@@ -569,9 +511,8 @@ class Trainer {
   DeadLatents dead_;
   Resampler<Scalar> resampler_;
   Index step_ = 0, tokens_ = 0;
-  SourceState source_state_;
-  std::function<SourceState()> ask_source_;  ///< while `fit` runs
-  bool restored_ = false, prepared_ = false, folded_ = false;
+  detail::FitLoop loop_;
+  bool prepared_ = false, folded_ = false;
   bool pending_ = false;   ///< between `forward` and `backward`
   Index marked_dead_ = 0;  ///< as of this step
 
