@@ -1,5 +1,6 @@
 // CrossLayerTrainer: its steps are the model's gradients through the optimizer, its scales fold away, it learns, it refuses.
 #include <sae/activations/any_activation.hpp>
+#include <sae/activations/glu.hpp>
 #include <sae/data/indexed_source.hpp>
 #include <sae/training/any_objective.hpp>
 #include <sae/training/cross_layer_trainer.hpp>
@@ -50,13 +51,14 @@ sae::TrainerConfig plain(Index steps, Index batch) {
 TEST_CASE("steps of a cross-layer transcoder are its gradients through the optimizer", "[training][cross_layer]") {
   const Dense rows = data(48);
   const sae::Objective objective{sae::L1{.coefficient = 0.02}};
-  for (const double clip : {0.0, 0.5}) {
-    CAPTURE(clip);
+  for (const auto& [clip, averages] : {std::pair{0.0, false}, std::pair{0.5, false}, std::pair{0.0, true}}) {
+    CAPTURE(clip, averages);
     Model<sae::ReLU> model(L, d, F, {}, {.decoder_norm = 0.3, .seed = 2}), twin = model;
     auto config = plain(3, 16);
     config.schedule.decay = 2;
     config.sparsity_warmup = 3;
     config.clip_norm = clip;
+    if (averages) config.optimizer = sae::ScheduleFree{.sign = false};
     sae::Threads threads(2);
     sae::CrossLayerTrainer trainer(model, config, objective, threads);
     sae::MatrixSource<double> source(rows, {.shuffle = false});
@@ -64,7 +66,7 @@ TEST_CASE("steps of a cross-layer transcoder are its gradients through the optim
     REQUIRE(trainer.fit(source, [&](const sae::StepReport& report) { reports.push_back(report); }) == sae::FitStatus::finished);
     REQUIRE(reports.size() == 3);
 
-    sae::OptimizerState<double> state(sae::Adam{});
+    sae::OptimizerState<double> state(config.optimizer);
     Model<sae::ReLU>::Parameters::visit([&](auto name, const auto& w) { state.add(name, w.rows(), w.cols()); },
                                         twin.parameters());
     for (Index t = 0; t < 3; ++t) {
@@ -91,6 +93,8 @@ TEST_CASE("steps of a cross-layer transcoder are its gradients through the optim
           },
           twin.parameters(), gradient.parameters);
     }
+    if (averages)  // what a training ends with
+      Model<sae::ReLU>::Parameters::visit([&](auto name, auto& w) { state.average(name, w); }, twin.parameters());
     Model<sae::ReLU>::Parameters::visit(
         [](std::string_view name, const auto& a, const auto& b) {
           CAPTURE(name);
@@ -134,23 +138,30 @@ TEST_CASE("a cross-layer transcoder learns on layers of any size and reads them 
 }
 
 TEST_CASE("the scales of a cross-layer transcoder fold away, codes and all", "[training][cross_layer]") {
-  Model<sae::JumpReLU> model(L, d, F, {.threshold = 0.3}, {.decoder_norm = 0.5, .seed = 3});
-  model.parameters().b_dec().map() = random_rows(1, L * d, 8);
   const Dense x = random_rows(9, L * d, 9);
   const std::vector<double> in{2, 0.5, 4}, out{0.25, 3, 0.1};
-  Dense scaled = x;
-  for (Index l = 0; l < L; ++l) scaled.middleCols(l * d, d) *= in[static_cast<std::size_t>(l)];
-  const auto codes = model.encode(scaled);
-  Dense want = model.predict(scaled);
-  for (Index l = 0; l < L; ++l) want.middleCols(l * d, d) /= out[static_cast<std::size_t>(l)];
-  model.fold_scales(in, out);
-  CHECK(largest_difference(model.predict(x), want) <= 1e-13 * largest_magnitude(want));
-  const auto folded = model.encode(x);
-  for (std::size_t l = 0; l < L; ++l) {
-    REQUIRE(codes[l].size() > 0);
-    CHECK(mask_of(folded[l]) == mask_of(codes[l]));
-    CHECK(largest_difference(folded[l].dense(), codes[l].dense()) <= 1e-13);
-  }
+  const auto check = [&](auto model) {
+    CAPTURE(std::string(model.activation().name));
+    model.parameters().b_dec().map() = random_rows(1, L * d, 8);
+    Dense scaled = x;
+    for (Index l = 0; l < L; ++l) scaled.middleCols(l * d, d) *= in[static_cast<std::size_t>(l)];
+    const auto codes = model.encode(scaled);
+    Dense want = model.predict(scaled);
+    for (Index l = 0; l < L; ++l) want.middleCols(l * d, d) /= out[static_cast<std::size_t>(l)];
+    model.fold_scales(in, out);
+    CHECK(largest_difference(model.predict(x), want) <= 1e-13 * largest_magnitude(want));
+    const auto folded = model.encode(x);
+    for (std::size_t l = 0; l < L; ++l) {
+      REQUIRE(codes[l].size() > 0);
+      CHECK(mask_of(folded[l]) == mask_of(codes[l]));
+      CHECK(largest_difference(folded[l].dense(), codes[l].dense()) <= 1e-13);
+    }
+  };
+  Model<sae::JumpReLU> model(L, d, F, {.threshold = 0.3}, {.decoder_norm = 0.5, .seed = 3});
+  check(model);
+  Model<sae::Glu<sae::TopK>> gated(L, d, F, {.inner = {.k = 3}}, {.decoder_norm = 0.5, .seed = 3});
+  for (auto& layer : gated.parameters().layers) layer.activation.W_glu.map() = random_rows(F, d, 10);
+  check(gated);
   CHECK_THROWS_WITH(model.fold_scales(std::vector<double>{1, 1}, out), Catch::Contains("the model has 3 layers"));
   CHECK_THROWS_WITH(model.fold_scales(std::vector<double>{1, 0, 1}, out),
                     Catch::Contains("the scale 0 is not a positive finite number"));

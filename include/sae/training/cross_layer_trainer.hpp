@@ -58,8 +58,7 @@ class CrossLayerTrainer {
       if constexpr (requires(Term & term, LayerStep & step) { term.advance(step); })
         throw_value("CrossLayerTrainer: ", Term::name, " follows the codes of one model, not those of several layers");
     });
-    if (config_.dead.window == 0)
-      config_.dead.window = std::min<Index>(10'000'000, std::max<Index>(1, config_.total_steps() * config_.batch / 10));
+    config_.choose_dead_window();
     moments_ = OptimizerState<Scalar>(config_.optimizer);
     Parameters::visit([&](std::string_view name, const auto& w) { moments_.add(name, w.rows(), w.cols()); },
                       model.parameters());
@@ -119,6 +118,10 @@ class CrossLayerTrainer {
   void finish() {
     if (folded_) throw_value("CrossLayerTrainer: the run has ended already");
     check_weights();
+    if (moments_.averages() && step_ > 0) {
+      Parameters::visit([&](std::string_view name, auto& w) { moments_.average(name, w); }, model_.parameters());
+      model_.parameters().constrain();
+    }
     model_.fold_scales(input_scales_, target_scales_);
     folded_ = true;
     std::fill(input_scales_.begin(), input_scales_.end(), 1.0);

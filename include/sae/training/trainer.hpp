@@ -67,10 +67,7 @@ class Trainer {
     shared_gradient_.W_skip.resize(model.parameters().W_skip.rows(), model.parameters().W_skip.cols());
     dead_.reset(model.latents());
     resampler_.reset(config_.resampling, model.latents(), model.d_in(), config_.total_steps() * config_.batch);
-    if (config_.dead.window == 0) {
-      const Index run = config_.total_steps() * (config_.dead.unit == DeadUnit::tokens ? config_.batch : 1);
-      config_.dead.window = std::clamp<Index>(run / 10, 1, config_.dead.unit == DeadUnit::tokens ? 10'000'000 : 10'000);
-    }
+    config_.choose_dead_window();
   }
   Trainer(Model& model, TrainerConfig config, Threads& threads = Threads::shared())
       : Trainer(model, config, default_terms(model, config), threads) {}

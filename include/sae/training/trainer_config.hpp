@@ -7,6 +7,7 @@
 #include <sae/training/schedule.hpp>
 #include <sae/training/whitening.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -133,6 +134,12 @@ struct TrainerConfig {
   Index report_every = 1;  ///< steps between reports to callbacks
 
   Index total_steps() const { return steps > 0 ? steps : tokens / batch; }
+  /// dead.window where it was left at 0: a tenth of the run.
+  void choose_dead_window() {
+    if (dead.window > 0) return;
+    const bool by_tokens = dead.unit == DeadUnit::tokens;
+    dead.window = std::clamp<Index>(total_steps() * (by_tokens ? batch : 1) / 10, 1, by_tokens ? 10'000'000 : 10'000);
+  }
   /// Calls visitor(name, value) for every setting that the result depends on: numbers, bools, texts, and structs with settings of
   /// their own. A resumed training must have the same ones.
   template <class Visitor>
