@@ -73,9 +73,6 @@ class PreparedRows {
           "Trainer: the model has layer_norm, whose rows need no scale and cannot have one; normalisation = none is legal");
     if (whitens() && (config_.frozen.encoder || config_.frozen.decoder))
       throw_value("Trainer: normalisation = whitening does not go with a frozen encoder or decoder: its fold changes both");
-    if (normalises() && config_.resampling.form != ResamplingForm::off)
-      throw_value(
-          "Trainer: resampling does not go with an InputNormalisation: new directions would be rows as they were given");
     if (whitens()) whitening_ = Whitening(model_.d_in());
   }
   /// Reads `statistics_rows` rows ahead, finds scale, whitening and the start of b_dec, and puts the source back.
