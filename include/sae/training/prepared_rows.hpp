@@ -99,7 +99,12 @@ class PreparedRows {
       source.restore(start);
       scale_ = row_scale(config_.normalisation, inputs, in);
       target_scale_ = predicts ? row_scale(config_.normalisation, targets, out) : scale_;
-      if (config_.reads_raw_rows) fold_scales(1 / scale_, 1 / target_scale_);
+      if (config_.reads_raw_rows) {
+        fold_scales(1 / scale_, 1 / target_scale_);
+        if constexpr (predicts)  // which left decoder rows with target_scale / scale of their norm
+          if (config_.decoder == DecoderNorm::unit)
+            scale_codes(model_.activation(), model_.parameters(), static_cast<Scalar>(target_scale_ / scale_));
+      }
       RowStatistics seen = predicts ? targets : inputs;
       Tensor<Scalar> rows;
       if (keep) {
