@@ -83,9 +83,6 @@ class PreparedRows {
           "Trainer: the model has layer_norm, whose rows need no scale and cannot have one; normalisation = none is legal");
     if (whitens() && (config_.frozen.encoder || config_.frozen.decoder))
       throw_value("Trainer: normalisation = whitening does not go with a frozen encoder or decoder: its fold changes both");
-    if (normalises() && config_.resampling.form != ResamplingForm::off)
-      throw_value(
-          "Trainer: resampling does not go with an InputNormalisation: new directions would be rows as they were given");
     if (whitens()) whitening_ = Whitening(model_.d_in());
   }
   /// Reads `statistics_rows` rows ahead, finds scale, whitening and the start of b_dec, and puts the source back.
@@ -112,7 +109,12 @@ class PreparedRows {
       source.restore(start);
       scale_ = row_scale(config_.normalisation, inputs, in);
       target_scale_ = predicts ? row_scale(config_.normalisation, targets, out) : scale_;
-      if (config_.reads_raw_rows) fold_scales(1 / scale_, 1 / target_scale_);
+      if (config_.reads_raw_rows) {
+        fold_scales(1 / scale_, 1 / target_scale_);
+        if constexpr (predicts)  // which left decoder rows with target_scale / scale of their norm
+          if (config_.decoder == DecoderNorm::unit)
+            scale_codes(model_.activation(), model_.parameters(), static_cast<Scalar>(target_scale_ / scale_));
+      }
       RowStatistics seen = predicts ? targets : inputs;
       Tensor<Scalar> rows;
       if (keep) {

@@ -66,7 +66,12 @@ class Trainer {
     shared_gradient_.b_dec.resize(1, model.parameters().output_width());
     shared_gradient_.W_skip.resize(model.parameters().W_skip.rows(), model.parameters().W_skip.cols());
     dead_.reset(model.latents());
-    resampler_.reset(config_.resampling, model.latents(), model.d_in(), config_.total_steps() * config_.batch);
+    resampler_.reset(config_.resampling, {.latents = model.latents(),
+                                          .d_in = model.d_in(),
+                                          .d_out = row_width() - model.d_in(),
+                                          .rows = config_.total_steps() * config_.batch,
+                                          .decoder_norm = unit_decoder() ? config_.decoder_norm : 0,
+                                          .loss_space = config_.loss_space});
     config_.choose_dead_window();
   }
   Trainer(Model& model, TrainerConfig config, Threads& threads = Threads::shared())
@@ -268,9 +273,6 @@ class Trainer {
                   std::string_view(model_.activation().name), " has no k to anneal (topk, batch_topk and abs_topk have)");
     if (annealing.from > model_.latents())
       throw_value("Trainer: k_annealing.from = ", annealing.from, " is not in [1, ", model_.latents(), "] (the latents)");
-    if (config_.resampling.form != ResamplingForm::off && (predicts || model_.parameters().tied()))
-      throw_value("Trainer: resampling is for autoencoders with W_enc and W_dec of their own, not for ",
-                  predicts ? "transcoders" : "tied weights");
     if (model_.parameters().tied() && config_.frozen.encoder != config_.frozen.decoder)
       throw_value("Trainer: frozen.encoder and frozen.decoder differ, and ", std::string_view(model_.activation().name),
                   " ties the two");
@@ -299,6 +301,7 @@ class Trainer {
     bool changed_ = false;
   };
 
+  detail::StepRows<Scalar> step_rows() const { return {rows_.rows(), rows_.target()}; }
   /// First half of a step: codes, reconstruction.
   void run_forward(const Batch<Scalar>& rows) {
     pending_ = false;
@@ -314,7 +317,7 @@ class Trainer {
     marked_dead_ = 0;
     if (!config_.dead.after_counting) mark_dead();
     const AnnealedK annealed(model_, config_.k_annealing, step_);
-    detail::run_forward(model_, detail::StepRows<Scalar>{rows_.rows(), rows_.target()}, objective_, workspace_, threads_);
+    detail::run_forward(model_, step_rows(), objective_, workspace_, threads_);
   }
   /// Second half: terms, gradients, update.
   const StepReport& finish_step(bool report, const detail::OuterLoss<Scalar>* outer) {
@@ -342,9 +345,8 @@ class Trainer {
     }
     if (config_.ema > 0) update_average();
     report_.resampled = 0;
-    if constexpr (!predicts)
-      if (resampler_.count(step.main.entries.codes, config_.dead.least_value, rows_.rows()))
-        report_.resampled = resampler_.resample(model_, rows_.rows(), moments_, dead_, threads_);
+    if (const auto batch = step_rows(); resampler_.count(step.main.entries.codes, config_.dead.least_value, batch))
+      report_.resampled = resampler_.resample(model_, batch, moments_, dead_, threads_);
     ++step_;
     tokens_ += step.rows();
     report_.step = step_;

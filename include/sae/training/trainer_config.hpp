@@ -125,7 +125,8 @@ struct TrainerConfig {
   double whitening_floor = 1e-3;          ///< > 0: least variance of a direction, in units of the mean one (Whitening)
   LossSpace loss_space = LossSpace::raw;  ///< of a model with an InputNormalisation
   Index statistics_rows = 8192;           ///< rows read ahead for `center` and `normalisation`
-  /// The model was trained before and reads rows as they are: its biases are brought to the scale of the normalised rows first.
+  /// The model was trained before and reads rows as they are: its biases are brought to the scale of the normalised rows first, those
+  /// weights of a transcoder, too, that stand between inputs and targets: decoder rows keep their norm where they are unit vectors.
   bool reads_raw_rows = false;
   DeadLatentOptions dead{};
   Resampling resampling{};
