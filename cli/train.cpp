@@ -34,7 +34,8 @@ struct TrainVerb : TrainSourceOptions {
   std::optional<double> k, l1, l0, target_l0, pre_activation, threshold, bandwidth, rate, aux_coefficient, clip, ema;
   std::vector<Index> prefixes;
   std::string normalise, loss_space, center, decoder, optimizer, init, log;
-  bool resume = false, skip = false;
+  std::optional<Index> k_start, k_steps;
+  bool resume = false, skip = false, multi_topk = false, hierarchical = false;
 };
 
 void check_usage(const TrainVerb& options) {
@@ -70,6 +71,10 @@ void check_activation_options(const TrainVerb& options, std::string_view activat
     usage_error("--k belongs to --activation topk and its family, and matching_pursuit");
   if ((relu || pursuit) && (options.aux_k || options.aux_coefficient))
     usage_error("--aux-k and --aux-coefficient belong to --activation topk and its family, jumprelu and gated");
+  if (activation != "topk" && (options.multi_topk || options.hierarchical))
+    usage_error(options.multi_topk ? "--multi-topk" : "--hierarchical", " belongs to --activation topk");
+  if (options.k_start && activation != "topk" && activation != "batchtopk" && activation != "abstopk")
+    usage_error("--k-start belongs to --activation topk, batchtopk and abstopk");
   if (!relu && !gated && options.l1) usage_error("--l1 belongs to --activation relu and gated");
   if (!jump && (options.l0 || options.target_l0 || options.pre_activation || options.threshold || options.bandwidth))
     usage_error("--l0, --target-l0, --pre-activation, --threshold and --bandwidth belong to --activation jumprelu");
@@ -173,6 +178,19 @@ Recipe recipe_of(const TrainVerb& options, const std::string& activation, const 
   }
   if (!options.prefixes.empty() && out.objective.find<Matryoshka>() == nullptr)
     out.objective.terms.emplace_back(Matryoshka{.widths = options.prefixes});
+  if (const auto* const topk = out.activation.get<TopK>()) {
+    const bool ranks = topk->rank_by_decoder_norm;
+    if (options.hierarchical) out.objective.terms.emplace_back(HierarchicalTopK{.k = topk->k, .by_decoder_norm = ranks});
+    if (options.multi_topk) {
+      const auto* const error = out.objective.find<SquaredError>();
+      out.objective.terms.emplace_back(MultiTopK{.k = topk->k,
+                                                 .normaliser = error != nullptr ? error->normaliser : ErrorNormaliser::rows,
+                                                 .rank_by_decoder_norm = ranks});
+    }
+  }
+  if (options.k_start)
+    out.config.k_annealing = {.from = *options.k_start,
+                              .steps = options.k_steps.value_or(std::max<Index>(1, out.config.total_steps() / 2))};
   out.activation.check(latents);
   out.objective.check(d_in, latents);
   out.config.check();
@@ -556,6 +574,15 @@ void add_train(CLI::App& program) {
       ->check(CLI::IsMember(std::vector<std::string>(names.begin(), names.end())));
   verb.add_option("--k", options->k, "topk and its family: latents per row (default 32; batchtopk: a mean, may be fractional)")
       ->check(at_least(0, false));
+  auto* const k_start =
+      verb.add_option("--k-start", options->k_start, "topk, batchtopk, abstopk: k at the first step, from which it falls")
+          ->check(at_least(1));
+  verb.add_option("--k-steps", options->k_steps, "steps in which it falls (default: half of the run)")
+      ->check(at_least(1))
+      ->needs(k_start);
+  verb.add_flag("--multi-topk", options->multi_topk, "topk: 4 k latents must reconstruct, too, with weight 1/8");
+  verb.add_flag("--hierarchical", options->hierarchical,
+                "topk: the 1, 2, .. k largest must each reconstruct (HierarchicalTopK)");
   verb.add_option("--prefixes", options->prefixes,
                   "widths W,W,... below the number of latents: the first W latents alone must reconstruct, too (Matryoshka)")
       ->delimiter(',')

@@ -145,9 +145,14 @@ TEST_CASE("sae train: every option changes the bytes, threads do not", "[cli]") 
                                       {"--optimizer", "adamw"},
                                       {"--optimizer", "muon"},
                                       {"--optimizer", "adafactor"},
+                                      {"--optimizer", "schedule-free"},
+                                      {"--k-start", "8"},
+                                      {"--k-start", "8", "--k-steps", "10"},
+                                      {"--multi-topk"},
+                                      {"--hierarchical"},
                                       {"--prefixes", "8,16"}};
   for (const Words& change : changes) {
-    INFO(change[0] << " " << change[1]);
+    INFO(change.front() << " " << change.back());
     work.train("other", with(base, with(change, {"--force"})));
     CHECK(work.weights("other") != work.weights("one"));
     CHECK(work.explained_variance("other") > 0.5);
@@ -162,6 +167,16 @@ TEST_CASE("sae train: every option changes the bytes, threads do not", "[cli]") 
     CHECK(work.weights("raw") != work.weights("normalised"));
     const json config = json::parse(file_text(work.at("normalised/cfg.json")));
     CHECK(config.at("normalize_activations") == (kind == std::string("layer-norm") ? "layer_norm" : "constant_norm_rescale"));
+  }
+  for (const auto& [words, message] : std::vector<std::pair<Words, std::string>>{
+           {{"--activation", "relu", "--multi-topk"}, "--multi-topk belongs to --activation topk"},
+           {{"--activation", "batchtopk", "--hierarchical"}, "--hierarchical belongs to --activation topk"},
+           {{"--activation", "groupmax", "--k-start", "9"}, "--k-start belongs to --activation topk, batchtopk and abstopk"},
+           {{"--k-steps", "9"}, "--k-start"},
+           {{"--k-start", "1000"}, "k_annealing.from = 1000"}}) {
+    const auto run = run_sae(work.words("no", with(base, words)));
+    CHECK(run.code != 0);
+    CHECK_THAT(run.err, ContainsSubstring(message));
   }
   const auto refused = run_sae(work.words("no", with(base, {"--loss-space", "normalised"})));
   CHECK(refused.code == 1);
