@@ -47,6 +47,29 @@ inline void adam_number(const AdamConstants& k, float* w, float g, float* m, flo
   *w -= k.rate * first / fused(std::sqrt(*v), k.root, k.epsilon);
 }
 
+/// Lanes 4, 2 and 1 apart are added.
+inline float sum_of_eight(const float* lane) {
+  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+/// A tile of inner products: rows of x against rows of w, over a stretch of d numbers.
+struct InnerTile {
+  const float*
+      x;  ///< packed: eight numbers of each row of the group, the next eight, ..; continued by 0 to a multiple of eight
+  const float* w;  ///< [latents x ld_w]
+  Index ld_w, d;
+  float* z;  ///< [rows x ld_z]
+  Index ld_z, rows;
+  float* kept;        ///< the tile's lanes between stretches
+  bool starts, ends;  ///< the first stretch, the last: then z += the sums
+};
+/// Tiles of so many rows and latents, and of one latent.
+struct InnerTiles {
+  Index rows, latents;
+  void (*many)(const InnerTile&);
+  void (*one)(const InnerTile&);
+};
+
 /// One route.
 struct FloatKernels {
   /// a . b: lane l < 64 takes a chain of the products at l, l + 64, ..; then lanes 32, 16, .., 1 apart are added.
@@ -67,9 +90,12 @@ struct FloatKernels {
   Index panel;
   Index groups[3];  ///< descending, the last is 1
   void (*tiles[3])(const float* a, const float* b, Index k, float* c, Index ld);
-  /// to[p panel + j] = from[j ld + p] for j < 8, p < k.
-  void (*transpose_eight)(const float* from, Index ld, Index k, float* to, Index panel);
+
+  /// Larger tiles, then those for the rows that remain. z <- z + x . w: lane l < 8 takes a chain of the products at l, l + 8, ..,
+  /// both rows continued by 0 to a multiple of eight; then lanes 4, 2, 1 apart are added.
+  InnerTiles inner[2];
 };
+inline constexpr Index lanes_of_row = 64;  ///< of a tile's at most eight latents
 inline constexpr Index widest_panel = 32, largest_group = 12;
 
 namespace portable {
@@ -111,10 +137,23 @@ void product_tile(const float* a, const float* b, Index k, float* c, Index ld) {
       for (Index j = 0; j < panel; ++j) sum[r][j] = fused(a[p * rows + r], b[p * panel + j], sum[r][j]);
   for (Index r = 0; r < rows; ++r) std::copy_n(sum[r], panel, c + r * ld);
 }
-inline void transpose_eight(const float* from, Index ld, Index k, float* to, Index width) {
-  for (Index p = 0; p < k; ++p)
-    for (Index j = 0; j < 8; ++j) to[p * width + j] = from[j * ld + p];
+template <Index rows>
+void inner_tile(const InnerTile& at) {
+  float sum[static_cast<std::size_t>(rows)][8] = {};
+  if (!at.starts)
+    for (Index r = 0; r < rows; ++r) std::copy_n(at.kept + 8 * r, 8, sum[r]);
+  for (Index j = 0; j < at.d; j += 8)
+    for (Index r = 0; r < rows; ++r)
+      for (Index l = 0; l < 8; ++l) sum[r][l] = fused(at.x[j * rows + 8 * r + l], j + l < at.d ? at.w[j + l] : 0.0F, sum[r][l]);
+  for (Index r = 0; r < rows; ++r) {
+    if (!at.ends) {
+      std::copy_n(sum[r], 8, at.kept + 8 * r);
+    } else if (r < at.rows) {
+      at.z[r * at.ld_z] += sum_of_eight(sum[r]);
+    }
+  }
 }
+
 inline constexpr FloatKernels kernels{.dot = dot,
                                       .add_scaled = add_scaled,
                                       .add_rows = add_rows,
@@ -125,39 +164,11 @@ inline constexpr FloatKernels kernels{.dot = dot,
                                       .panel = panel,
                                       .groups = {4, 2, 1},
                                       .tiles = {product_tile<4>, product_tile<2>, product_tile<1>},
-                                      .transpose_eight = transpose_eight};
+                                      .inner = {{4, 1, inner_tile<4>, inner_tile<4>}, {1, 1, inner_tile<1>, inner_tile<1>}}};
 
 }  // namespace portable
 
 #if SAE_X86
-SAE_TARGET("avx2,fma")
-inline void transpose_eight(const float* from, Index ld, Index k, float* to, Index panel) {
-  Index p = 0;
-  for (; p + 8 <= k; p += 8) {
-    __m256 r[8], s[8];
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) r[j] = _mm256_loadu_ps(from + j * ld + p);
-#pragma GCC unroll 4
-    for (int j = 0; j < 8; j += 2) {
-      s[j] = _mm256_unpacklo_ps(r[j], r[j + 1]);
-      s[j + 1] = _mm256_unpackhi_ps(r[j], r[j + 1]);
-    }
-#pragma GCC unroll 2
-    for (int j = 0; j < 8; j += 4) {
-      r[j] = _mm256_shuffle_ps(s[j], s[j + 2], 0x44);
-      r[j + 1] = _mm256_shuffle_ps(s[j], s[j + 2], 0xEE);
-      r[j + 2] = _mm256_shuffle_ps(s[j + 1], s[j + 3], 0x44);
-      r[j + 3] = _mm256_shuffle_ps(s[j + 1], s[j + 3], 0xEE);
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      _mm256_storeu_ps(to + (p + j) * panel, _mm256_permute2f128_ps(r[j], r[j + 4], 0x20));
-      _mm256_storeu_ps(to + (p + j + 4) * panel, _mm256_permute2f128_ps(r[j], r[j + 4], 0x31));
-    }
-  }
-  portable::transpose_eight(from + p, ld, k - p, to + p * panel, panel);
-}
-
 namespace avx2 {
 #define SAE_V __m256
 #define SAE_LANES 8

@@ -32,7 +32,7 @@ struct SerialProduct {
 template <class Scalar>
 SAE_NOINLINE void add_product_nt(Scalar* z, Index ld_z, const Scalar* x, Index ld_x, const Scalar* w, Index ld_w, Index m,
                                  Index n, Index d) {
-  if constexpr (std::is_same_v<Scalar, float>) return detail::add_float_product(z, ld_z, {x, ld_x, 1}, {w, 1, ld_w}, m, n, d);
+  if constexpr (std::is_same_v<Scalar, float>) return detail::add_float_inner_products(z, ld_z, x, ld_x, w, ld_w, m, n, d);
   [[maybe_unused]] const detail::SerialProduct serial;
   detail::Strided<Scalar>(z, m, n, Eigen::OuterStride<>(ld_z)).noalias() +=
       detail::ConstStrided<Scalar>(x, m, d, Eigen::OuterStride<>(ld_x)) *
@@ -44,16 +44,18 @@ template <class Scalar>
 class ProductRows {
  public:
   /// Numbers of room that it takes.
-  static Index room(Index m, Index d) { return std::is_same_v<Scalar, float> ? m * d : 0; }
+  static Index room(Index m, Index d) {
+    return std::is_same_v<Scalar, float> ? detail::packed_rows_room(m, d) + detail::kept_lanes_room(m, d) : 0;
+  }
   /// Both x and the room are viewed.
   ProductRows(const Scalar* x, Index ld_x, Index m, Index d, Scalar* room) : x_(x), ld_x_(ld_x), m_(m), d_(d), room_(room) {
-    if constexpr (std::is_same_v<Scalar, float>) detail::pack_rows({x, ld_x, 1}, m, d, detail::float_kernels(), room);
+    if constexpr (std::is_same_v<Scalar, float>) detail::pack_inner_rows(x, ld_x, m, d, detail::float_kernels(), room);
   }
   /// z [m x n] += x w^T, w [n x d]: the numbers of `add_product_nt`.
   void add_product_nt(Scalar* z, Index ld_z, const Scalar* w, Index ld_w, Index n) const {
     if constexpr (std::is_same_v<Scalar, float>) {
-      detail::add_packed_product(z, ld_z, room_, m_, d_, {w, 1, ld_w}, n, detail::float_kernels(),
-                                 detail::product_room(detail::panel_room));
+      detail::add_inner_products(z, ld_z, room_, m_, d_, w, ld_w, n, detail::float_kernels(),
+                                 room_ + detail::packed_rows_room(m_, d_));
     } else {
       kernels::add_product_nt(z, ld_z, x_, ld_x_, w, ld_w, m_, n, d_);
     }
@@ -69,7 +71,7 @@ class ProductRows {
 template <class Scalar>
 SAE_NOINLINE void add_product_nn(Scalar* y, Index ld_y, const Scalar* a, Index ld_a, const Scalar* w, Index ld_w, Index m,
                                  Index n, Index d) {
-  if constexpr (std::is_same_v<Scalar, float>) return detail::add_float_product(y, ld_y, {a, ld_a, 1}, {w, ld_w, 1}, m, d, n);
+  if constexpr (std::is_same_v<Scalar, float>) return detail::add_float_product(y, ld_y, {a, ld_a, 1}, w, ld_w, m, d, n);
   [[maybe_unused]] const detail::SerialProduct serial;
   detail::Strided<Scalar>(y, m, d, Eigen::OuterStride<>(ld_y)).noalias() +=
       detail::ConstStrided<Scalar>(a, m, n, Eigen::OuterStride<>(ld_a)) *
@@ -80,7 +82,7 @@ SAE_NOINLINE void add_product_nn(Scalar* y, Index ld_y, const Scalar* a, Index l
 template <class Scalar>
 SAE_NOINLINE void add_product_tn(Scalar* y, Index ld_y, const Scalar* a, Index ld_a, const Scalar* w, Index ld_w, Index m,
                                  Index n, Index d) {
-  if constexpr (std::is_same_v<Scalar, float>) return detail::add_float_product(y, ld_y, {a, 1, ld_a}, {w, ld_w, 1}, m, d, n);
+  if constexpr (std::is_same_v<Scalar, float>) return detail::add_float_product(y, ld_y, {a, 1, ld_a}, w, ld_w, m, d, n);
   [[maybe_unused]] const detail::SerialProduct serial;
   detail::Strided<Scalar>(y, m, d, Eigen::OuterStride<>(ld_y)).noalias() +=
       detail::ConstStrided<Scalar>(a, n, m, Eigen::OuterStride<>(ld_a)).transpose() *
