@@ -152,7 +152,7 @@ TEST_CASE("checkpoint: a run that has ended is not saved, a stopped one goes on"
 TEST_CASE("checkpoint: outside of fit the source cannot be asked, so nothing is saved", "[formats][checkpoint]") {
   const TempFolder folder;
   const auto run = make_small(6);
-  CHECK_THROWS_WITH(sae::save_checkpoint(run->trainer, folder / "c"), ContainsSubstring("in a callback of Trainer::fit"));
+  CHECK_THROWS_WITH(sae::save_checkpoint(run->trainer, folder / "c"), ContainsSubstring("in a callback of fit"));
   const auto fail = [](const sae::StepReport& report) {
     if (report.step == 3) throw Killed();
   };

@@ -1,9 +1,11 @@
 #pragma once
 #include <sae/files/safetensors.hpp>
+#include <sae/training/train_together.hpp>
 #include <sae/training/trainer.hpp>
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <map>
 #include <set>
 #include <string>
@@ -17,6 +19,14 @@
 // stands ("source.counters", "source.rows", inner sources "source.0.counters"), each exactly as it is in memory. Its metadata hold the format's version, the step and every setting that
 // the result depends on ("setting trainer.batch").
 namespace sae::inline SAE_ABI {
+
+/// A trainer whose runs can be saved and gone on with: Trainer, TrainerGroup.
+template <class T>
+concept Resumable = requires(T& trainer) {
+  { trainer.fitting() } -> std::same_as<bool>;
+  trainer.check_weights();
+  trainer.resume();
+};
 
 /// Name and value of settings, in a fixed order.
 using Settings = std::vector<std::pair<std::string, std::string>>;
@@ -121,7 +131,7 @@ class CheckpointReader {
     for (const std::int64_t value : read)
       if (value < 0 || value > largest_count)
         throw_file(file_.path(), ": ", name, " holds ", value, ", which is no count in [0, 2^62]");
-    if (name == "counters" && read[0] > steps_)
+    if ((name == "counters" || name.ends_with(".counters")) && read[0] > steps_)
       throw_file(file_.path(), ": its step ", read[0], " is beyond the ", steps_, " steps of the run");
     if (taking_) values.assign(read.begin(), read.end());
   }
@@ -208,9 +218,24 @@ Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Setting
   return out;
 }
 
+/// The same of a group: what the caller adds, which says best what differs, how many trainers there are, and every one's settings
+/// ("1.trainer.batch").
+template <class AnyTrainer>
+Settings checkpoint_settings(const TrainerGroup<AnyTrainer>& group, const Settings& own = {}) {
+  Settings out = own;
+  out.emplace_back("trainers", detail::concat(group.trainers().size()));
+  std::size_t number = 0;
+  for (const AnyTrainer* trainer : group.trainers()) {
+    ++number;
+    for (auto& [name, value] : checkpoint_settings(*trainer))
+      out.emplace_back(detail::concat(number, ".", name), std::move(value));
+  }
+  return out;
+}
+
 /// Writes everything that a training needs to go on as if it had never stopped. The file appears whole under its name, replacing
-/// an earlier one, or the earlier one stays: also through a kill or a power cut at any moment. For a callback of
-/// `Trainer::fit`; to be called there, after a step, because only then the source can be asked where it stands.
+/// an earlier one, or the earlier one stays: also through a kill or a power cut at any moment. For a callback of `fit`; to be called
+/// there, after a step, because only then the source can be asked where it stands.
 ///
 /// \param own  settings of the caller's that a resumed training must share (see checkpoint_settings).
 /// \throws FileError      it cannot be written (the earlier one is intact).
@@ -218,10 +243,10 @@ Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Setting
 /// \throws DivergedError  a weight is not finite (the earlier one, the last good state, is intact).
 /// Cost: the parameters, what the optimizer keeps (Adam: 2 times the parameters), the average of the weights and the rows that a
 /// shuffle buffer holds, written and synced.
-template <class Model, class Terms>
-void save_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path& path, const Settings& own = {}) {
+template <Resumable AnyTrainer>
+void save_checkpoint(AnyTrainer& trainer, const std::filesystem::path& path, const Settings& own = {}) {
   if (!trainer.fitting())
-    throw_value("save_checkpoint: to be called in a callback of Trainer::fit, where the source says how far it was read");
+    throw_value("save_checkpoint: to be called in a callback of fit, where the source says how far it was read");
   trainer.check_weights();
   SafetensorsWriter file;
   detail::CheckpointWriter writer(file);
@@ -239,8 +264,8 @@ void save_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path
 /// afresh. When it throws, nothing has changed.
 /// \throws FileError  one sentence: the file is missing, cut, or no checkpoint; a setting differs (the first, with both values); a
 ///                    tensor is missing, too many, or of another shape or kind than the trainer's.
-template <class Model, class Terms>
-void load_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path& path, const Settings& own = {}) {
+template <Resumable AnyTrainer>
+void load_checkpoint(AnyTrainer& trainer, const std::filesystem::path& path, const Settings& own = {}) {
   const SafetensorsFile file(path);
   if (detail::metadata_or_empty(file, "format") != detail::checkpoint_format)
     throw_file(file.path(), ": is not a checkpoint (its metadata name no format \"", detail::checkpoint_format, "\")");
@@ -270,8 +295,8 @@ void load_checkpoint(Trainer<Model, Terms>& trainer, const std::filesystem::path
   trainer.resume();
 }
 
-/// Callback of `Trainer::fit`: `save_checkpoint` every `steps` steps. Callbacks run every `report_every` steps: with another
-/// value than 1, at the first of these at or after each multiple of `steps`.
+/// Callback of `fit`: `save_checkpoint` every `steps` steps. Callbacks run every `report_every` steps: with another value than 1, at
+/// the first of these at or after each multiple of `steps`.
 ///
 ///   trainer.fit(source, sae::checkpoint_every("run/checkpoint.safetensors", 100));
 class CheckpointEvery {
@@ -280,8 +305,8 @@ class CheckpointEvery {
       : path_(std::move(path)), steps_(steps), own_(std::move(own)) {
     if (steps < 1) throw_value("checkpoint_every: ", steps, " steps are below 1");
   }
-  template <class Model, class Terms>
-  void operator()(Trainer<Model, Terms>& trainer, const StepReport& report) {
+  template <Resumable AnyTrainer>
+  void operator()(AnyTrainer& trainer, const StepReport& report) {
     if (last_ < 0) last_ = (std::max)(Index{0}, report.step - trainer.config().report_every);
     const bool due = report.step / steps_ > last_ / steps_;
     last_ = report.step;
