@@ -5,6 +5,8 @@
 #include <sae/training/recipes.hpp>
 #include <sae/training/train_together.hpp>
 
+#include <cstring>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -218,8 +220,24 @@ TEST_CASE("TrainerGroup: a checkpoint of other trainers is refused, and nothing 
   CHECK_THROWS_WITH(sae::load_checkpoint(fewer, folder / "c", {{"seed", "1"}}),
                     Catch::Matchers::ContainsSubstring("was made with trainers = 4, which is 2 now"));
   CHECK_THROWS_AS(sae::load_checkpoint(*same_ones.trainers[1], folder / "c"), sae::FileError);
+
+  // A step that a trainer cannot have, and one at which it cannot stand beside the others.
+  const std::string good = sae::read_file(folder / "c");
+  const auto with_step = [&](const std::string& name, std::int64_t step) {
+    std::string bytes = good;
+    const auto header = sae::parse_safetensors(std::as_bytes(std::span(good)), "c");
+    std::memcpy(bytes.data() + header.offset + static_cast<std::size_t>(header.tensors.at(name).begin), &step, sizeof step);
+    sae::atomic_write_text(folder / "wrong", bytes, {.overwrite = true});
+  };
+  with_step("2.counters", 13);
+  CHECK_THROWS_WITH(sae::load_checkpoint(*same_ones.group, folder / "wrong", {{"seed", "1"}}),
+                    Catch::Matchers::ContainsSubstring("its step 13 is beyond the 12 steps of the run"));
   CHECK(same_ones.group->step() == 0);
   CHECK(same(*same_ones.all[1].model, *Together(1).all[1].model));
+  with_step("1.counters", 4);
+  sae::load_checkpoint(*same_ones.group, folder / "wrong", {{"seed", "1"}});
+  CHECK_THROWS_WITH(same_ones.group->fit(same_ones.source, nothing),
+                    Catch::Matchers::ContainsSubstring("the trainers do not stand at one step"));
 }
 
 TEST_CASE("TrainerGroup: no checkpoint and no going on where the trainers stand apart", "[training][together][checkpoint]") {
@@ -261,4 +279,13 @@ TEST_CASE("TrainerGroup: says which model diverged, and keeps the last good chec
   CHECK(with_wild.which() == 1);
   CHECK(sae::read_file(folder / "c").size() == first.size());
   CHECK(group.trainers[0]->scale() != 1);  // nothing was folded
+
+  Together late(1);  // the weights of the last one, at the last step
+  const auto spoil = [&](std::size_t which, const sae::StepReport& report) {
+    if (which == 3 && report.step == report.steps)
+      late.all[3].model->parameters().b_dec[0] = std::numeric_limits<float>::quiet_NaN();
+  };
+  CHECK_THROWS_AS(late.group->fit(late.source, spoil), sae::DivergedError);
+  CHECK(late.group->which() == 3);
+  CHECK(late.trainers[0]->scale() != 1);
 }
