@@ -22,6 +22,7 @@ constexpr const char* log_name = "log.jsonl";
 constexpr const char* sae_name = "cfg.json";  // what tells the folder of a SAE from others
 constexpr const char* weights_name = "sae_weights.safetensors";
 
+/// Rows to train on, and what belongs to a training that can be gone on with.
 struct TrainingOptions : TrainSourceOptions {
   std::optional<Index> report_every, checkpoint_every;
   bool resume = false;

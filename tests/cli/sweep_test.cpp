@@ -212,6 +212,7 @@ TEST_CASE("sae sweep: stopped or killed at any time it ends with the same bytes"
     CHECK(steps_of(files[log]) == tens);
     files.erase(log);
   }
+  CHECK_FALSE(files.contains("checkpoint.safetensors"));
   CHECK((files == files_of(work.at("whole"))));
 }
 

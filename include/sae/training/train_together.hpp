@@ -39,6 +39,8 @@ struct NumberedState {
 /// settings find in the rows read ahead (scale, centre), and nothing else. A trainer whose run is over, shorter than the others',
 /// is left out of what follows; all are finished together, so that until then every one of them has a state to go on from.
 /// The trainers must outlive the group.
+/// Cost     a step of each trainer, one after the other; of memory one batch more.
+/// Threads  the trainers'; results do not depend on them.
 template <class AnyTrainer>
 class TrainerGroup {
  public:
@@ -101,21 +103,6 @@ class TrainerGroup {
     for (AnyTrainer* const trainer : trainers_) trainer->finish();
     return status;
   }
-  /// One step of every trainer whose run is not over, on one batch of raw rows.
-  const StepReport& train_step(const Batch<Scalar>& rows, bool = true) {
-    const StepReport* longest = nullptr;
-    for (which_ = 0; which_ < trainers_.size(); ++which_) {
-      AnyTrainer& trainer = *trainers_[which_];
-      const Index number = trainer.step() + 1, own = trainer.config().total_steps();
-      if (number > own) continue;
-      const bool wanted = number % trainer.config().report_every == 0 || number == own;
-      const StepReport& report = trainer.train_step(rows, wanted);
-      if (&trainer == longest_) longest = &report;
-      if (wanted && each_) each_(which_, report);
-    }
-    return *longest;
-  }
-
   // What formats/checkpoint.hpp asks of a trainer.
 
   /// As Trainer::fitting, and all of them have done the same step.
@@ -134,11 +121,27 @@ class TrainerGroup {
   void resume() { loop_.resume(); }
 
  private:
+  friend class detail::FitLoop;
+
   struct Telling {
     TrainerGroup& group;
     ~Telling() { group.each_ = nullptr; }
   };
 
+  /// One step of every trainer whose run is not over, on one batch of raw rows.
+  const StepReport& train_step(const Batch<Scalar>& rows, bool) {
+    const StepReport* longest = nullptr;
+    for (which_ = 0; which_ < trainers_.size(); ++which_) {
+      AnyTrainer& trainer = *trainers_[which_];
+      const Index number = trainer.step() + 1, own = trainer.config().total_steps();
+      if (number > own) continue;
+      const bool wanted = number % trainer.config().report_every == 0 || number == own;
+      const StepReport& report = trainer.train_step(rows, wanted);
+      if (&trainer == longest_) longest = &report;
+      if (wanted) each_(which_, report);
+    }
+    return *longest;
+  }
   template <class Source>
   void prepare(Source& source) {
     for (which_ = 0; which_ < trainers_.size(); ++which_) {
