@@ -208,6 +208,7 @@ BENCHMARK_CAPTURE(train_step_optimizer, adam_without_first_moment, sae::Adam{.be
 BENCHMARK_CAPTURE(train_step_optimizer, adamw, sae::AdamW{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, sgd, sae::Sgd{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, signum, sae::SignSgd{.momentum = 0.95})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_optimizer, schedule_free, sae::ScheduleFree{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, adafactor, sae::Adafactor{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, muon, sae::Muon{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_recipe, topk, "topk")->Unit(benchmark::kMillisecond)->UseRealTime();

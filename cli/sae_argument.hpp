@@ -2,6 +2,7 @@
 #include <sae/formats/any_sae.hpp>
 
 #include <string>
+#include <utility>
 
 #include "rows.hpp"
 
@@ -16,13 +17,13 @@ inline AnySae open_sae(const Common& options, const std::string& path) {
   for (const std::string& warning : sae.warnings) note(options, "sae: warning: ", path, ": ", warning);
   return sae;
 }
-/// Calls use(model) with the AnySae or AnyStoredTranscoder that lies there.
+/// Calls use(model) with the AnySae or AnyStoredTranscoder that lies there, which it may keep.
 template <class Use>
 void with_sae(const Common& options, const std::string& path, const Use& use) {
   if (!is_transcoder(path)) return use(open_sae(options, path));
-  const AnyStoredTranscoder transcoder = load_transcoder(path);
+  AnyStoredTranscoder transcoder = load_transcoder(path);
   for (const std::string& warning : transcoder.warnings) note(options, "sae: warning: ", path, ": ", warning);
-  use(transcoder);
+  use(std::move(transcoder));
 }
 inline void check_width(const auto& sae, const std::string& path, Index width, const std::string& data) {
   if (width != sae.d_in())

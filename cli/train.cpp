@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "resumable.hpp"
+#include "sae_argument.hpp"
 
 namespace sae::cli {
 
@@ -31,20 +32,23 @@ struct TrainVerb : TrainingOptions {
 void check_usage(const TrainVerb& options) {
   check_train_source(options);
   if (options.targets.empty() && options.skip) usage_error("--skip belongs to transcoders, which --targets asks for");
-  if (!options.targets.empty()) {
-    if (!options.init.empty()) usage_error("--init starts from a SAE; a transcoder (--targets) starts from random weights");
-    if (options.normalise == "whitening" || options.normalise == "constant-norm" || options.normalise == "layer-norm")
-      usage_error("--normalise ", options.normalise,
-                  " is for autoencoders; with --targets none, mean-square and sqrt-d scale both kinds of rows");
-  }
+  if (!options.targets.empty() &&
+      (options.normalise == "whitening" || options.normalise == "constant-norm" || options.normalise == "layer-norm"))
+    usage_error("--normalise ", options.normalise,
+                " is for autoencoders; with --targets none, mean-square and sqrt-d scale both kinds of rows");
   if (options.latents == 0 && options.init.empty()) usage_error("--latents is required (or --init)");
 }
 
-/// Which activation, in the words of --activation, which are those of recipes.
-std::string chosen_activation(const TrainVerb& options, const std::optional<AnySae>& init) {
-  const std::string known = init ? (init->architecture() == "standard" ? "relu" : std::string(init->architecture())) : "";
+/// "SAE", "transcoder": what is trained and what --init starts from, in words.
+std::string_view kind_of(const TrainVerb& options) { return options.targets.empty() ? "SAE" : "transcoder"; }
+
+/// Which activation, in the words of --activation, which are those of recipes. \param start  that of --init, or null
+std::string chosen_activation(const TrainVerb& options, const AnyActivation* start) {
+  std::string known(start != nullptr ? sae::detail::saelens_architecture(*start) : "");
+  if (known == "standard") known = "relu";
   if (!known.empty() && !options.activation.empty() && options.activation != known)
-    throw_value("--activation ", options.activation, ": the SAE ", options.init, " that training starts from is ", known);
+    throw_value("--activation ", options.activation, ": the ", kind_of(options), " ", options.init,
+                " that training starts from is ", known);
   std::string chosen = !options.activation.empty() ? options.activation : known;
   if (chosen.empty() && options.recipe.empty()) chosen = "topk";
   return chosen;
@@ -95,18 +99,21 @@ void apply(const TrainVerb& options, TrainerConfig& config) {
   if (options.optimizer == "adamw") config.optimizer = AdamW{};
   if (options.optimizer == "sgd") config.optimizer = Sgd{.momentum = 0.9};
   if (options.optimizer == "signum") config.optimizer = SignSgd{.momentum = 0.95};
+  if (options.optimizer == "schedule-free") config.optimizer = ScheduleFree{};
   if (options.optimizer == "muon") config.optimizer = Muon{};
   if (options.optimizer == "adafactor") config.optimizer = Adafactor{};
 }
 
 /// The recipe of --recipe for this run, changed by every option that was given.
-Recipe recipe_of(const TrainVerb& options, const std::string& activation, const std::optional<AnySae>& init, Index d_in,
-                 Index latents, Index rows) {
+Recipe recipe_of(const TrainVerb& options, const std::string& activation, const AnyActivation* start, Index d_in, Index latents,
+                 Index rows) {
   const Index tokens = train_length(options, rows);
   std::optional<double> k = options.k;
-  if (init && !k)
-    init->model().activation().visit([&](const auto& inner) {
+  if (start != nullptr && !k)
+    start->visit([&](const auto& inner) {
       if constexpr (requires { inner.k; }) k = static_cast<double>(inner.k);
+      if constexpr (requires { inner.max_iterations; })
+        if (inner.max_iterations > 0) k = static_cast<double>(inner.max_iterations);
     });
   const double largest = k.value_or(options.recipe.empty() ? 32.0 : 0.0);
   if (largest > static_cast<double>(latents) && activation != "relu" && activation != "jumprelu" && activation != "gated")
@@ -130,9 +137,8 @@ Recipe recipe_of(const TrainVerb& options, const std::string& activation, const 
     if (auto* const l1 = out.objective.find<L1>()) l1->weighted_by_decoder_norm = free;
     if (auto* const gates = out.objective.find<GatedAux>()) gates->weighted_by_decoder_norm = free;
   }
-  if (init) {
-    if (const bool* const before = sae::detail::rank_by_norm(init->model().activation());
-        before != nullptr && by_norm != nullptr)
+  if (start != nullptr) {
+    if (const bool* const before = sae::detail::rank_by_norm(*start); before != nullptr && by_norm != nullptr)
       *by_norm = *before;
   }
   if (auto* const aux = out.objective.find<AuxK>()) {
@@ -165,13 +171,20 @@ Recipe recipe_of(const TrainVerb& options, const std::string& activation, const 
   return out;
 }
 
-/// Before the first step makes every decoder row a unit vector, which would change what the SAE computes.
-void make_decoder_unit(AnyModel& model, const std::string& path) {
-  if (sae::detail::rank_by_norm(model.activation()) == nullptr) return model.fold_decoder_norms();
+/// Makes every decoder row a unit vector, as the first step does, but without changing what the model computes.
+template <class Model>
+void make_decoder_unit(Model& model, const std::string& path) {
+  const auto& p = model.parameters();
+  const bool* const by_norm = sae::detail::rank_by_norm(model.activation());
+  if (!p.tied() && (by_norm == nullptr || *by_norm)) return model.fold_decoder_norms();
+  // Rows of one length may be scaled together.
+  const double scale = p.tied() ? 1 : row_norm(p.W_dec.row(0), p.output_width());
   for (Index i = 0; i < model.latents(); ++i)
-    if (const double norm = row_norm(model.parameters().W_dec.row(i), model.d_in()); std::fabs(norm - 1) > 1e-3)
-      throw_value("--init ", path, ": the decoder row of latent ", i, " has the norm ", norm,
-                  " and not 1, and its TopK would select other latents if it had; train it with --decoder free");
+    if (const double norm = row_norm(p.W_dec.row(i), p.output_width()); !(std::fabs(norm - scale) <= 1e-3 * scale))
+      throw_value("--init ", path, ": the decoder row of latent ", i, " has the norm ", norm, " and not ", scale,
+                  p.tied() ? "" : ", that of the first", ", and ", model.activation().name,
+                  " would select other latents if all had 1; train it with --decoder free");
+  if (!p.tied() && scale > 0) sae::detail::scale_codes(model.activation(), model.parameters(), static_cast<float>(scale));
 }
 
 /// Whether --log lies in the folder that the training makes.
@@ -317,54 +330,90 @@ void train(const TrainVerb& options, const Recipe& recipe, Model model, bool war
   print_table(table);
 }
 
-void train_transcoder(const TrainVerb& options, const std::string& activation, TrainSource& source) {
-  const Index d_out = source.target_width, d_in = source.width() - d_out;
-  check_memory(d_in, d_out, options.latents);
-  const Recipe recipe = recipe_of(options, activation, std::nullopt, d_in, options.latents, source.rows);
-  train(options, recipe, make_transcoder(recipe, d_in, d_out, options.latents, options.skip, options.seed), false, source);
+/// What --init names, if anything.
+template <class Stored>
+std::optional<Stored> open_init(const TrainVerb& options) {
+  std::optional<Stored> out;
+  if (options.init.empty()) return out;
+  with_sae(options, options.init, [&]<class Found>(Found&& found) {
+    if constexpr (std::is_same_v<std::remove_cvref_t<Found>, Stored>)
+      out = std::forward<Found>(found);
+    else
+      throw_value("--init ", options.init,
+                  options.targets.empty() ? ": is a transcoder, which is trained with --targets; without it a SAE is"
+                                          : ": is a SAE; with --targets a transcoder is trained, which starts from one");
+  });
+  return out;
 }
 
-void train_autoencoder(const TrainVerb& options, const std::string& activation, const std::optional<AnySae>& init,
-                       TrainSource& source) {
-  const AnyModel* start = init ? &init->model() : nullptr;
-  const Index latents = start != nullptr ? start->latents() : options.latents;
-  if (start != nullptr && options.latents > 0 && options.latents != latents)
-    throw_value("--latents ", options.latents, ": the SAE ", options.init, " that training starts from has ", latents);
-  check_memory(source.width(), source.width(), latents);
-  Recipe recipe = recipe_of(options, activation, init, source.width(), latents, source.rows);
-  if (start != nullptr) recipe.subtract_decoder_bias = start->subtracts_decoder_bias();
-  if (start != nullptr) recipe.input_normalisation = start->input_normalisation();
+/// Sizes of what --init names against those of the rows and of --latents.
+template <class Stored>
+void check_init(const TrainVerb& options, const Stored& init, Index d_in, Index d_out) {
+  if (init.d_in() != d_in)
+    throw_shape("--init ", options.init, ": reads rows of ", init.d_in(), " numbers, the data has ", d_in);
+  if (init.d_out() != d_out)
+    throw_shape("--init ", options.init, ": predicts rows of ", init.d_out(), " numbers, the targets have ", d_out);
+  if (options.latents > 0 && options.latents != init.latents())
+    throw_value("--latents ", options.latents, ": the ", kind_of(options), " ", options.init, " that training starts from has ",
+                init.latents());
+}
+
+/// The model that training starts from. \param init  what --init names, or null
+AnyModel start_of(const TrainVerb& options, Recipe& recipe, const AnySae* init, Index d_in, Index, Index latents) {
+  if (init != nullptr) {
+    recipe.subtract_decoder_bias = init->subtracts_decoder_bias();
+    recipe.input_normalisation = init->input_normalisation();
+  }
   if (options.normalise == "layer-norm" || options.normalise == "constant-norm") {
     const auto asked = options.normalise == "layer-norm" ? InputNormalisation::layer_norm : InputNormalisation::constant_norm;
-    if (start != nullptr && asked != start->input_normalisation())
+    if (init != nullptr && asked != init->input_normalisation())
       throw_value("--normalise ", options.normalise, ": the SAE ", options.init, " that training starts from does not do that");
     recipe.input_normalisation = asked;
   }
   if (recipe.input_normalisation != InputNormalisation::none) recipe.config.normalisation = Normalisation::none;
-  AnyModel model = make_model(recipe, source.width(), latents, options.seed);
-  if (start != nullptr) {
-    model.parameters() = start->parameters();
+  AnyModel model = make_model(recipe, d_in, latents, options.seed);
+  if (init != nullptr) model.parameters() = init->model().parameters();
+  return model;
+}
+AnyTranscoder start_of(const TrainVerb& options, Recipe& recipe, const AnyStoredTranscoder* init, Index d_in, Index d_out,
+                       Index latents) {
+  AnyTranscoder model = make_transcoder(recipe, d_in, d_out, latents, options.skip, options.seed);
+  if (init == nullptr) return model;
+  if (options.skip && !init->model().has_skip())
+    note(options, "--init ", options.init, ": has no skip; that of --skip starts at 0");
+  Tensor<float> skip = std::move(model.parameters().W_skip);
+  model.parameters() = init->model().parameters();
+  if (!model.has_skip()) model.parameters().W_skip = std::move(skip);
+  return model;
+}
+
+template <class Stored>
+void train_kind(const TrainVerb& options) {
+  const std::optional<Stored> init = open_init<Stored>(options);
+  const AnyActivation* const before = init ? &init->model().activation() : nullptr;
+  const std::string activation = chosen_activation(options, before);
+  if (!activation.empty()) check_activation_options(options, activation);
+  const std::unique_ptr<TrainSource> source = open_train_source(options);
+  const Index d_in = source->width() - source->target_width, d_out = source->target_width > 0 ? source->target_width : d_in;
+  if (init) check_init(options, *init, d_in, d_out);
+  const Index latents = init ? init->latents() : options.latents;
+  check_memory(d_in, d_out, latents);
+  Recipe recipe = recipe_of(options, activation, before, d_in, latents, source->rows);
+  auto model = start_of(options, recipe, init ? &*init : nullptr, d_in, d_out, latents);
+  if (init) {
     recipe.config.reads_raw_rows = true;
-    if (recipe.config.decoder != DecoderNorm::free) make_decoder_unit(model, options.init);
+    const DecoderNorm decoder = recipe.config.decoder;
+    if (decoder == DecoderNorm::unit || (decoder == DecoderNorm::automatic && !predicts<decltype(model)>))
+      make_decoder_unit(model, options.init);
   }
-  train(options, recipe, std::move(model), start != nullptr, source);
+  train(options, recipe, std::move(model), init.has_value(), *source);
 }
 
 void run_train(const TrainVerb& options) {
   check_usage(options);
   check_places(options);
-  std::optional<AnySae> init;
-  if (!options.init.empty()) {
-    init = load_sae(options.init);
-    for (const std::string& warning : init->warnings) note(options, "sae: warning: ", options.init, ": ", warning);
-  }
-  const std::string activation = chosen_activation(options, init);
-  if (!activation.empty()) check_activation_options(options, activation);
-  const std::unique_ptr<TrainSource> source = open_train_source(options);
-  if (source->target_width > 0) return train_transcoder(options, activation, *source);
-  if (init && init->d_in() != source->width())
-    throw_shape("--init ", options.init, ": reads rows of ", init->d_in(), " numbers, the data has ", source->width());
-  train_autoencoder(options, activation, init, *source);
+  if (options.targets.empty()) return train_kind<AnySae>(options);
+  train_kind<AnyStoredTranscoder>(options);
 }
 
 }  // namespace
@@ -422,7 +471,8 @@ void add_train(CLI::App& program) {
   verb.add_option("--decoder", options->decoder, "unit (default): decoder rows of norm 1; free")
       ->check(CLI::IsMember({"unit", "free"}));
   verb.add_flag("--skip", options->skip, "transcoder: a linear path from inputs to targets beside the latents");
-  verb.add_option("--init", options->init, "start from this SAE instead of random weights");
+  verb.add_option("--init", options->init,
+                  "start from this SAE, with --targets from this transcoder, instead of random weights");
 
   verb.option_defaults()->group("Training");
   add_train_length(verb, *options);
@@ -443,8 +493,9 @@ void add_train(CLI::App& program) {
                   "where b_dec starts: mean of the rows (default), median (geometric), none (default with --init)")
       ->check(CLI::IsMember({"none", "mean", "median"}));
   verb.add_option("--clip", options->clip, "largest gradient norm; 0 (default): no clipping")->check(at_least(0));
-  verb.add_option("--optimizer", options->optimizer, "adam (default), adamw, sgd (momentum 0.9), signum, muon or adafactor")
-      ->check(CLI::IsMember({"adam", "adamw", "sgd", "signum", "muon", "adafactor"}));
+  verb.add_option("--optimizer", options->optimizer,
+                  "adam (default), adamw, sgd (momentum 0.9), signum, schedule-free (sign-SGD), muon or adafactor")
+      ->check(CLI::IsMember({"adam", "adamw", "sgd", "signum", "schedule-free", "muon", "adafactor"}));
   verb.add_option("--ema", options->ema, "decay of an average of the weights, which is what is saved; 0 (default): off")
       ->check(CLI::Range(0.0, 0.999999));
   verb.add_option(

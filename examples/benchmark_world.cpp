@@ -13,7 +13,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <functional>
-#include <iterator>
 #include <string>
 #include <vector>
 
@@ -75,9 +74,6 @@ sae::SyntheticWorld open_world(const std::string& path, sae::Threads& threads) {
   if (std::filesystem::is_directory(path)) return sae::read_synthetic_world(path);
   return sae::SyntheticWorld(sae::read_synthetic_config(path), threads);
 }
-
-/// What is compared: one more architecture is one more line, in the words of `sae::recipe`.
-constexpr const char* architectures[] = {"relu", "topk", "batchtopk", "matryoshka", "abstopk", "jumprelu", "gated"};
 
 /// How one of them is trained: as the recipe says, but for what the benchmark sets alike for all.
 sae::Recipe training(const Settings& s, const std::string& architecture, Index d_in) {
@@ -146,7 +142,7 @@ Scores train_and_score(const Settings& s, const std::string& architecture, const
 }
 
 void print_row(const std::string& name, const std::function<double(Column)>& value) {
-  std::printf("%-12s", name.c_str());
+  std::printf("%-16s", name.c_str());
   for (const Heading& h : headings) std::printf(" %8.*f", h.digits, value(h.column));
   std::printf("\n");
   std::fflush(stdout);
@@ -156,13 +152,14 @@ void benchmark(const Settings& s) {
   sae::Threads threads(s.threads);
   const sae::SyntheticWorld world = open_world(s.world, threads);
   std::vector<std::string> chosen = s.only;
-  if (chosen.empty()) chosen.assign(std::begin(architectures), std::end(architectures));
+  if (chosen.empty())
+    for (const auto name : sae::recipe_activations(s.recipe)) chosen.emplace_back(name);
   for (const std::string& name : chosen) training(s, name, world.width());  // refuses what cannot be, before any work
   const Index steps = s.rows / s.batch;
 
   std::printf("world: %ld features in %ld dimensions; recipe %s, %ld latents, k %ld, %ld steps of %ld rows\n", world.features(),
               world.width(), s.recipe.c_str(), s.latents, s.k, steps, s.batch);
-  std::printf("%-12s", "");
+  std::printf("%-16s", "");
   for (const Heading& h : headings) std::printf(" %8s", h.name);
   std::printf("\n");
   std::fflush(stdout);
@@ -210,7 +207,8 @@ int main(int argc, char** argv) {
   app.add_option("--sparsity", s.sparsity,
                  "coefficient of the penalty of relu and gated; default: 3 with saelens, else the recipe's")
       ->check(CLI::PositiveNumber);
-  app.add_option("--only", s.only, "names of the architectures, with commas; default: all")->delimiter(',');
+  app.add_option("--only", s.only, "names of the architectures, with commas; default: all that the recipe trains")
+      ->delimiter(',');
   app.add_option("--latents", s.latents)->capture_default_str()->check(positive);
   app.add_option("--k", s.k, "active latents per row that are aimed at")->capture_default_str()->check(positive);
   app.add_option("--rows", s.rows, "rows to train on; all of one seed are held in memory")

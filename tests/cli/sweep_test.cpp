@@ -311,7 +311,7 @@ TEST_CASE("sae train: recipes and architectures, each saved as what it is used a
   train({"--activation", "topk", "--k", "3"});
   CHECK(work.weights("sae") != saelens);
   CHECK(train({"--recipe", "deepmind-gated"}) == "gated");
-  for (const char* optimizer : {"adamw", "sgd", "signum", "muon", "adafactor"}) {
+  for (const char* optimizer : {"adamw", "sgd", "signum", "schedule-free", "muon", "adafactor"}) {
     const std::string before = work.weights("sae");
     CHECK(train({"--activation", "topk", "--k", "3", "--optimizer", optimizer}) == "topk");
     CHECK(work.weights("sae") != before);

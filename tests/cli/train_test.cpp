@@ -208,6 +208,13 @@ TEST_CASE("sae train: starts from a SAE, whatever rows are scaled by", "[cli]") 
     CHECK((load_npy<float>(work.at("a.npy")) - load_npy<float>(work.at("b.npy"))).cwiseAbs().maxCoeff<Eigen::PropagateNaN>() <
           1e-3F);
   }
+  // Tied rows that are unit vectors already.
+  work.train("tied", with(short_run, {"--activation", "matching_pursuit", "--quiet"}));
+  const auto tied = run_sae({"train", "--data", work.at("x.npy"), "--init", work.at("tied"), "--steps", "1", "--batch", "64",
+                             "--lr", "1e-12", "--out", work.at("again"), "--force", "--quiet"});
+  INFO(tied.err);
+  REQUIRE(tied.code == 0);
+  CHECK(work.explained_variance("again") == Approx(work.explained_variance("tied")).epsilon(1e-4));
   const auto refused = [&](const Words& more, const std::string& with_text) {
     const auto run = run_sae(with({"train", "--init", work.at("sae"), "--steps", "1", "--out", work.at("no")}, more));
     CHECK(run.code == 1);

@@ -50,7 +50,9 @@ TEST_CASE("the benchmark scores every architecture by either recipe", "[examples
       CHECK(row[9] > 0);
     }
     CHECK(lines_of(output, "topk")[0][6] <= 2);
-    for (const std::string name : {"batchtopk", "matryoshka", "abstopk", "gated"}) {
+    CHECK(lines_of(output, "matching_pursuit").at(0)[6] <= 2);
+    CHECK(lines_of(output, "groupmax").size() == (recipe == "default" ? 1U : 0U));
+    for (const std::string name : {"batchtopk", "matryoshka", "abstopk", "gated", "matching_pursuit"}) {
       CAPTURE(name, output.text());
       const auto rows = lines_of(output, name);
       REQUIRE(rows.size() == 1);

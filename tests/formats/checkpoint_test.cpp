@@ -12,49 +12,6 @@ using namespace small_training;
 
 namespace {
 
-// make(threads) gives a fresh Run; it is trained at once, and in pieces with a checkpoint between each two.
-template <class Make>
-void require_same_bytes(const Make& make, std::vector<Index> stops) {
-  const TempFolder folder;
-  const auto path = folder / "checkpoint.safetensors", late = folder / "late.safetensors";
-  const auto straight = make(1);
-  const Index steps = straight->trainer.config().total_steps();
-  const auto keep_late = [&](auto& trainer, const sae::StepReport& report) {
-    if (report.step == steps - 1) sae::save_checkpoint(trainer, late);
-  };
-  Index dead = 0;
-  const auto count_dead = [&](const sae::StepReport& report) { dead += report.dead; };
-  REQUIRE(straight->trainer.fit(straight->source, keep_late, count_dead) == sae::FitStatus::finished);
-  const std::string want = bytes_of(straight->model), want_late = sae::read_file(late);
-  if constexpr (std::is_same_v<std::decay_t<decltype(straight->trainer.objective())>, sae::Objective<sae::AuxK>>)
-    REQUIRE(dead > 0);
-
-  for (const int threads : {1, 3}) {
-    fs::remove(path);
-    fs::remove(late);
-    Index done = 0;
-    for (const Index stop : stops) {
-      const auto run = make(threads);
-      if (done > 0) sae::load_checkpoint(run->trainer, path);
-      REQUIRE(run->trainer.step() == done);
-      const auto kill = [&](auto& trainer, const sae::StepReport& report) {
-        if (report.step != stop) return;
-        sae::save_checkpoint(trainer, path);
-        throw Killed();
-      };
-      REQUIRE_THROWS_AS(run->trainer.fit(run->source, kill), Killed);
-      done = stop;
-    }
-    const auto run = make(threads);
-    sae::load_checkpoint(run->trainer, path);
-    REQUIRE(run->trainer.fit(run->source, keep_late) == sae::FitStatus::finished);
-    REQUIRE(run->trainer.step() == steps);
-    CAPTURE(threads);
-    REQUIRE((bytes_of(run->model) == want));
-    if (stops.back() < steps - 1) REQUIRE((sae::read_file(late) == want_late));
-  }
-}
-
 template <class Scalar, class Activation, class Terms>
 void require_resumes(Activation activation, Terms terms, sae::TrainerConfig config) {
   config.steps = 24;
@@ -106,11 +63,13 @@ TEMPLATE_TEST_CASE("checkpoint: ReLU with clipping, warm-up and decay resumes to
 }
 
 TEST_CASE("checkpoint: every optimizer and the average of weights resume to the last bit", "[formats][checkpoint]") {
-  for (const sae::Optimizer& optimizer : std::vector<sae::Optimizer>{
-           sae::Adam{.beta1 = 0}, sae::AdamW{}, sae::Sgd{}, sae::Sgd{.momentum = 0.9, .nesterov = true}, sae::SignSgd{},
-           sae::SignSgd{.momentum = 0.9}, sae::Muon{}, sae::Adafactor{}, sae::Adafactor{.relative = true}}) {
+  for (const sae::Optimizer& optimizer :
+       std::vector<sae::Optimizer>{sae::Adam{.beta1 = 0}, sae::AdamW{}, sae::Sgd{}, sae::Sgd{.momentum = 0.9, .nesterov = true},
+                                   sae::SignSgd{}, sae::SignSgd{.momentum = 0.9}, sae::Muon{}, sae::Adafactor{},
+                                   sae::Adafactor{.relative = true}, sae::ScheduleFree{}, sae::ScheduleFree{.sign = false}}) {
     CAPTURE(optimizer.index());
-    sae::TrainerConfig config{.learning_rate = 1e-2, .optimizer = optimizer, .ema = 0.8};
+    sae::TrainerConfig config{.learning_rate = 1e-2, .optimizer = optimizer};
+    if (!std::holds_alternative<sae::ScheduleFree>(optimizer)) config.ema = 0.8;
     require_resumes<float>(sae::TopK{.k = 2}, sae::Objective<>{}, config);
     config.decoder = sae::DecoderNorm::free;
     require_resumes<double>(sae::JumpReLU{.threshold = 0.1, .bandwidth = 0.5},
@@ -243,6 +202,7 @@ TEST_CASE("checkpoint: no field of a config is forgotten among the settings", "[
   CHECK(count_settings<sae::SignSgd>() == count_fields<sae::SignSgd>());
   CHECK(count_settings<sae::Muon>() == count_fields<sae::Muon>());
   CHECK(count_settings<sae::Adafactor>() == count_fields<sae::Adafactor>());
+  CHECK(count_settings<sae::ScheduleFree>() == count_fields<sae::ScheduleFree>());
   CHECK(count_settings<sae::DeadLatentOptions>() == count_fields<sae::DeadLatentOptions>());
   CHECK(count_settings<sae::L1>() == count_fields<sae::L1>());
   CHECK(count_settings<sae::AuxK>() == count_fields<sae::AuxK>());

@@ -3,9 +3,11 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "catch_compat.hpp"
+#include "routes.hpp"
 
 namespace {
 
@@ -99,4 +101,78 @@ TEST_CASE("a NaN in one row of x stays in its row of z", "[kernels][product]") {
   sae::kernels::add_product_nt(z.memory.data(), z.ld, x.memory.data(), x.ld, w.memory.data(), w.ld, 40, 50, 60);
   for (Index i = 0; i < 40; ++i)
     for (Index j = 0; j < 50; ++j) REQUIRE(std::isnan(z(i, j)) == (i == 17));
+}
+
+TEST_CASE("products of float32 are one chain of fused multiply-adds each, on every route", "[kernels][product]") {
+  struct Shape {
+    Index m, n, k;
+  };
+  // Groups, panels and stretches cut everywhere; more than 256 rows, more than 4096 terms.
+  for (const auto [m, n, k] : {Shape{1, 1, 1}, Shape{13, 33, 257}, Shape{29, 70, 600}, Shape{259, 5, 3}, Shape{2, 40, 4100}}) {
+    Padded<float> start(m, n, 1, 1), x(m, k, 2, 2), w(n, k, 0, 3), across(k, n, 3, 4), down(k, m, 1, 5);
+    x.at(0, 0) = 1e-42F;  // not normal
+    Padded<float> nt = start, nn = start, tn = start;
+    for (Index i = 0; i < m; ++i)
+      for (Index j = 0; j < n; ++j)
+        for (Index p = 0; p < k; ++p) {
+          nt.at(i, j) = std::fma(x.at(i, p), w.at(j, p), nt.at(i, j));
+          nn.at(i, j) = std::fma(x.at(i, p), across.at(p, j), nn.at(i, j));
+          tn.at(i, j) = std::fma(down.at(p, i), across.at(p, j), tn.at(i, j));
+        }
+    const auto require_same = [&](Padded<float>& got, Padded<float>& want) {
+      REQUIRE(got.padding_is_untouched());
+      for (Index i = 0; i < m; ++i)
+        for (Index j = 0; j < n; ++j) REQUIRE(sae_test::bits(got.at(i, j)) == sae_test::bits(want.at(i, j)));
+    };
+    sae_test::on_every_route([&] {
+      CAPTURE(m, n, k);
+      Padded<float> z = start;
+      sae::kernels::add_product_nt(z.memory.data(), z.ld, x.memory.data(), x.ld, w.memory.data(), w.ld, m, n, k);
+      require_same(z, nt);
+      z = start;
+      sae::kernels::add_product_nn(z.memory.data(), z.ld, x.memory.data(), x.ld, across.memory.data(), across.ld, m, k, n);
+      require_same(z, nn);
+      z = start;
+      sae::kernels::add_product_tn(z.memory.data(), z.ld, down.memory.data(), down.ld, across.memory.data(), across.ld, m, k,
+                                   n);
+      require_same(z, tn);
+    });
+  }
+}
+
+TEST_CASE("fused is fma, rounded once", "[kernels][product]") {
+  const float huge = std::numeric_limits<float>::max(), least = std::numeric_limits<float>::denorm_min(),
+              infinity = std::numeric_limits<float>::infinity();
+  std::vector<float> values{0,    -0.0F, 1,     -1,     1 + 0x1p-23F, 1 - 0x1p-24F, 0x1p-12F, 0x1p12F + 1,
+                            huge, -huge, least, -least, 0x1p-126F,    infinity,     1e-30F,   3e30F};
+  sae::Random random(1);
+  for (int i = 0; i < 60; ++i)
+    values.push_back(std::ldexp(static_cast<float>(random.normal()), static_cast<int>(random.below(60)) - 30));
+  for (const float a : values)
+    for (const float b : values)
+      for (const float c : values) {
+        const float want = std::fma(a, b, c), got = sae::kernels::detail::fused(a, b, c);
+        if (std::isnan(want)) {
+          REQUIRE(std::isnan(got));
+        } else {
+          REQUIRE(sae_test::bits(got) == sae_test::bits(want));
+        }
+      }
+  // Halfway in float once the last bits are lost in double: where a second rounding goes wrong.
+  for (int i = 0; i < 200000; ++i) {
+    const auto a = static_cast<float>(random.normal());
+    const float b = 1 + 0x1p-23F * static_cast<float>(random.below(8)),
+                c = std::ldexp(a, 24 + static_cast<int>(random.below(8)));
+    REQUIRE(sae_test::bits(sae::kernels::detail::fused(a, b, c)) == sae_test::bits(std::fma(a, b, c)));
+  }
+}
+
+TEST_CASE("a route that the machine lacks is refused", "[kernels][product]") {
+  using sae::kernels::Route;
+  CHECK(sae::kernels::has(Route::portable));
+  CHECK(sae::kernels::has(sae::kernels::route()));
+  for (const Route route : {Route::avx2, Route::avx512})
+    if (!sae::kernels::has(route))
+      CHECK_THROWS_WITH(sae::kernels::set_route(route),
+                        "set_route: this machine has no " + std::string(sae::kernels::to_string(route)));
 }

@@ -7,9 +7,12 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "catch_compat.hpp"
+#include "temp_folder.hpp"
 
 namespace small_training {
 
@@ -60,6 +63,49 @@ std::string bytes_of(const Model& model) {
       },
       model.parameters());
   return out;
+}
+
+// make(threads) gives a fresh Run; it is trained at once, and in pieces with a checkpoint between each two.
+template <class Make>
+void require_same_bytes(const Make& make, const std::vector<Index>& stops) {
+  const TempFolder folder;
+  const auto path = folder / "checkpoint.safetensors", late = folder / "late.safetensors";
+  const auto straight = make(1);
+  const Index steps = straight->trainer.config().total_steps();
+  const auto keep_late = [&](auto& trainer, const sae::StepReport& report) {
+    if (report.step == steps - 1) sae::save_checkpoint(trainer, late);
+  };
+  Index dead = 0;
+  const auto count_dead = [&](const sae::StepReport& report) { dead += report.dead; };
+  REQUIRE(straight->trainer.fit(straight->source, keep_late, count_dead) == sae::FitStatus::finished);
+  const std::string want = bytes_of(straight->model), want_late = sae::read_file(late);
+  if constexpr (std::is_same_v<std::decay_t<decltype(straight->trainer.objective())>, sae::Objective<sae::AuxK>>)
+    REQUIRE(dead > 0);
+
+  for (const int threads : {1, 3}) {
+    fs::remove(path);
+    fs::remove(late);
+    Index done = 0;
+    for (const Index stop : stops) {
+      const auto run = make(threads);
+      if (done > 0) sae::load_checkpoint(run->trainer, path);
+      REQUIRE(run->trainer.step() == done);
+      const auto kill = [&](auto& trainer, const sae::StepReport& report) {
+        if (report.step != stop) return;
+        sae::save_checkpoint(trainer, path);
+        throw Killed();
+      };
+      REQUIRE_THROWS_AS(run->trainer.fit(run->source, kill), Killed);
+      done = stop;
+    }
+    const auto run = make(threads);
+    sae::load_checkpoint(run->trainer, path);
+    REQUIRE(run->trainer.fit(run->source, keep_late) == sae::FitStatus::finished);
+    REQUIRE(run->trainer.step() == steps);
+    CAPTURE(threads);
+    REQUIRE((bytes_of(run->model) == want));
+    if (stops.back() < steps - 1) REQUIRE((sae::read_file(late) == want_late));
+  }
 }
 
 using Small = Run<sae::TopK, float, sae::Objective<sae::AuxK>, sae::ShuffleBuffer<sae::MatrixSource<float>>>;

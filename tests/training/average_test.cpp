@@ -116,3 +116,43 @@ TEST_CASE("averages: none without steps, settings in range", "[training][average
                                                    {std::nan(""), "Trainer: ema = nan is not in [0, 1)"}})
     CHECK_THROWS_WITH(sae::Trainer(model, settings(ema, sae::DecoderNorm::unit)), message);
 }
+
+TEST_CASE("a schedule-free training ends with its average", "[training][average]") {
+  const Dense rows = random_rows(100, 6, 1, 1);
+  for (const auto decoder : {sae::DecoderNorm::unit, sae::DecoderNorm::free})
+    for (const Index stop : {5, 3}) {
+      auto config = settings(0, decoder);
+      config.optimizer = sae::ScheduleFree{.momentum = 0.75};
+      config.learning_rate = 0.01;
+      config.normalisation = sae::Normalisation::none;
+      config.frozen.b_enc = true;
+      Model<sae::TopK> model(6, 30, {.k = 4});
+      const auto start = model.parameters();
+      sae::Trainer trainer(model, config, sae::Objective<>{});
+      sae::MatrixSource<double> source(rows, {.shuffle = false});
+      // z = (y - momentum x) / (1 - momentum), x the mean of z_1 .. z_t.
+      Dense z_sum = Dense::Zero(30, 6), x = start.W_enc.map();
+      typename Model<sae::TopK>::Parameters last, averaged;
+      trainer.fit(source, [&](auto& self, const sae::StepReport& report) {
+        last = self.model().parameters();
+        averaged = self.averaged();
+        const auto t = static_cast<double>(report.step);
+        // y = (1 - m) z + m ((1 - 1/t) x + z / t)
+        const Dense z = (last.W_enc.map() - 0.75 * (1 - 1 / t) * x) / (0.25 + 0.75 / t);
+        z_sum += z;
+        x = z_sum / t;
+        return report.step == stop;
+      });
+      CHECK(relative_error(model.parameters().W_enc.map(), x) <= 1e-12);
+      CHECK(relative_error(last.W_enc.map(), x) > 1e-4);
+      CHECK(model.parameters().W_dec == averaged.W_dec);
+      CHECK(model.parameters().b_enc == start.b_enc);
+      for (Index i = 0; i < 30 && decoder == sae::DecoderNorm::unit; ++i)
+        CHECK(model.parameters().W_dec.map().row(i).norm() == Approx(1).epsilon(1e-14));
+    }
+  Model<sae::TopK> model(6, 30, {.k = 4});
+  auto both = settings(0.5, sae::DecoderNorm::unit);
+  both.optimizer = sae::ScheduleFree{};
+  CHECK_THROWS_WITH(sae::Trainer(model, both),
+                    "Trainer: ema = 0.5, and the optimizer schedule_free averages the weights itself: ema = 0 is legal");
+}

@@ -1,5 +1,6 @@
 // CrossLayerTrainer: its steps are the model's gradients through the optimizer, its scales fold away, it learns, it refuses.
 #include <sae/activations/any_activation.hpp>
+#include <sae/activations/glu.hpp>
 #include <sae/data/indexed_source.hpp>
 #include <sae/training/any_objective.hpp>
 #include <sae/training/cross_layer_trainer.hpp>
@@ -7,6 +8,8 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "catch_compat.hpp"
@@ -48,13 +51,14 @@ sae::TrainerConfig plain(Index steps, Index batch) {
 TEST_CASE("steps of a cross-layer transcoder are its gradients through the optimizer", "[training][cross_layer]") {
   const Dense rows = data(48);
   const sae::Objective objective{sae::L1{.coefficient = 0.02}};
-  for (const double clip : {0.0, 0.5}) {
-    CAPTURE(clip);
+  for (const auto& [clip, averages] : {std::pair{0.0, false}, std::pair{0.5, false}, std::pair{0.0, true}}) {
+    CAPTURE(clip, averages);
     Model<sae::ReLU> model(L, d, F, {}, {.decoder_norm = 0.3, .seed = 2}), twin = model;
     auto config = plain(3, 16);
     config.schedule.decay = 2;
     config.sparsity_warmup = 3;
     config.clip_norm = clip;
+    if (averages) config.optimizer = sae::ScheduleFree{.sign = false};
     sae::Threads threads(2);
     sae::CrossLayerTrainer trainer(model, config, objective, threads);
     sae::MatrixSource<double> source(rows, {.shuffle = false});
@@ -62,7 +66,7 @@ TEST_CASE("steps of a cross-layer transcoder are its gradients through the optim
     REQUIRE(trainer.fit(source, [&](const sae::StepReport& report) { reports.push_back(report); }) == sae::FitStatus::finished);
     REQUIRE(reports.size() == 3);
 
-    sae::OptimizerState<double> state(sae::Adam{});
+    sae::OptimizerState<double> state(config.optimizer);
     Model<sae::ReLU>::Parameters::visit([&](auto name, const auto& w) { state.add(name, w.rows(), w.cols()); },
                                         twin.parameters());
     for (Index t = 0; t < 3; ++t) {
@@ -89,6 +93,8 @@ TEST_CASE("steps of a cross-layer transcoder are its gradients through the optim
           },
           twin.parameters(), gradient.parameters);
     }
+    if (averages)  // what a training ends with
+      Model<sae::ReLU>::Parameters::visit([&](auto name, auto& w) { state.average(name, w); }, twin.parameters());
     Model<sae::ReLU>::Parameters::visit(
         [](std::string_view name, const auto& a, const auto& b) {
           CAPTURE(name);
@@ -132,23 +138,30 @@ TEST_CASE("a cross-layer transcoder learns on layers of any size and reads them 
 }
 
 TEST_CASE("the scales of a cross-layer transcoder fold away, codes and all", "[training][cross_layer]") {
-  Model<sae::JumpReLU> model(L, d, F, {.threshold = 0.3}, {.decoder_norm = 0.5, .seed = 3});
-  model.parameters().b_dec().map() = random_rows(1, L * d, 8);
   const Dense x = random_rows(9, L * d, 9);
   const std::vector<double> in{2, 0.5, 4}, out{0.25, 3, 0.1};
-  Dense scaled = x;
-  for (Index l = 0; l < L; ++l) scaled.middleCols(l * d, d) *= in[static_cast<std::size_t>(l)];
-  const auto codes = model.encode(scaled);
-  Dense want = model.predict(scaled);
-  for (Index l = 0; l < L; ++l) want.middleCols(l * d, d) /= out[static_cast<std::size_t>(l)];
-  model.fold_scales(in, out);
-  CHECK(largest_difference(model.predict(x), want) <= 1e-13 * largest_magnitude(want));
-  const auto folded = model.encode(x);
-  for (std::size_t l = 0; l < L; ++l) {
-    REQUIRE(codes[l].size() > 0);
-    CHECK(mask_of(folded[l]) == mask_of(codes[l]));
-    CHECK(largest_difference(folded[l].dense(), codes[l].dense()) <= 1e-13);
-  }
+  const auto check = [&](auto model) {
+    CAPTURE(std::string(model.activation().name));
+    model.parameters().b_dec().map() = random_rows(1, L * d, 8);
+    Dense scaled = x;
+    for (Index l = 0; l < L; ++l) scaled.middleCols(l * d, d) *= in[static_cast<std::size_t>(l)];
+    const auto codes = model.encode(scaled);
+    Dense want = model.predict(scaled);
+    for (Index l = 0; l < L; ++l) want.middleCols(l * d, d) /= out[static_cast<std::size_t>(l)];
+    model.fold_scales(in, out);
+    CHECK(largest_difference(model.predict(x), want) <= 1e-13 * largest_magnitude(want));
+    const auto folded = model.encode(x);
+    for (std::size_t l = 0; l < L; ++l) {
+      REQUIRE(codes[l].size() > 0);
+      CHECK(mask_of(folded[l]) == mask_of(codes[l]));
+      CHECK(largest_difference(folded[l].dense(), codes[l].dense()) <= 1e-13);
+    }
+  };
+  Model<sae::JumpReLU> model(L, d, F, {.threshold = 0.3}, {.decoder_norm = 0.5, .seed = 3});
+  check(model);
+  Model<sae::Glu<sae::TopK>> gated(L, d, F, {.inner = {.k = 3}}, {.decoder_norm = 0.5, .seed = 3});
+  for (auto& layer : gated.parameters().layers) layer.activation.W_glu.map() = random_rows(F, d, 10);
+  check(gated);
   CHECK_THROWS_WITH(model.fold_scales(std::vector<double>{1, 1}, out), Catch::Contains("the model has 3 layers"));
   CHECK_THROWS_WITH(model.fold_scales(std::vector<double>{1, 0, 1}, out),
                     Catch::Contains("the scale 0 is not a positive finite number"));
@@ -198,4 +211,99 @@ TEST_CASE("what a cross-layer transcoder cannot be trained with is refused by na
   sae::CrossLayerTrainer diverging(other, wild);
   sae::MatrixSource<double> source(data(64));
   CHECK_THROWS_AS(diverging.fit(source), sae::DivergedError);
+}
+
+namespace {
+
+sae::TrainerConfig scaled(Index steps, Index batch) {
+  auto config = plain(steps, batch);
+  config.center = sae::Center::mean;
+  config.normalisation = sae::Normalisation::mean_square;
+  return config;
+}
+Dense parameters_of(const Model<sae::TopK>& model) {
+  Dense out(1, 0);
+  Model<sae::TopK>::Parameters::visit(
+      [&](std::string_view, const auto& w) {
+        out.conservativeResize(1, out.cols() + w.size());
+        out.rightCols(w.size()) = Eigen::Map<const Dense>(w.data(), 1, w.size());
+      },
+      model.parameters());
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("callbacks of a cross-layer training see the report, or the trainer and the report", "[training][cross_layer]") {
+  Model<sae::TopK> model(L, d, F, {.k = 3});
+  sae::CrossLayerTrainer trainer(model, plain(10, 8));
+  sae::MatrixSource<double> source(data(100));
+  std::string order;
+  const auto with_trainer = [&](auto& self, const sae::StepReport& report) {
+    CHECK(&self == &trainer);
+    CHECK(self.fitting());
+    CHECK(self.step() == report.step);
+    order += 't';
+    return report.step == 3;
+  };
+  const auto alone = [&](const sae::StepReport&) { order += 'a'; };
+  CHECK_FALSE(trainer.fitting());
+  CHECK(trainer.fit(source, with_trainer, alone) == sae::FitStatus::stopped);
+  CHECK(order == "tatata");  // all of them, also behind the one that asks to stop
+  CHECK(trainer.step() == 3);
+  CHECK_FALSE(trainer.fitting());
+}
+
+TEST_CASE("a cross-layer training that an exception ended goes on where it was", "[training][cross_layer]") {
+  const Dense rows = data(300);
+  const auto train = [&](Index fails_at) {
+    Model<sae::TopK> model(L, d, F, {.k = 3}, {.seed = 4});
+    sae::CrossLayerTrainer trainer(model, scaled(20, 16));
+    sae::MatrixSource<double> source(rows, {.seed = 1});
+    struct Failed {};
+    const auto fail = [&](const sae::StepReport& report) {
+      if (report.step == fails_at) throw Failed();
+    };
+    if (fails_at > 0) {
+      CHECK_THROWS_AS(trainer.fit(source, fail), Failed);
+      CHECK(trainer.step() == fails_at);
+      for (const double scale : trainer.target_scales()) CHECK(scale != 1);  // not folded yet
+    }
+    CHECK(trainer.fit(source) == sae::FitStatus::finished);
+    CHECK(trainer.step() == 20);
+    CHECK_THROWS_WITH(trainer.fit(source), Catch::Contains("fit was run to its end already"));
+    CHECK_THROWS_WITH(trainer.finish(), Catch::Contains("the run has ended already"));
+    return parameters_of(model);
+  };
+  const Dense want = train(0);
+  for (const Index fails_at : {1, 7, 20}) CHECK(train(fails_at) == want);
+}
+
+TEST_CASE("a cross-layer training of one's own steps ends as fit does", "[training][cross_layer]") {
+  const Dense rows = data(64);
+  Model<sae::TopK> model(L, d, F, {.k = 3}, {.seed = 4}), twin = model;
+  sae::MatrixSource<double> source(rows, {.shuffle = false}), again(rows, {.shuffle = false});
+  sae::CrossLayerTrainer fitted(model, scaled(4, 16)), stepped(twin, scaled(4, 16));
+  fitted.fit(source);
+  stepped.prepare(again);
+  for (Index t = 0; t < 4; ++t) stepped.train_step(rows.middleRows(16 * t, 16));
+  CHECK_THROWS_WITH(stepped.prepare(again), Catch::Contains("prepare comes before the first step, 4 are done"));
+  stepped.finish();
+  CHECK(parameters_of(twin) == parameters_of(model));
+}
+
+TEST_CASE("a weight that is not finite ends a cross-layer training before its scales are folded", "[training][cross_layer]") {
+  Model<sae::TopK> model(L, d, F, {.k = 3}, {.seed = 4});
+  sae::CrossLayerTrainer trainer(model, scaled(5, 16));
+  sae::MatrixSource<double> source(data(100));
+  double kept = 0;
+  const auto spoil = [&](const sae::StepReport& report) {
+    if (report.step < 5) return;
+    kept = std::exchange(model.parameters().layers[1].W_dec[3], std::numeric_limits<double>::infinity());
+  };
+  CHECK_THROWS_WITH(trainer.fit(source, spoil), Catch::Contains("at step 5 layer1.W_dec holds a number that is not finite"));
+  for (const double scale : trainer.target_scales()) CHECK(scale != 1);
+  model.parameters().layers[1].W_dec[3] = kept;
+  trainer.finish();
+  for (const double scale : trainer.target_scales()) CHECK(scale == 1);
 }

@@ -136,6 +136,21 @@ Formula adafactor(double decay, double clip, double least) {  // least > 0: rela
   };
 }
 
+// z and x by their definition, x from y = w before the step, which may have been brought to norm 1 since the last one.
+Formula schedule_free(double momentum, bool sign) {
+  return [=](Dense& w, const Dense& g, std::vector<Dense>& kept, double t, double rate) {
+    if (t == 1) kept = {w, Dense::Zero(1, 2)};
+    Dense &z = kept[0], &rates = kept[1];
+    Dense x = (w - (1 - momentum) * z) / momentum;
+    rates(0, 0) = std::fmax(rates(0, 0), rate);
+    rates(0, 1) += rates(0, 0) * rates(0, 0);
+    z -= rate * (sign ? Dense(g.array().sign()) : g);
+    const double c = rates(0, 0) * rates(0, 0) / rates(0, 1);
+    x = ((1 - c) * x + c * z).eval();
+    w = (1 - momentum) * z + momentum * x;
+  };
+}
+
 Formula half_rate(Formula formula) {
   return [=](Dense& w, const Dense& g, std::vector<Dense>& kept, double t, double rate) { formula(w, g, kept, t, 0.5 * rate); };
 }
@@ -160,6 +175,8 @@ std::vector<Case> cases() {
       {"nesterov", sae::Sgd{.momentum = 0.7, .nesterov = true}, sgd(0.7, true), matrices + vectors},
       {"signsgd", sae::SignSgd{}, signum(0), 0},
       {"signum", sae::SignSgd{.momentum = 0.6}, signum(0.6), matrices + vectors},
+      {"schedule-free sign-SGD", sae::ScheduleFree{}, schedule_free(0.95, true), matrices + vectors},
+      {"schedule-free SGD", sae::ScheduleFree{.momentum = 0.5, .sign = false}, schedule_free(0.5, false), matrices + vectors},
       {"muon", sae::Muon{}, muon(0.95, true, 5, 0, aspect, adam(0.9, 0.999, 1e-8)), matrices + 2 * vectors},
       {"muon of sparsify", sae::Muon{.scale = sae::MuonScale::rms, .weight_decay = 0.1},
        muon(0.95, true, 5, 0.1, rms, adam(0.9, 0.999, 1e-8)), matrices + 2 * vectors},
@@ -184,6 +201,45 @@ TEST_CASE("three steps of gradient descent, by hand", "[training][optimizer]") {
   CHECK(walk(sae::SignSgd{.momentum = 0.5}, {0, 0}) == std::vector<double>{1, 1});
   CHECK(std::isnan(walk(sae::SignSgd{}, {std::nan("")})[0]));
   CHECK(std::isnan(walk(sae::SignSgd{.momentum = 0.5}, {std::nan("")})[0]));
+}
+
+TEST_CASE("schedule-free by hand", "[training][optimizer]") {
+  // z = 0.8, 1.2, 1.2; x = 0.8, 1, 16/15; y = (z + 3 x) / 4.
+  const sae::ScheduleFree optimizer{.momentum = 0.75, .sign = false};
+  check_walk(optimizer, {0.8, 1.05, 1.1});
+  check_walk(sae::ScheduleFree{.momentum = 0.75}, {0.9, 0.9625, 0.975});  // z = 0.9, 1, 1; x = 0.9, 0.95, 29/30
+  CHECK(std::isnan(walk(sae::ScheduleFree{}, {std::nan("")})[0]));
+  sae::OptimizerState<double> state(optimizer);
+  state.add("w", 1, 1);
+  auto w = tensor(Dense::Ones(1, 1)), g = tensor(Dense::Ones(1, 1));
+  sae::Threads threads(1);
+  for (Index t = 1; t <= 3; ++t) {
+    g[0] = t == 1 ? 2 : t == 2 ? -4 : 0;
+    state.begin_step(t, 0.1);
+    state.update(state.slots("w"), w, g, threads);
+  }
+  auto x = w;
+  state.average("w", x);
+  CHECK(x[0] == Approx(16 / 15.0).epsilon(1e-14));
+  // A rate that grows: c = 1, 4/5; a rate of 0 moves nothing, and the first above it is all of the average.
+  sae::OptimizerState<double> warm(optimizer);
+  warm.add("w", 1, 1);
+  w[0] = 1;
+  const double rates[] = {0, 0.1, 0.2}, wanted[] = {1, 0.9, 0.74};
+  for (Index t = 1; t <= 3; ++t) {
+    g[0] = 1;
+    warm.begin_step(t, rates[t - 1]);
+    warm.update(warm.slots("w"), w, g, threads);
+    auto mean = w;
+    warm.average("w", mean);
+    CHECK(mean[0] == Approx(wanted[t - 1]).epsilon(1e-14));
+  }
+  // As if it had started where it is now.
+  w[0] = 5;
+  warm.reset_number("w", w, 0);
+  auto mean = w;
+  warm.average("w", mean);
+  CHECK(mean[0] == 5);
 }
 
 TEST_CASE("Adafactor by hand: the update is cut to a root mean square of 1", "[training][optimizer]") {
@@ -333,7 +389,8 @@ TEST_CASE("optimizers that need all gradients give the same bytes for any number
   const auto trained = [](const sae::Optimizer& optimizer, int count) {
     TopKModel<float> model(20, 300, {.k = 4});
     sae::Threads threads(count);
-    sae::Trainer trainer(model, {.steps = 4, .batch = 100, .learning_rate = 0.01, .optimizer = optimizer, .ema = 0.5},
+    const bool own = std::holds_alternative<sae::ScheduleFree>(optimizer);  // an average of its own
+    sae::Trainer trainer(model, {.steps = 4, .batch = 100, .learning_rate = 0.01, .optimizer = optimizer, .ema = own ? 0 : 0.5},
                          sae::Objective<>{}, threads);
     sae::MatrixSource<float> source(sae::Matrix<float>(random_rows(400, 20, 1, 1).cast<float>()));
     trainer.fit(source);
@@ -360,6 +417,8 @@ TEST_CASE("settings of optimizers are checked", "[training][optimizer]") {
   refused(sae::Sgd{.momentum = nan}, "Sgd: momentum = nan is not in [0, 1)");
   refused(sae::Sgd{.nesterov = true}, "Sgd: nesterov needs a momentum above 0, it is 0");
   refused(sae::SignSgd{.momentum = -0.5}, "SignSgd: momentum = -0.5 is not in [0, 1)");
+  refused(sae::ScheduleFree{.momentum = 0}, "ScheduleFree: momentum = 0 is not in (0, 1)");
+  refused(sae::ScheduleFree{.momentum = 1}, "ScheduleFree: momentum = 1 is not in (0, 1)");
   refused(sae::Muon{.momentum = 1}, "Muon: momentum = 1 is not in [0, 1)");
   refused(sae::Muon{.iterations = 0}, "Muon: iterations = 0 is below 1");
   refused(sae::Muon{.weight_decay = -0.1}, "Muon: weight_decay = -0.1 is negative");

@@ -154,4 +154,9 @@ TEST_CASE("openai and sparsify by hand: errors over the variance of the batch", 
   const Case c("openai");
   CHECK(std::get<sae::Adam>(c.recipe.config.optimizer).epsilon == 6.25e-10);
   CHECK(c.recipe.config.ema == 0.999);
+  const Case s("sparsify", {.k = 5});
+  CHECK(std::get<sae::ScheduleFree>(s.recipe.config.optimizer).momentum == 0.95);
+  CHECK(std::get<sae::ScheduleFree>(s.recipe.config.optimizer).sign);
+  CHECK(s.recipe.config.schedule.factor(0, 100) == 1);
+  CHECK(s.recipe.config.schedule.factor(99, 100) == 1);
 }

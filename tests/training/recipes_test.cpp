@@ -19,11 +19,12 @@ RecipeProblem problem(std::string activation = {}) {
 
 }  // namespace
 
-TEST_CASE("recipes: every name trains, lowers its loss and gives the same bytes again", "[training][recipes]") {
+TEST_CASE("recipes: every activation of every name trains, lowers its loss and gives the same bytes again",
+          "[training][recipes]") {
   const sae::Matrix<float> rows = sae_test::random_rows(640, 12, 3).cast<float>();
-  for (const auto name : sae::recipe_names()) {
-    CAPTURE(std::string(name));
-    const sae::Recipe recipe = sae::recipe(name, problem());
+  const auto check = [&](std::string_view name, std::string_view activation) {
+    CAPTURE(std::string(name), std::string(activation));
+    const sae::Recipe recipe = sae::recipe(name, problem(std::string(activation)));
     CHECK(recipe.name == name);
     CHECK_FALSE(recipe.source.empty());
     const auto train = [&](int threads) {
@@ -42,7 +43,16 @@ TEST_CASE("recipes: every name trains, lowers its loss and gives the same bytes 
     const auto one = train(1), two = train(2);
     CHECK(one.parameters().W_dec == two.parameters().W_dec);
     CHECK(one.parameters().W_enc == two.parameters().W_enc);
+  };
+  for (const auto name : sae::recipe_names()) {
+    const auto activations = sae::recipe_activations(name);
+    REQUIRE_FALSE(activations.empty());
+    for (const auto activation : activations) check(name, activation);
+    CHECK(sae::recipe(name, problem()).activation.index() ==
+          sae::recipe(name, problem(std::string(activations[0]))).activation.index());
   }
+  CHECK(sae::recipe_activations("sparsify") == std::vector<std::string_view>{"topk", "groupmax"});
+  CHECK_THROWS_WITH(sae::recipe_activations("sealens"), Catch::Contains("there is no recipe \"sealens\"; these are: default"));
 }
 
 TEST_CASE("recipes: the settings that their sources name", "[training][recipes]") {

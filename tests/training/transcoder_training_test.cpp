@@ -1,4 +1,5 @@
 // The Trainer on transcoders: rows hold x and, behind it, y.
+#include <sae/activations/glu.hpp>
 #include <sae/data/indexed_source.hpp>
 #include <sae/formats/checkpoint.hpp>
 #include <sae/models/transcoder.hpp>
@@ -86,6 +87,33 @@ TEST_CASE("steps of a transcoder are its gradients through the optimizer", "[tra
       }
       CHECK(largest_gap(model.parameters(), twin.parameters()) <= 1e-12);
     }
+}
+
+TEST_CASE("a trained transcoder goes on by scaled rows as it was, with unit decoder rows, too", "[training][transcoder]") {
+  const Dense all = data(64), x = all.leftCols(in), y = all.rightCols(out);
+  const auto check = [&]<class Activation>(Model<Activation> model) {
+    randomise_everything(model, 9);
+    auto& p = model.parameters();
+    p.W_dec.map().rowwise().normalize();
+    p.activation.constrain();
+    const Dense before = model.predict(x);
+    auto config = plain(1, 64);
+    config.learning_rate = 1e-15;
+    config.normalisation = sae::Normalisation::mean_square;
+    config.decoder = sae::DecoderNorm::unit;
+    config.reads_raw_rows = true;
+    sae::Trainer trainer(model, config, sae::Objective<>{});
+    auto source = in_order(all);
+    trainer.prepare(source);
+    CHECK(largest_difference(p.W_dec.map().rowwise().norm(), Dense::Ones(latents, 1)) <= 1e-12);
+    trainer.train_step(all);
+    trainer.finish();
+    CHECK(relative_error(model.predict(x), before) <= 1e-10);
+  };
+  check(Model<sae::TopK>(in, out, latents, {.k = 3}, {.skip = true}));
+  check(Model<sae::TopK>(in, out, latents, {.k = 3, .rank_by_decoder_norm = true}, {.decoder_norm = 1}));
+  check(Model<sae::JumpReLU>(in, out, latents));
+  check(Model<sae::Glu<sae::JumpReLU>>(in, out, latents, {}, {.skip = true}));
 }
 
 TEST_CASE("a transcoder learns with every normalisation and centre, and reads raw rows afterwards", "[training][transcoder]") {

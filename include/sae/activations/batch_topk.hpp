@@ -130,17 +130,14 @@ struct BatchTopK {
     }
     Scalar bound(Index /*row*/) const { return floor_; }
     void take(Index row, Index first, std::span<const Scalar> z) {
-      const Scalar* const values = z.data();
-      const auto show = [&](const auto& key) {
-        kernels::visit_above(
-            static_cast<Index>(z.size()), key, [&] { return floor_; },
-            [&](Index j) {
-              offer({key(j), values[j], static_cast<int>(row), static_cast<int>(first + j)});
-            });
+      const auto bound = [&] { return floor_; };
+      const auto keep = [&](Index j, Scalar key) {
+        offer({key, z[static_cast<std::size_t>(j)], static_cast<int>(row), static_cast<int>(first + j)});
       };
-      if (norms_.empty()) return show([&](Index j) { return values[j]; });
-      const Scalar* const norms = norms_.data() + first;
-      show([&](Index j) { return values[j] * norms[j]; });
+      if (norms_.empty()) return kernels::visit_above(z, bound, [&](Index j) { keep(j, z[static_cast<std::size_t>(j)]); });
+      const Scalar *const values = z.data(), *const norms = norms_.data() + first;
+      kernels::visit_keys_above<Scalar>(
+          static_cast<Index>(z.size()), [&](Index j) { return values[j] * norms[j]; }, bound, keep);
     }
     static void merge(std::span<Selector> blocks) {
       if (blocks.empty()) return;

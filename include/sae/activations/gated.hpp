@@ -1,5 +1,6 @@
 #pragma once
 #include <sae/activations/selection.hpp>
+#include <sae/kernels/largest.hpp>
 
 #include <cmath>
 #include <limits>
@@ -59,7 +60,6 @@ struct Gated {
     }
     void constrain() {}
 
-    bool open(Index latent, Scalar p) const { return p + b_gate[latent] > Scalar(0); }
     /// m of a pre-activation P.
     Scalar magnitude(Index latent, Scalar p) const { return p * std::exp(r_mag[latent]) + b_mag[latent]; }
   };
@@ -75,9 +75,12 @@ struct Gated {
     Scalar bound(Index /*row*/) const { return -std::numeric_limits<Scalar>::infinity(); }
     void take(Index row, Index first, std::span<const Scalar> z) {
       auto& kept = rows_[static_cast<std::size_t>(row)];
-      for (std::size_t j = 0; j < z.size(); ++j)
-        if (const Index i = first + static_cast<Index>(j); parameters_->open(i, z[j]))
-          kept.push_back({static_cast<int>(i), z[j]});
+      const Scalar *const gate = parameters_->b_gate.data() + first, *const values = z.data();
+      kernels::visit_keys_above<Scalar>(
+          static_cast<Index>(z.size()), [&](Index j) { return values[j] + gate[j]; }, [] { return Scalar(0); },
+          [&](Index j, Scalar) {
+            kept.push_back({static_cast<int>(first + j), values[j]});
+          });
     }
     static void merge(std::span<Selector> /*blocks*/) {}
     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& /*band*/) {

@@ -1,5 +1,6 @@
 #pragma once
 #include <sae/activations/selection.hpp>
+#include <sae/kernels/largest.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -82,9 +83,12 @@ struct JumpReLU {
     Scalar bound(Index /*row*/) const { return -std::numeric_limits<Scalar>::infinity(); }
     void take(Index row, Index first, std::span<const Scalar> z) {
       auto& kept = rows_[static_cast<std::size_t>(row)];
-      const Scalar* const theta = theta_ + first;
-      for (std::size_t j = 0; j < z.size(); ++j)
-        if (z[j] - theta[j] > -half_) kept.push_back({static_cast<int>(first) + static_cast<int>(j), z[j]});
+      const Scalar *const theta = theta_ + first, *const values = z.data();
+      kernels::visit_keys_above<Scalar>(
+          static_cast<Index>(z.size()), [&](Index j) { return values[j] - theta[j]; }, [&] { return -half_; },
+          [&](Index j, Scalar) {
+            kept.push_back({static_cast<int>(first + j), values[j]});
+          });
     }
     static void merge(std::span<Selector> /*blocks*/) {}
     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& band) {

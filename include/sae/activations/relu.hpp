@@ -1,5 +1,6 @@
 #pragma once
 #include <sae/activations/selection.hpp>
+#include <sae/kernels/largest.hpp>
 
 #include <string_view>
 #include <vector>
@@ -32,8 +33,11 @@ struct ReLU {
     Scalar bound(Index /*row*/) const { return Scalar(0); }
     void take(Index row, Index first, std::span<const Scalar> z) {
       auto& kept = rows_[static_cast<std::size_t>(row)];
-      for (std::size_t j = 0; j < z.size(); ++j)
-        if (z[j] > Scalar(0)) kept.push_back({static_cast<int>(first) + static_cast<int>(j), z[j]});
+      kernels::visit_above(
+          z, [] { return Scalar(0); },
+          [&](Index j) {
+            kept.push_back({static_cast<int>(first + j), z[static_cast<std::size_t>(j)]});
+          });
     }
     static void merge(std::span<Selector> /*blocks*/) {}
     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& /*band*/) {

@@ -4,7 +4,7 @@
 #include <Eigen/Core>
 
 // What a user may rely on, and what is checked before anything else is compiled. No other macro reaches a consumer:
-// SAE_VERSION_MAJOR, SAE_VERSION_MINOR, SAE_VERSION_PATCH and SAE_ABI (core/version.hpp), SAE_NOINLINE (here).
+// SAE_VERSION_MAJOR, SAE_VERSION_MINOR, SAE_VERSION_PATCH and SAE_ABI (core/version.hpp), SAE_NOINLINE, SAE_X86 and SAE_TARGET (here).
 #if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
 #error "sae needs C++20 (-std=c++20 or later)"
 #endif
@@ -16,4 +16,13 @@
 #define SAE_NOINLINE __declspec(noinline)
 #else
 #define SAE_NOINLINE __attribute__((noinline))
+#endif
+
+// SAE_X86 is 1 where a function can be compiled for other instructions than the rest of the program: SAE_TARGET("avx2,fma").
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define SAE_X86 1
+#define SAE_TARGET(features) __attribute__((target(features)))
+#else
+#define SAE_X86 0
+#define SAE_TARGET(features)
 #endif

@@ -16,11 +16,12 @@
 
 // A checkpoint is one safetensors file: the parameters, the optimizer's moments ("moment0.W_enc"), the average of the weights
 // ("average.W_enc") where there is one, how long each latent has been silent, the counters, the input scale, where the source
-// stands ("source.counters", "source.rows", inner sources "source.0.counters"), each exactly as it is in memory. Its metadata hold the format's version, the step and every setting that
-// the result depends on ("setting trainer.batch").
+// stands ("source.counters", "source.rows", inner sources "source.0.counters"), each exactly as it is in memory. Of several layers
+// each has its own ("layer0.W_enc", "layer0.silent"). Its metadata hold the format's version, the step and every setting that the
+// result depends on ("setting trainer.batch").
 namespace sae::inline SAE_ABI {
 
-/// A trainer whose runs can be saved and gone on with: Trainer, TrainerGroup.
+/// A trainer whose runs can be saved and gone on with: Trainer, CrossLayerTrainer, TrainerGroup.
 template <class T>
 concept Resumable = requires(T& trainer) {
   { trainer.fitting() } -> std::same_as<bool>;
@@ -194,18 +195,22 @@ class CheckpointReader {
 
 }  // namespace detail
 
-/// Every setting that the result of a training depends on, by name: sizes, activation, terms of the loss and TrainerConfig, then
-/// what the caller adds (where the rows come from, a seed). Two trainings with equal settings on equal rows give equal bytes.
+/// Every setting that the result of a training depends on, by name: kind of trainer, sizes, activation, terms of the loss and
+/// TrainerConfig, then what the caller adds (where the rows come from, a seed). Two trainings with equal settings on equal rows give
+/// equal bytes.
 /// Terms and activations of your own tell theirs by a member `visit_settings` (training/aux_k.hpp shows one).
-template <class Model, class Terms>
-Settings checkpoint_settings(const Trainer<Model, Terms>& trainer, const Settings& own = {}) {
+template <Resumable AnyTrainer>
+Settings checkpoint_settings(const AnyTrainer& trainer, const Settings& own = {}) {
   Settings out;
-  const Model& model = trainer.model();
+  const auto& model = trainer.model();
   const detail::SettingsList top(out, "");
+  top("trainer", AnyTrainer::kind);
+  if constexpr (requires { model.layers(); }) top("model.layers", model.layers());
   top("model.d_in", model.d_in());
   top("model.latents", model.latents());
-  top("model.scalar", to_string(dtype_of<typename Model::Scalar>()));
-  top("model.subtract_decoder_bias", model.subtracts_decoder_bias());
+  top("model.scalar", to_string(dtype_of<typename AnyTrainer::Scalar>()));
+  if constexpr (requires { model.subtracts_decoder_bias(); })
+    top("model.subtract_decoder_bias", model.subtracts_decoder_bias());
   if constexpr (requires { model.sites(); })
     for (std::size_t s = 0; s < model.sites().size(); ++s) top(detail::concat("model.site", s + 1), model.sites()[s]);
   if (const auto kind = detail::input_normalisation_of(model); kind != InputNormalisation::none)

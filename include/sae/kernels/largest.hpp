@@ -1,28 +1,41 @@
 #pragma once
 #include <sae/core/types.hpp>
+#include <sae/kernels/float_kernels.hpp>
 
 #include <algorithm>
-#include <limits>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 namespace sae::inline SAE_ABI::kernels {
 
-/// Calls offer(j), j < n ascending, at least where key(j) > bound(). Sixteen keys a look without a branch, so that the common case
-/// "none of them" is a few vector instructions. The bound may rise from offer to offer; the offers before its last rise are
-/// the callee's to refuse, and so is what stands beside a key above the bound.
-template <class Key, class Bound, class Offer>
-void visit_above(Index n, const Key& key, const Bound& bound, const Offer& offer) {
-  constexpr Index step = 16;
-  for (Index j = 0; j < n; j += step) {
-    const Index count = std::min(step, n - j);
-    if (count == step) {
-      const auto above = bound();
-      int hits = 0;
-      for (Index l = 0; l < step; ++l) hits += key(j + l) > above;
-      if (hits == 0) continue;
-    }
-    for (Index l = 0; l < count; ++l) offer(j + l);
+/// Calls offer(j), j ascending, where keys[j] > bound(); the bound may rise from offer to offer. NaN is above nothing.
+template <class Scalar, class Bound, class Offer>
+void visit_above(std::span<const Scalar> keys, const Bound& bound, const Offer& offer) {
+  const Scalar* const key = keys.data();
+  const auto n = static_cast<Index>(keys.size());
+  if constexpr (std::is_same_v<Scalar, float>) {
+    const auto next = detail::float_kernels().next_above;
+    for (Index j = next(key, 0, n, bound()); j < n; j = next(key, j + 1, n, bound())) offer(j);
+  } else {
+    for (Index j = 0; j < n; ++j)
+      if (key[j] > bound()) offer(j);
+  }
+}
+/// The same of keys that are computed: offer(j, key(j)) for j < n.
+template <class Scalar, class Key, class Bound, class Offer>
+void visit_keys_above(Index n, const Key& key, const Bound& bound, const Offer& offer) {
+  constexpr Index step = 64;
+  Scalar keys[step];
+  for (Index first = 0; first < n; first += step) {
+    const Index count = std::min(step, n - first);
+    for (Index l = 0; l < count; ++l) keys[l] = key(first + l);
+    visit_above(std::span<const Scalar>(keys, static_cast<std::size_t>(count)), bound,
+                [&](Index l) { offer(first + l, keys[l]); });
   }
 }
 
@@ -33,10 +46,39 @@ struct Candidate {
   int latent;
 };
 
+/// The k-th largest of n keys, 1 <= k <= n, none NaN.
+template <class Scalar>
+Scalar kth_largest(const Scalar* keys, Index n, Index k) {
+  if constexpr (std::is_same_v<Scalar, float>) {
+    // The least t that fewer than k keys are above, found by halving the numbers between; as integers floats ascend in their order.
+    const auto ordered = [](float x) {
+      const auto bits = std::bit_cast<std::int32_t>(x);
+      return bits < 0 ? bits ^ 0x7FFFFFFF : bits;
+    };
+    const auto value = [](std::int32_t x) { return std::bit_cast<float>(x < 0 ? x ^ 0x7FFFFFFF : x); };
+    const auto count = detail::float_kernels().count_above;
+    const auto [least, most] = std::minmax_element(keys, keys + n);
+    std::int64_t low = ordered(*least), high = ordered(*most);
+    while (low < high) {
+      const std::int64_t middle = low + (high - low) / 2;
+      if (count(keys, n, value(static_cast<std::int32_t>(middle))) < k) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    return value(static_cast<std::int32_t>(low));
+  } else {
+    std::vector<Scalar> copy(keys, keys + n);
+    std::nth_element(copy.begin(), copy.begin() + (k - 1), copy.end(), std::greater<>());
+    return copy[static_cast<std::size_t>(k - 1)];
+  }
+}
+
 /// The k largest keys of each row of a block, found while the row is shown in pieces with ascending latents.
 ///
 /// A row keeps up to 2k + 64 candidates above its bound; when they are full, the k best stay and the bound rises to the k-th
-/// key. Ties go to the lower latent: a later entry equal to the bound is refused, and a compaction ranks by (key, lower latent).
+/// key. Ties go to the lower latent: a later entry equal to the bound is refused, and of equal candidates the first stay.
 /// NaN is never above a bound and never kept. Cost: one comparison an entry, plus compactions of 2k + 64 candidates: about log(n / k)
 /// of them in random order, n / (k + 64) at worst.
 template <class Scalar>
@@ -48,55 +90,78 @@ class LargestPerRow {
     capacity_ = 2 * k + 64;
     bound_.assign(static_cast<std::size_t>(rows), floor);
     count_.assign(static_cast<std::size_t>(rows), 0);
-    kept_.resize(static_cast<std::size_t>(rows * capacity_));
+    const auto room = static_cast<std::size_t>(rows * capacity_);
+    keys_.resize(room);
+    values_.resize(room);
+    latents_.resize(room);
   }
   /// Entries of the row at or below it cannot matter any more.
   Scalar bound(Index row) const { return bound_[static_cast<std::size_t>(row)]; }
 
+  /// Latents of a row ascend.
   void offer(Index row, Scalar key, Scalar z, Index latent) {
     if (!(key > bound(row))) return;
     Index& count = count_[static_cast<std::size_t>(row)];
     if (count == capacity_) compact(row);
     if (!(key > bound(row))) return;
-    at(row)[count++] = {key, z, static_cast<int>(latent)};
+    const auto at = static_cast<std::size_t>(row * capacity_ + count++);
+    keys_[at] = key;
+    values_[at] = z;
+    latents_[at] = static_cast<int>(latent);
   }
 
   /// Shows the pre-activations z of the latents first .. first + z.size() - 1, ranked by key(j), j < z.size().
   template <class Key>
   void take(Index row, Index first, std::span<const Scalar> z, const Key& key) {
-    const Scalar* const values = z.data();
-    visit_above(
+    visit_keys_above<Scalar>(
         static_cast<Index>(z.size()), key, [&] { return bound(row); },
-        [&](Index j) { offer(row, key(j), values[j], first + j); });
+        [&](Index j, Scalar above) { offer(row, above, z[static_cast<std::size_t>(j)], first + j); });
   }
   /// The same, ranked by z itself.
   void take(Index row, Index first, std::span<const Scalar> z) {
-    take(row, first, z, [values = z.data()](Index j) { return values[j]; });
+    visit_above(
+        z, [&] { return bound(row); },
+        [&](Index j) {
+          const Scalar value = z[static_cast<std::size_t>(j)];
+          offer(row, value, value, first + j);
+        });
   }
 
-  /// The row's selection, at most k, by ascending latent. Valid until the next call that changes the row.
+  /// The row's selection, at most k, by ascending latent. Valid until the next call.
   std::span<const Candidate<Scalar>> finish(Index row) {
     Index& count = count_[static_cast<std::size_t>(row)];
     if (count > k_) compact(row);
-    std::sort(at(row), at(row) + count, [](const auto& a, const auto& b) { return a.latent < b.latent; });
-    return {at(row), static_cast<std::size_t>(count)};
+    selection_.clear();
+    for (auto at = static_cast<std::size_t>(row * capacity_), end = at + static_cast<std::size_t>(count); at < end; ++at)
+      selection_.push_back({keys_[at], values_[at], latents_[at]});
+    return selection_;
   }
 
  private:
-  Candidate<Scalar>* at(Index row) { return kept_.data() + row * capacity_; }
   void compact(Index row) {
     Index& count = count_[static_cast<std::size_t>(row)];
-    Candidate<Scalar>* const first = at(row);
-    std::nth_element(first, first + (k_ - 1), first + count,
-                     [](const auto& a, const auto& b) { return a.key > b.key || (a.key == b.key && a.latent < b.latent); });
-    count = k_;
-    bound_[static_cast<std::size_t>(row)] = first[k_ - 1].key;
+    const auto first = static_cast<std::size_t>(row * capacity_), last = first + static_cast<std::size_t>(count);
+    const Scalar bound = kth_largest(keys_.data() + first, count, k_);
+    Index equal = k_;  // how many of those that equal the bound have a place
+    for (std::size_t at = first; at < last; ++at) equal -= keys_[at] > bound;
+    std::size_t to = first;
+    for (std::size_t at = first; at < last; ++at) {
+      const bool stays = keys_[at] > bound || (keys_[at] == bound && equal-- > 0);
+      keys_[to] = keys_[at];
+      values_[to] = values_[at];
+      latents_[to] = latents_[at];
+      to += stays;
+    }
+    count = static_cast<Index>(to - first);
+    bound_[static_cast<std::size_t>(row)] = bound;
   }
 
   Index k_ = 0, capacity_ = 0;
   std::vector<Scalar> bound_;
   std::vector<Index> count_;
-  std::vector<Candidate<Scalar>> kept_;
+  std::vector<Scalar> keys_, values_;  ///< candidates of a row, by ascending latent: [rows x capacity]
+  std::vector<int> latents_;
+  std::vector<Candidate<Scalar>> selection_;
 };
 
 }  // namespace sae::inline SAE_ABI::kernels

@@ -42,16 +42,26 @@ struct CrossLayerParameters {
   /// As AutoencoderParameters::visit.
   template <class Visitor, class First, class... Sets>
   static void visit(Visitor&& visitor, First& first, Sets&... sets) {
-    for (std::size_t l = 0; l < first.layers.size(); ++l) {
-      const auto named = [&](std::string_view name, auto&... tensors) {
-        visitor(std::string_view(detail::concat("layer", l, ".", name)), tensors...);
-      };
-      Layer::visit(named, first.layers[l], sets.layers[l]...);
-    }
+    for (std::size_t l = 0; l < first.layers.size(); ++l)
+      Layer::visit(of_layer(l, visitor), first.layers[l], sets.layers[l]...);
+  }
+  /// As AutoencoderParameters::visit_state.
+  template <class Visitor>
+  static void visit_state(Visitor&& visitor, CrossLayerParameters& set) {
+    for (std::size_t l = 0; l < set.layers.size(); ++l) Layer::visit_state(of_layer(l, visitor), set.layers[l]);
   }
   /// Before a forward, after a step of an optimizer: brings the activation's tensors back to what is legal (thresholds >= 0).
   void constrain() {
     for (Layer& layer : layers) layer.activation.constrain();
+  }
+
+ private:
+  /// The visitor, told names with the layer before them.
+  template <class Visitor>
+  static auto of_layer(std::size_t l, Visitor& visitor) {
+    return [l, &visitor](std::string_view name, auto&... tensors) {
+      visitor(std::string_view(detail::concat("layer", l, ".", name)), tensors...);
+    };
   }
 };
 
@@ -283,7 +293,8 @@ class CrossLayerTranscoder {
     return out;
   }
   /// The model was trained on (in[l] x^l, out[m] y^m), a scale for each layer; afterwards it reads x and predicts y: W_enc^l is
-  /// multiplied by in[l], W_dec^{l,m} and b_dec^m are divided by out[m]. Codes stay as they are, whatever the activation.
+  /// (and a second encoder of the activation) multiplied by in[l], W_dec^{l,m} and b_dec^m are divided by out[m]. Codes stay as they
+  /// are, whatever the activation.
   /// \throws ValueError  a scale is not a positive finite number; `out` is not 1 and the activation ranks by the norms of decoder rows.
   void fold_scales(std::span<const double> in, std::span<const double> out) {
     const Index L = layers(), D = d_in();
@@ -301,7 +312,10 @@ class CrossLayerTranscoder {
                       " ranks by the norms of decoder rows, which a scale for each layer would change");
     for (Index l = 0; l < L; ++l) {
       auto& layer = parameters_.layers[static_cast<std::size_t>(l)];
-      kernels::scale(layer.W_enc.data(), static_cast<Scalar>(in[static_cast<std::size_t>(l)]), layer.W_enc.size());
+      const auto once = static_cast<Scalar>(in[static_cast<std::size_t>(l)]);
+      kernels::scale(layer.W_enc.data(), once, layer.W_enc.size());
+      if constexpr (requires { layer.activation.W_glu; })
+        kernels::scale(layer.activation.W_glu.data(), once, layer.activation.W_glu.size());
       const auto undo = [&](Index m) { return static_cast<Scalar>(1 / out[static_cast<std::size_t>(m)]); };
       for (Index i = 0; i < layer.W_dec.rows(); ++i)
         for (Index m = l; m < L; ++m) kernels::scale(layer.W_dec.row(i) + (m - l) * D, undo(m), D);

@@ -38,4 +38,20 @@ void fold_decoder_norms(Activation& activation, Parameters& p, std::span<const I
   }
 }
 
+/// Codes become `factor` f, and what the model writes stays: W_enc, b_enc and what the activation compares with z are multiplied by
+/// it, W_dec is divided by it. Exact for positively homogeneous activations, whatever they rank by. For models that are not tied.
+template <class Activation, class Parameters>
+void scale_codes(const Activation& activation, Parameters& p, typename Parameters::Scalar factor) {
+  kernels::scale(p.W_enc.data(), factor, p.W_enc.size());
+  kernels::scale(p.b_enc.data(), factor, p.b_enc.size());
+  kernels::scale(p.W_dec.data(), 1 / factor, p.W_dec.size());
+  const bool* const by_norm = rank_by_norm(activation);
+  if (by_norm != nullptr && *by_norm) return;  // z |W_dec[i]| stays
+  if constexpr (requires { p.activation.inner.rescale(factor); }) {
+    p.activation.inner.rescale(factor);  // a gate in front of it reads what it read
+  } else {
+    p.activation.rescale(factor);
+  }
+}
+
 }  // namespace sae::inline SAE_ABI::detail

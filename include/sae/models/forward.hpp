@@ -30,28 +30,29 @@ void for_each_pre_activation(const Scalar* x, Index rows, Index width, const Sca
                              const EncoderGate<Scalar>& gate = {}) {
   const Index block_rows = encode_block_rows(rows);
   threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
-    auto loan = scratch.borrow((gate.weights != nullptr ? 2 : 1) * block_rows * tile_latents);
-    Scalar *const z = loan.data(), *const g = z + block_rows * tile_latents;
+    const Index count = end - begin, cells = block_rows * tile_latents;
+    auto loan = scratch.borrow((gate.weights != nullptr ? 2 : 1) * cells + kernels::ProductRows<Scalar>::room(count, width));
+    Scalar *const z = loan.data(), *const g = z + cells;
+    const kernels::ProductRows<Scalar> ready(x + begin * width, width, count, width, gate.weights != nullptr ? g + cells : g);
     const auto product = [&](Scalar* to, const Scalar* weights, const Scalar* bias, Index first, Index n) {
-      for (Index r = 0; r < end - begin; ++r) {
+      for (Index r = 0; r < count; ++r) {
         if (bias != nullptr) {
           std::copy_n(bias + first, n, to + r * tile_latents);
         } else {
           std::fill_n(to + r * tile_latents, n, Scalar(0));
         }
       }
-      kernels::add_product_nt(to, tile_latents, x + begin * width, width, weights + first * width, width, end - begin, n,
-                              width);
+      ready.add_product_nt(to, tile_latents, weights + first * width, width, n);
     };
     for (Index first = 0; first < latents; first += tile_latents) {
       const Index n = std::min(tile_latents, latents - first);
       product(z, w, b, first, n);
       if (gate.weights != nullptr) {
         product(g, gate.weights, gate.bias, first, n);
-        for (Index r = 0; r < end - begin; ++r)
+        for (Index r = 0; r < count; ++r)
           for (Index j = 0; j < n; ++j) z[r * tile_latents + j] *= kernels::sigmoid(g[r * tile_latents + j]);
       }
-      for (Index r = 0; r < end - begin; ++r)
+      for (Index r = 0; r < count; ++r)
         take(block, r, first, std::span<const Scalar>(z + r * tile_latents, static_cast<std::size_t>(n)));
     }
   });

@@ -78,6 +78,12 @@ struct AutoencoderParameters {
   static void visit_activation(Visitor&& visitor, Sets&... sets) {
     Activation::template Parameters<Scalar>::visit(visitor, sets.activation...);
   }
+  /// What no optimizer moves but a checkpoint keeps: the activation's, where it has any.
+  template <class Visitor>
+  static void visit_state(Visitor&& visitor, AutoencoderParameters& set) {
+    if constexpr (requires { set.activation.visit_state(visitor, set.activation); })
+      set.activation.visit_state(visitor, set.activation);
+  }
 };
 
 /// Calls visitor(name, tensor) for every parameter of a model.

@@ -50,6 +50,9 @@ struct Adam {
 
     /// w -= ... over n numbers; g is the gradient, slots are m and v, or v alone where beta1 = 0.
     void operator()(Scalar* __restrict w, const Scalar* __restrict g, const SlotRows<Scalar>& state, Index n) const {
+      if constexpr (std::is_same_v<Scalar, float>)
+        return kernels::detail::float_kernels().adam({beta1, rest1, beta2, rest2, rate, root, epsilon}, w, g,
+                                                     beta1 == 0 ? nullptr : state[0], state[beta1 == 0 ? 0 : 1], n);
       if (beta1 == Scalar(0)) {
         Scalar* __restrict v = state[0];
         for (Index j = 0; j < n; ++j) {

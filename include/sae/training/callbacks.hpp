@@ -23,7 +23,7 @@ class Pace {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-/// Callback of `Trainer::fit`: a line that is drawn again and again (`redraw`, for a terminal), or a plain line every tenth of
+/// Callback of `fit`: a line that is drawn again and again (`redraw`, for a terminal), or a plain line every tenth of
 /// the run; at most ten redraws a second. The last step always ends with a line; a run that ended before leaves the cursor on a new
 /// one, too.
 class ProgressBar {

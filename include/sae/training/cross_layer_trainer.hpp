@@ -2,6 +2,7 @@
 #include <sae/data/source.hpp>
 #include <sae/models/cross_layer_transcoder.hpp>
 #include <sae/training/dead_latents.hpp>
+#include <sae/training/fit_loop.hpp>
 #include <sae/training/prepared_rows.hpp>
 #include <sae/training/statistics.hpp>
 #include <sae/training/trainer_config.hpp>
@@ -32,8 +33,8 @@ namespace sae::inline SAE_ABI {
 /// layers together), `center` none or mean, `normalisation` none, mean_square or sqrt_d (each layer's own), dead latents (counted layer
 /// by layer), report_every; the decoder is free. What else is set to something is refused by name.
 ///
-/// Dead latents of layer l are counted in `dead_latents(l)`; a report's `dead` and `l0` are sums over the layers. There is no
-/// checkpoint: a run that is cut starts again.
+/// Dead latents of layer l are counted in `dead_latents(l)`; a report's `dead` and `l0` are sums over the layers.
+/// Checkpoints and exact resume are as Trainer's (formats/checkpoint.hpp). The model must outlive the trainer.
 /// Cost     a step is CrossLayerTranscoder::gradient (all gradients, L (L + 3) / 2 F D numbers) and the optimizer.
 /// Threads  results do not depend on them.
 /// Source   Ameisen et al. 2025, "Circuit tracing", transformer-circuits.pub/2025/attribution-graphs/methods.html (inputs and outputs
@@ -41,6 +42,7 @@ namespace sae::inline SAE_ABI {
 template <class Model, class Terms = Objective<>>
 class CrossLayerTrainer {
  public:
+  static constexpr std::string_view kind = "CrossLayerTrainer";  ///< what a checkpoint names
   using Scalar = typename Model::Scalar;
   using Parameters = typename Model::Parameters;
 
@@ -56,8 +58,7 @@ class CrossLayerTrainer {
       if constexpr (requires(Term & term, LayerStep & step) { term.advance(step); })
         throw_value("CrossLayerTrainer: ", Term::name, " follows the codes of one model, not those of several layers");
     });
-    if (config_.dead.window == 0)
-      config_.dead.window = std::min<Index>(10'000'000, std::max<Index>(1, config_.total_steps() * config_.batch / 10));
+    config_.choose_dead_window();
     moments_ = OptimizerState<Scalar>(config_.optimizer);
     Parameters::visit([&](std::string_view name, const auto& w) { moments_.add(name, w.rows(), w.cols()); },
                       model.parameters());
@@ -68,9 +69,12 @@ class CrossLayerTrainer {
     input_scales_.assign(layers, 1.0);
     target_scales_.assign(layers, 1.0);
   }
+  CrossLayerTrainer(const CrossLayerTrainer&) = delete;
+  CrossLayerTrainer& operator=(const CrossLayerTrainer&) = delete;
 
   const Model& model() const { return model_; }
   const TrainerConfig& config() const { return config_; }
+  const Terms& objective() const { return objective_; }
   Index step() const { return step_; }      ///< steps done
   Index tokens() const { return tokens_; }  ///< rows seen
   Index row_width() const { return 2 * model_.width(); }
@@ -79,41 +83,57 @@ class CrossLayerTrainer {
   const std::vector<double>& input_scales() const { return input_scales_; }
   const std::vector<double>& target_scales() const { return target_scales_; }
 
-  /// Trains to the end of the run, calls the callbacks (a `(const StepReport&)` that returns void, or bool: true stops) every
-  /// `report_every` steps and at the last one, and folds the scales. One run a trainer.
+  /// As Trainer::fit: to the end of the schedule, the end of the source, or until a callback (`(const StepReport&)` or
+  /// `(CrossLayerTrainer&, const StepReport&)`, returning void, or bool: true stops) asks to; then folds the scales. After an
+  /// exception the model still reads scaled rows, and `fit` may be called again to go on. One run a trainer.
   /// \throws ShapeError     the source has another width than `row_width`.
-  /// \throws ValueError     a row holds a number that is not finite; fit was run before.
-  /// \throws DivergedError  the loss is not finite; the weights are those before the step.
+  /// \throws ValueError     a row holds a number that is not finite; the run has ended already.
+  /// \throws DivergedError  the loss is not finite (the weights are those before the step), or at the end a weight.
   template <class Source, class... Callbacks>
     requires(RowSource<Source, Scalar>)
   FitStatus fit(Source& source, Callbacks&&... callbacks) {
+    if (folded_) throw_value("CrossLayerTrainer: fit was run to its end already; make a new trainer to go on");
     if (source.width() != row_width())
       throw_shape("CrossLayerTrainer: the source yields rows of width ", source.width(),
                   ", the model needs inputs and targets of ", model_.layers(), " layers of ", model_.d_in(), " side by side, ",
                   row_width());
-    if (step_ > 0) throw_value("CrossLayerTrainer: fit was run already; make a new trainer to go on");
-    measure(source);
-    Tensor<Scalar> batch(config_.batch, row_width());
-    const Index steps = config_.total_steps();
-    FitStatus status = FitStatus::finished;
-    while (step_ < steps && status == FitStatus::finished) {
-      if (fill_batch(source, batch) < config_.batch) {
-        status = FitStatus::exhausted;
-        break;
-      }
-      const bool report = (step_ + 1) % config_.report_every == 0 || step_ + 1 == steps;
-      train_step(batch, report);
-      bool stop = false;
-      if (report) ((stop = call(callbacks) || stop), ...);
-      if (stop && step_ < steps) status = FitStatus::stopped;
-    }
-    model_.fold_scales(input_scales_, target_scales_);
-    std::fill(input_scales_.begin(), input_scales_.end(), 1.0);
-    std::fill(target_scales_.begin(), target_scales_.end(), 1.0);
+    if (!loop_.restore(source) && !prepared_) measure(source);
+    prepared_ = true;
+    const FitStatus status = loop_.run(*this, source, callbacks...);
+    finish();
     return status;
   }
+  /// As Trainer::prepare, for those who call `train_step` themselves.
+  /// \throws ValueError  a step was done already; the source has no rows or one that is not finite.
+  template <class Source>
+    requires(RowSource<Source, Scalar>)
+  void prepare(Source& source) {
+    if (step_ > 0 || prepared_) throw_value("CrossLayerTrainer: prepare comes before the first step, ", step_, " are done");
+    measure(source);
+    prepared_ = true;
+  }
+  /// What `fit` does at its end: the scales are folded into the model, which from there on reads raw rows.
+  /// \throws ValueError     it was done already.
+  /// \throws DivergedError  a weight is not finite.
+  void finish() {
+    if (folded_) throw_value("CrossLayerTrainer: the run has ended already");
+    check_weights();
+    if (moments_.averages() && step_ > 0) {
+      Parameters::visit([&](std::string_view name, auto& w) { moments_.average(name, w); }, model_.parameters());
+      model_.parameters().constrain();
+    }
+    model_.fold_scales(input_scales_, target_scales_);
+    folded_ = true;
+    std::fill(input_scales_.begin(), input_scales_.end(), 1.0);
+    std::fill(target_scales_.begin(), target_scales_.end(), 1.0);
+  }
+  /// \throws DivergedError  a weight is not finite.
+  void check_weights() const { detail::check_weights(model_.parameters(), step_); }
 
-  /// One step on rows [B x 2 L D] in the units of the source. Without `report` the explained variance is that of an earlier one.
+  /// One step on rows [B x 2 L D] in the units of the source (what `fit` repeats, without preparing or folding). Without `report`
+  /// the explained variance is that of an earlier one.
+  /// \throws ValueError     a row holds a number that is not finite.
+  /// \throws DivergedError  the loss is not finite; the weights are those before the step.
   const StepReport& train_step(const Batch<Scalar>& rows, bool report = true) {
     load(rows);
     const Index steps = config_.total_steps();
@@ -170,6 +190,34 @@ class CrossLayerTrainer {
     return report_;
   }
 
+  /// As Trainer::visit_state: tensors "layer0.W_enc", for each layer besides how long its latents have been silent and its scales.
+  template <class Visitor>
+  void visit_state(Visitor&& visitor) {
+    if (folded_)
+      throw_value("CrossLayerTrainer: the run has ended and its scales were folded into the model; there is nothing to resume");
+    const auto tensor = [&](std::string_view name, auto& values) { visitor.tensor(name, values); };
+    std::vector<std::int64_t> counters{step_, tokens_};
+    Parameters::visit(tensor, model_.parameters());
+    moments_.visit(tensor);
+    Parameters::visit_state(tensor, model_.parameters());
+    for (std::size_t l = 0; l < dead_.size(); ++l) {
+      visitor.integers(detail::concat("layer", l, ".silent"), dead_[l].silent());
+      visitor.number(detail::concat("layer", l, ".input_scale"), input_scales_[l]);
+      visitor.number(detail::concat("layer", l, ".target_scale"), target_scales_[l]);
+    }
+    visitor.integers("counters", counters);
+    loop_.visit_state(visitor);
+    const auto fits = [&](const DeadLatents& dead) { return static_cast<Index>(dead.silent().size()) == model_.latents(); };
+    if (counters.size() != 2 || !std::all_of(dead_.begin(), dead_.end(), fits))
+      throw_value("the saved state does not belong to layers of ", model_.latents(), " latents");
+    step_ = counters[0];
+    tokens_ = counters[1];
+  }
+  /// As Trainer::fitting.
+  bool fitting() const { return loop_.running(); }
+  /// As Trainer::resume.
+  void resume() { loop_.resume(); }
+
  private:
   void check_config() const {
     const auto refuse = [](bool set, std::string_view what) {
@@ -205,7 +253,7 @@ class CrossLayerTrainer {
       const Index got = std::min(fill_batch(source, piece), wanted - inputs[0].rows());
       if (got == 0) break;
       for (Index b = 0; b < got; ++b) {
-        check_finite(piece.row(b), inputs[0].rows());
+        detail::check_finite(piece.row(b), piece.cols(), inputs[0].rows());
         for (std::size_t l = 0; l < layers; ++l) {
           const Scalar* const x = piece.row(b) + static_cast<Index>(l) * D;
           inputs[l].add(x, D);
@@ -234,7 +282,7 @@ class CrossLayerTrainer {
       targets_.resize(rows.rows(), width);
     }
     for (Index b = 0; b < rows.rows(); ++b) {
-      check_finite(rows.row(b), tokens_ + b);
+      detail::check_finite(rows.row(b), rows.cols(), tokens_ + b);
       for (Index j = 0; j < width; ++j) {
         const auto l = static_cast<std::size_t>(j / D);
         inputs_.row(b)[j] = static_cast<Scalar>(input_scales_[l]) * rows.row(b)[j];
@@ -242,24 +290,10 @@ class CrossLayerTrainer {
       }
     }
   }
-  void check_finite(const Scalar* row, Index number) const {
-    for (Index j = 0; j < row_width(); ++j)
-      if (!std::isfinite(row[j]))
-        throw_value("CrossLayerTrainer: row ", number, " of the stream holds a number that is not finite (NaN or infinity)");
-  }
   double target_variance() const {
     RowStatistics statistics;
     for (Index b = 0; b < targets_.rows(); ++b) statistics.add(targets_.row(b), targets_.cols());
     return statistics.variance();
-  }
-  template <class Callback>
-  bool call(Callback& callback) {
-    if constexpr (std::is_void_v<decltype(callback(std::as_const(report_)))>) {
-      callback(std::as_const(report_));
-      return false;
-    } else {
-      return static_cast<bool>(callback(std::as_const(report_)));
-    }
   }
 
   Model& model_;
@@ -272,6 +306,8 @@ class CrossLayerTrainer {
   typename Model::template Workspace<Terms> workspace_;
   Tensor<Scalar> inputs_, targets_;  // [B x L D] of the batch, scaled
   Index step_ = 0, tokens_ = 0;
+  detail::FitLoop loop_;
+  bool prepared_ = false, folded_ = false;
   StepReport report_;
 };
 

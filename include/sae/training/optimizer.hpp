@@ -2,12 +2,14 @@
 #include <sae/training/adafactor.hpp>
 #include <sae/training/adam.hpp>
 #include <sae/training/muon.hpp>
+#include <sae/training/schedule_free.hpp>
 #include <sae/training/sgd.hpp>
 
 #include <algorithm>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -19,12 +21,13 @@ namespace sae::inline SAE_ABI {
 ///
 ///   Adam, AdamW   2 F D, 2 n    with beta1 = 0: F D, n
 ///   Sgd, SignSgd  F D, n        without momentum: none
+///   ScheduleFree  F D, n
 ///   Muon          F D, 2 n
 ///   Adafactor     F + D, n
 ///
-/// The first four are row-local and run in the pass that makes the gradient; Muon and Adafactor need all gradients first, which take
+/// The first five are row-local and run in the pass that makes the gradient; Muon and Adafactor need all gradients first, which take
 /// 2 F D numbers of their own.
-using Optimizer = std::variant<Adam, AdamW, Sgd, SignSgd, Muon, Adafactor>;
+using Optimizer = std::variant<Adam, AdamW, Sgd, SignSgd, Muon, Adafactor, ScheduleFree>;
 
 /// \throws ValueError  a setting is not in its range.
 inline void check(const Optimizer& optimizer) {
@@ -56,7 +59,9 @@ class OptimizerState {
   using Slots = std::vector<Tensor<Scalar>>;
 
   OptimizerState() = default;
-  explicit OptimizerState(const Optimizer& optimizer) : optimizer_(optimizer) {}
+  explicit OptimizerState(const Optimizer& optimizer) : optimizer_(optimizer) {
+    if (averages()) rates_.resize(1, 2);
+  }
 
   /// Takes a parameter tensor [rows x cols] into its care; its state starts at 0.
   void add(std::string_view name, Index rows, Index cols) {
@@ -69,6 +74,8 @@ class OptimizerState {
   bool row_local() const {
     return std::visit([]<class Kind>(const Kind&) { return Kind::row_local; }, optimizer_);
   }
+  /// Whether a training ends with another point than the one where gradients were taken: `average`.
+  bool averages() const { return std::holds_alternative<ScheduleFree>(optimizer_); }
   /// Numbers of state, all tensors together.
   Index size() const {
     Index sum = 0;
@@ -77,19 +84,22 @@ class OptimizerState {
     return sum;
   }
   /// \throws ValueError  it was never added.
-  Slots& slots(std::string_view name) {
-    for (auto& [own, slots] : tensors_)
+  const Slots& slots(std::string_view name) const {
+    for (const auto& [own, slots] : tensors_)
       if (own == name) return slots;
     throw_value("the optimizer knows no tensor ", name);
   }
+  Slots& slots(std::string_view name) { return const_cast<Slots&>(std::as_const(*this).slots(name)); }
 
-  /// Forgets what is kept of one row of a matrix: as if its gradients had been 0 so far. What rows share (Adafactor's column averages)
-  /// stays.
-  void reset_row(std::string_view name, Index row) {
+  /// Forgets what is kept of one row of a matrix w: as if it had started as it is now and its gradients had been 0 so far. What rows
+  /// share (Adafactor's column averages) stays.
+  void reset_row(std::string_view name, const Tensor<Scalar>& w, Index row) {
     Slots& all = slots(name);
     for (std::size_t s = 0; s < all.size(); ++s) {
       Tensor<Scalar>& slot = all[s];
-      if (!std::holds_alternative<Adafactor>(optimizer_)) {
+      if (averages()) {
+        std::copy_n(w.row(row), slot.cols(), slot.row(row));
+      } else if (!std::holds_alternative<Adafactor>(optimizer_)) {
         std::fill_n(slot.row(row), slot.cols(), Scalar(0));
       } else if (s == 0) {
         slot[row] = Scalar(0);  // its row averages
@@ -97,8 +107,8 @@ class OptimizerState {
     }
   }
   /// The same of one number of a vector.
-  void reset_number(std::string_view name, Index at) {
-    for (Tensor<Scalar>& slot : slots(name)) slot[at] = Scalar(0);
+  void reset_number(std::string_view name, const Tensor<Scalar>& w, Index at) {
+    for (Tensor<Scalar>& slot : slots(name)) slot[at] = averages() ? w[at] : Scalar(0);
   }
 
   /// \param t  number of the step that begins, from 1.
@@ -107,7 +117,11 @@ class OptimizerState {
     learning_rate_ = learning_rate;
     std::visit(
         [&]<class Kind>(const Kind& optimizer) {
-          if constexpr (Kind::row_local) update_ = optimizer.template update<Scalar>(t, learning_rate);
+          if constexpr (std::is_same_v<Kind, ScheduleFree>) {
+            update_ = optimizer.template update<Scalar>(t, learning_rate, share_of_average());
+          } else if constexpr (Kind::row_local) {
+            update_ = optimizer.template update<Scalar>(t, learning_rate);
+          }
         },
         optimizer_);
   }
@@ -135,19 +149,39 @@ class OptimizerState {
         optimizer_);
   }
 
+  /// Where `averages()`: brings w to the point that a training ends with. After a step.
+  void average(std::string_view name, Tensor<Scalar>& w) const {
+    const auto momentum = static_cast<Scalar>(std::get<ScheduleFree>(optimizer_).momentum);
+    const Tensor<Scalar>& z = slots(name)[0];
+    for (Index i = 0; i < w.size(); ++i) w[i] = ScheduleFree::average(momentum, w[i], z[i]);
+  }
+
   /// Calls visitor("moment0.W_enc", tensor) for everything that is kept.
   template <class Visitor>
   void visit(Visitor&& visitor) {
+    if (averages()) visitor("moment.rates", rates_);
     for (auto& [name, slots] : tensors_)
       for (std::size_t s = 0; s < slots.size(); ++s) visitor(detail::concat("moment", s, ".", name), slots[s]);
   }
 
  private:
+  /// Of the step that begins in an average of steps by their squared rates; 1 while all rates were 0.
+  double share_of_average() {
+    Scalar &largest = rates_[0], &sum = rates_[1];
+    largest = std::max(largest, static_cast<Scalar>(learning_rate_));
+    sum += largest * largest;
+    return sum > Scalar(0) ? static_cast<double>(largest * largest / sum) : 1.0;
+  }
+
   Optimizer optimizer_;
   std::vector<std::pair<std::string, Slots>> tensors_;
+  Tensor<Scalar>
+      rates_;  ///< where `averages()`: the largest learning rate so far, the sum of the squares of the largest so far
   Index t_ = 0;
   double learning_rate_ = 0;
-  std::variant<Adam::Update<Scalar>, AdamW::Update<Scalar>, Sgd::Update<Scalar>, SignSgd::Update<Scalar>> update_;
+  std::variant<Adam::Update<Scalar>, AdamW::Update<Scalar>, Sgd::Update<Scalar>, SignSgd::Update<Scalar>,
+               ScheduleFree::Update<Scalar>>
+      update_;
 };
 
 }  // namespace sae::inline SAE_ABI

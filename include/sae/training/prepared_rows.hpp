@@ -22,6 +22,16 @@ inline double row_scale(Normalisation normalisation, const RowStatistics& rows, 
   return 1;
 }
 
+/// \param number  of the row in the stream, to name it.
+/// \throws ValueError  the row holds a number that is not finite.
+template <class Scalar>
+void check_finite(const Scalar* row, Index width, Index number) {
+  if (std::isfinite(kernels::squared_norm(row, width))) return;
+  for (Index j = 0; j < width; ++j)  // squares of finite numbers may be too large
+    if (!std::isfinite(row[j]))
+      throw_value("Trainer: row ", number, " of the stream holds a number that is not finite (NaN or infinity)");
+}
+
 /// What stands between the rows of a source and those that a model is trained on, there and back:
 ///
 ///   x -> scale x, or (x - mean) A where rows are whitened;      y -> target_scale y of a transcoder's targets
@@ -73,9 +83,6 @@ class PreparedRows {
           "Trainer: the model has layer_norm, whose rows need no scale and cannot have one; normalisation = none is legal");
     if (whitens() && (config_.frozen.encoder || config_.frozen.decoder))
       throw_value("Trainer: normalisation = whitening does not go with a frozen encoder or decoder: its fold changes both");
-    if (normalises() && config_.resampling.form != ResamplingForm::off)
-      throw_value(
-          "Trainer: resampling does not go with an InputNormalisation: new directions would be rows as they were given");
     if (whitens()) whitening_ = Whitening(model_.d_in());
   }
   /// Reads `statistics_rows` rows ahead, finds scale, whitening and the start of b_dec, and puts the source back.
@@ -102,7 +109,12 @@ class PreparedRows {
       source.restore(start);
       scale_ = row_scale(config_.normalisation, inputs, in);
       target_scale_ = predicts ? row_scale(config_.normalisation, targets, out) : scale_;
-      if (config_.reads_raw_rows) fold_scales(1 / scale_, 1 / target_scale_);
+      if (config_.reads_raw_rows) {
+        fold_scales(1 / scale_, 1 / target_scale_);
+        if constexpr (predicts)  // which left decoder rows with target_scale / scale of their norm
+          if (config_.decoder == DecoderNorm::unit)
+            scale_codes(model_.activation(), model_.parameters(), static_cast<Scalar>(target_scale_ / scale_));
+      }
       RowStatistics seen = predicts ? targets : inputs;
       Tensor<Scalar> rows;
       if (keep) {
@@ -254,13 +266,6 @@ class PreparedRows {
     }
   }
 
-  /// \param number  of the row in the stream, to name it.
-  static void check_finite(const Scalar* row, Index width, Index number) {
-    if (std::isfinite(kernels::squared_norm(row, width))) return;
-    for (Index j = 0; j < width; ++j)  // squares of finite numbers may be too large
-      if (!std::isfinite(row[j]))
-        throw_value("Trainer: row ", number, " of the stream holds a number that is not finite (NaN or infinity)");
-  }
   /// The model was trained on (in * x, out * y).
   void fold_scales(double in, [[maybe_unused]] double out) {
     if constexpr (predicts) {

@@ -50,21 +50,16 @@ namespace detail {
 
 class RecipeMaker {
  public:
-  RecipeMaker(std::string_view name, std::string_view source, const RecipeProblem& problem,
-              std::initializer_list<std::string_view> activations)
-      : problem_(problem), activation_(problem.activation.empty() ? *activations.begin() : problem.activation) {
+  /// \param problem  its activation is named, and one of the recipe's
+  RecipeMaker(std::string_view name, std::string_view source, const RecipeProblem& problem) : problem_(problem) {
     out.name = name;
     out.source = source;
     out.config.steps = problem.steps;
     out.config.batch = problem.batch;
-    if (std::find(activations.begin(), activations.end(), activation_) != activations.end()) return;
-    std::string known;
-    for (const auto one : activations) known += concat(known.empty() ? "" : ", ", one);
-    throw_value("recipe ", name, ": activation \"", activation_, "\" is none of its own; these are: ", known);
   }
   Recipe out;
 
-  bool is(std::string_view name) const { return activation_ == name; }
+  bool is(std::string_view name) const { return problem_.activation == name; }
   bool selects() const { return is("topk") || is("batchtopk") || is("matryoshka") || is("abstopk") || is("groupmax"); }
   double sparsity(double own) const { return problem_.sparsity.value_or(own); }
   double target(double own) const { return problem_.target_l0.value_or(own); }
@@ -78,7 +73,8 @@ class RecipeMaker {
     k = problem_.k.value_or(k);
     const auto whole = [&] {
       if (!(k >= 1 && k <= 0x1p40 && k == std::floor(k)))
-        throw_value("recipe ", out.name, ": k = ", k, " is not a whole number of at least 1, as ", activation_, " needs");
+        throw_value("recipe ", out.name, ": k = ", k, " is not a whole number of at least 1, as ", problem_.activation,
+                    " needs");
       return static_cast<Index>(k);
     };
     if (is("topk")) out.activation = TopK{.k = whole(), .rank_by_decoder_norm = by_norm};
@@ -107,12 +103,10 @@ class RecipeMaker {
 
  private:
   const RecipeProblem& problem_;
-  std::string_view activation_;
 };
 
 inline Recipe recipe_saelens(const RecipeProblem& problem) {
-  RecipeMaker make("saelens", "SAELens 6.54: saes/*_sae.py, training/sae_trainer.py", problem,
-                   {"topk", "batchtopk", "matryoshka", "abstopk", "relu", "jumprelu", "gated", "matching_pursuit"});
+  RecipeMaker make("saelens", "SAELens 6.54: saes/*_sae.py, training/sae_trainer.py", problem);
   Recipe& r = make.out;
   r.initial_decoder_norm = make.is("matching_pursuit") ? 1 : 0.1;
   TrainerConfig& c = r.config;
@@ -145,8 +139,7 @@ inline Recipe recipe_saelens(const RecipeProblem& problem) {
 }
 
 inline Recipe recipe_dictionary_learning(const RecipeProblem& problem) {
-  RecipeMaker make("dictionary_learning", "dictionary_learning 0.1.0: trainers/*.py, training.py", problem,
-                   {"topk", "batchtopk", "matryoshka", "relu", "jumprelu", "gated"});
+  RecipeMaker make("dictionary_learning", "dictionary_learning 0.1.0: trainers/*.py, training.py", problem);
   Recipe& r = make.out;
   TrainerConfig& c = r.config;
   c.schedule = {.warmup = std::min<Index>(1000, make.steps_share(0.2)), .warmup_shape = WarmupShape::from_zero};
@@ -201,7 +194,7 @@ inline Recipe recipe_dictionary_learning(const RecipeProblem& problem) {
 }
 
 inline Recipe recipe_openai(const RecipeProblem& problem) {
-  RecipeMaker make("openai", "openai/sparse_autoencoder 4965b94: train.py, model.py", problem, {"topk"});
+  RecipeMaker make("openai", "openai/sparse_autoencoder 4965b94: train.py, model.py", problem);
   Recipe& r = make.out;
   make.set_selection(32, false);
   r.untied_start = true;
@@ -224,29 +217,23 @@ inline Recipe recipe_openai(const RecipeProblem& problem) {
 }
 
 inline Recipe recipe_sparsify(const RecipeProblem& problem) {
-  RecipeMaker make("sparsify", "sparsify 1.3.3: trainer.py, sparse_coder.py", problem, {"topk", "groupmax"});
+  RecipeMaker make("sparsify", "sparsify 1.3.3: trainer.py, sparse_coder.py", problem);
   Recipe& r = make.out;
   make.set_selection(32, false);
   r.untied_start = true;
   TrainerConfig& c = r.config;
   c.learning_rate = auto_learning_rate(problem.latents, 5e-3);
-  c.optimizer = SignSgd{.momentum = 0.95};
-  c.schedule = {.warmup = std::min<Index>(1000, make.steps_share(0.2)), .warmup_shape = WarmupShape::from_zero};
-  c.schedule.shape = ScheduleShape::linear;
-  c.schedule.final_fraction = 0;
+  c.optimizer = ScheduleFree{.momentum = 0.95, .sign = true};
   c.center = Center::mean;
   c.normalisation = Normalisation::none;
   c.dead = {.window = 10'000'000};
   r.objective = AnyObjective{SquaredError{.normaliser = ErrorNormaliser::target_variance}};
-  r.deviations = {"Signum with a linear decay takes the place of sign-SGD inside schedule-free averaging",
-                  "warm-up of 1000 steps is shortened to a fifth of a run",
-                  "decoder rows are made unit vectors after the step instead of before the next one"};
+  r.deviations = {"decoder rows are made unit vectors after the step instead of before the next one, and once more at the end"};
   return std::move(r);
 }
 
 inline Recipe recipe_anthropic_2023(const RecipeProblem& problem) {
-  RecipeMaker make("anthropic-2023", "Bricken et al. 2023, \"Towards Monosemanticity\", appendix on training", problem,
-                   {"relu"});
+  RecipeMaker make("anthropic-2023", "Bricken et al. 2023, \"Towards Monosemanticity\", appendix on training", problem);
   Recipe& r = make.out;
   TrainerConfig& c = r.config;
   c.learning_rate = 1e-3;
@@ -269,7 +256,7 @@ inline Recipe recipe_anthropic_2023(const RecipeProblem& problem) {
 
 inline Recipe recipe_anthropic_2024_april(const RecipeProblem& problem) {
   RecipeMaker make("anthropic-2024-april", "transformer-circuits.pub/2024/april-update, \"Update on how we train SAEs\"",
-                   problem, {"relu"});
+                   problem);
   Recipe& r = make.out;
   r.subtract_decoder_bias = false;
   r.initial_decoder_norm = 0.1;
@@ -287,7 +274,7 @@ inline Recipe recipe_anthropic_2024_april(const RecipeProblem& problem) {
 
 inline Recipe recipe_anthropic_2025_january(const RecipeProblem& problem) {
   RecipeMaker make("anthropic-2025-january",
-                   "transformer-circuits.pub/2025/january-update, \"Dictionary learning optimization\"", problem, {"jumprelu"});
+                   "transformer-circuits.pub/2025/january-update, \"Dictionary learning optimization\"", problem);
   Recipe& r = make.out;
   r.subtract_decoder_bias = false;
   r.initial_decoder_norm = 0.1;
@@ -307,7 +294,7 @@ inline Recipe recipe_anthropic_2025_january(const RecipeProblem& problem) {
 }
 
 inline Recipe recipe_deepmind_gated(const RecipeProblem& problem) {
-  RecipeMaker make("deepmind-gated", "Rajamanoharan et al. 2024, arXiv:2404.16014, eq. 8 and appendix D", problem, {"gated"});
+  RecipeMaker make("deepmind-gated", "Rajamanoharan et al. 2024, arXiv:2404.16014, eq. 8 and appendix D", problem);
   Recipe& r = make.out;
   r.activation = Gated{};
   TrainerConfig& c = r.config;
@@ -322,8 +309,7 @@ inline Recipe recipe_deepmind_gated(const RecipeProblem& problem) {
 }
 
 inline Recipe recipe_deepmind_jumprelu(const RecipeProblem& problem) {
-  RecipeMaker make("deepmind-jumprelu", "Rajamanoharan et al. 2024, arXiv:2407.14435, eq. 9 to 12 and appendix", problem,
-                   {"jumprelu"});
+  RecipeMaker make("deepmind-jumprelu", "Rajamanoharan et al. 2024, arXiv:2407.14435, eq. 9 to 12 and appendix", problem);
   Recipe& r = make.out;
   r.subtract_decoder_bias = false;
   r.activation = JumpReLU{.threshold = 0.001, .bandwidth = 0.001};
@@ -343,7 +329,7 @@ inline Recipe recipe_deepmind_jumprelu(const RecipeProblem& problem) {
 }
 
 inline Recipe recipe_textbook(const RecipeProblem& problem) {
-  RecipeMaker make("textbook", "the introductory form: f = relu(x W_enc + b_enc), L1 summed over the batch", problem, {"relu"});
+  RecipeMaker make("textbook", "the introductory form: f = relu(x W_enc + b_enc), L1 summed over the batch", problem);
   Recipe& r = make.out;
   r.subtract_decoder_bias = false;
   TrainerConfig& c = r.config;
@@ -358,8 +344,7 @@ inline Recipe recipe_textbook(const RecipeProblem& problem) {
 }
 
 inline Recipe recipe_default(const RecipeProblem& problem) {
-  RecipeMaker make("default", "chosen by measurement: docs/architectures.md", problem,
-                   {"topk", "batchtopk", "matryoshka", "abstopk", "groupmax", "relu", "jumprelu", "gated", "matching_pursuit"});
+  RecipeMaker make("default", "chosen by measurement: docs/architectures.md", problem);
   Recipe& r = make.out;
   r.config = recommended(problem.d_in, problem.latents, problem.steps * problem.batch, problem.batch);
   if (make.selects()) {
@@ -389,20 +374,33 @@ inline Recipe recipe_default(const RecipeProblem& problem) {
 struct NamedRecipe {
   std::string_view name;
   Recipe (*make)(const RecipeProblem&);
+  std::array<std::string_view, 9> activations;  ///< that it trains, its own choice first; then empty
 };
 inline constexpr NamedRecipe recipe_list[] = {
-    {"default", recipe_default},
-    {"saelens", recipe_saelens},
-    {"dictionary_learning", recipe_dictionary_learning},
-    {"openai", recipe_openai},
-    {"sparsify", recipe_sparsify},
-    {"anthropic-2023", recipe_anthropic_2023},
-    {"anthropic-2024-april", recipe_anthropic_2024_april},
-    {"anthropic-2025-january", recipe_anthropic_2025_january},
-    {"deepmind-gated", recipe_deepmind_gated},
-    {"deepmind-jumprelu", recipe_deepmind_jumprelu},
-    {"textbook", recipe_textbook},
+    {"default",
+     recipe_default,
+     {"topk", "batchtopk", "matryoshka", "abstopk", "groupmax", "relu", "jumprelu", "gated", "matching_pursuit"}},
+    {"saelens",
+     recipe_saelens,
+     {"topk", "batchtopk", "matryoshka", "abstopk", "relu", "jumprelu", "gated", "matching_pursuit"}},
+    {"dictionary_learning", recipe_dictionary_learning, {"topk", "batchtopk", "matryoshka", "relu", "jumprelu", "gated"}},
+    {"openai", recipe_openai, {"topk"}},
+    {"sparsify", recipe_sparsify, {"topk", "groupmax"}},
+    {"anthropic-2023", recipe_anthropic_2023, {"relu"}},
+    {"anthropic-2024-april", recipe_anthropic_2024_april, {"relu"}},
+    {"anthropic-2025-january", recipe_anthropic_2025_january, {"jumprelu"}},
+    {"deepmind-gated", recipe_deepmind_gated, {"gated"}},
+    {"deepmind-jumprelu", recipe_deepmind_jumprelu, {"jumprelu"}},
+    {"textbook", recipe_textbook, {"relu"}},
 };
+inline const NamedRecipe& named_recipe(std::string_view name) {
+  std::string known;
+  for (const NamedRecipe& one : recipe_list) {
+    if (one.name == name) return one;
+    known += concat(known.empty() ? "" : ", ", one.name);
+  }
+  throw_value("there is no recipe \"", name, "\"; these are: ", known);
+}
 
 }  // namespace detail
 
@@ -413,6 +411,13 @@ inline std::vector<std::string_view> recipe_names() {
   return out;
 }
 
+/// Activations that a recipe trains, in the words of RecipeProblem::activation; its own choice first.
+/// \throws ValueError  no such recipe.
+inline std::vector<std::string_view> recipe_activations(std::string_view name) {
+  const auto& all = detail::named_recipe(name).activations;
+  return {all.begin(), std::find(all.begin(), all.end(), std::string_view())};
+}
+
 /// The recipe of that name for a problem.
 ///
 ///   const Recipe recipe = sae::recipe("saelens", {.d_in = 576, .latents = 4608, .steps = 558, .activation = "batchtopk", .k = 32});
@@ -421,22 +426,23 @@ inline std::vector<std::string_view> recipe_names() {
 ///
 /// \throws ValueError  no such recipe, an activation that it does not train, sizes or steps that are not positive, settings out of
 ///                     range.
-inline Recipe recipe(std::string_view name, const RecipeProblem& problem) {
+inline Recipe recipe(std::string_view name, RecipeProblem problem) {
+  const auto& named = detail::named_recipe(name);
   if (problem.d_in < 1 || problem.latents < 1 || problem.steps < 1 || problem.batch < 1)
     throw_value("recipe ", name, ": d_in = ", problem.d_in, ", latents = ", problem.latents, ", steps = ", problem.steps,
                 " and batch = ", problem.batch, " must all be positive");
-  std::string known;
-  for (const auto& one : detail::recipe_list) {
-    if (one.name == name) {
-      Recipe out = one.make(problem);
-      out.activation.check(problem.latents);
-      out.objective.check(problem.d_in, problem.latents);
-      out.config.check();
-      return out;
-    }
-    known += detail::concat(known.empty() ? "" : ", ", one.name);
+  const auto activations = recipe_activations(name);
+  if (problem.activation.empty()) problem.activation = activations.front();
+  if (std::find(activations.begin(), activations.end(), problem.activation) == activations.end()) {
+    std::string known;
+    for (const auto one : activations) known += detail::concat(known.empty() ? "" : ", ", one);
+    throw_value("recipe ", name, ": activation \"", problem.activation, "\" is none of its own; these are: ", known);
   }
-  throw_value("there is no recipe \"", name, "\"; these are: ", known);
+  Recipe out = named.make(problem);
+  out.activation.check(problem.latents);
+  out.objective.check(problem.d_in, problem.latents);
+  out.config.check();
+  return out;
 }
 
 /// The model that a recipe starts from.

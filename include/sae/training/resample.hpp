@@ -1,6 +1,6 @@
 #pragma once
 #include <sae/core/random.hpp>
-#include <sae/models/objective.hpp>
+#include <sae/models/backward.hpp>
 #include <sae/training/dead_latents.hpp>
 #include <sae/training/optimizer.hpp>
 
@@ -28,23 +28,28 @@ enum class ResamplingForm {
 ///   dead                active in at most floor(dead_share n) of      not active for more than R / 2 steps
 ///                       the last n = `window` rows
 ///   inputs x            the last `rows` rows before it                this batch
-///   p(x)                |x' - x|^4 (the loss of x, squared)           |x' - x|
-///   d_i                 x / |x|                                       x / |x|
+///   p(x)                |y' - y|^4 (the loss of x, squared)           |y' - y|
+///   d_i                 c y / |y|                                     c y / |y|
 ///   W_enc[i]            encoder_scale m x / |x|                       encoder_scale m x
 ///
-/// One input for each dead latent, without replacement, by the reconstruction of the model as it is then; m is the mean |W_enc[i]| of
-/// the latents that are alive (active at all in the window; where none is: of all). b_enc[i] becomes 0, the activation's own numbers
-/// of the latent what they start as, its optimizer state 0 (Adam's moments; Adafactor's column averages stay), its count of silent
-/// rows 0. Where fewer inputs can be drawn (those of norm or error 0 cannot) than latents are dead, the lower latents are resampled
-/// (dictionary_learning; AS ends the run).
-/// Both peers take x as it is, with the mean of the data in it; with `subtract_decoder_bias` it is x - b_dec, what the encoder reads.
+/// y is what is reconstructed: x in an autoencoder, the target of x in a transcoder. One input for each dead latent, without
+/// replacement, by the reconstruction of the model as it is then. m is the mean |W_enc[i]| of the latents that are alive
+/// (active at all in the window; where none is: of all), c the norm of unit decoder rows (`TrainerConfig::decoder_norm`), or
+/// the mean |W_dec[i]| of the same latents where decoder rows are free. b_enc[i] becomes 0, the activation's own numbers of the
+/// latent what they start as, its optimizer state 0 (Adam's moments; Adafactor's column averages stay), its count of silent
+/// rows 0. Where fewer inputs can be drawn (those whose x, y or error is 0 cannot) than latents are dead, the lower latents are
+/// resampled (dictionary_learning; AS ends the run).
+/// Both peers take x as it is, with the mean of the data in it. With `subtract_decoder_bias` x is x - b_dec, what the encoder
+/// reads; in a transcoder, whose encoder reads x, y is y - b_dec - x W_skip^T, what the latents are to write.
+///   tied weights          d_i is what the latent reads, too; encoder_scale means nothing
+///   InputNormalisation    x is the row as normalised, in the units of directions; losses are those of `TrainerConfig::loss_space`
 /// The counters start afresh after each loss_squared resampling, those of the other form never do.
 /// In dictionary_learning a resampling goes with a warm-up of the learning rate: `Schedule::warmup_every` = R.
-/// Deterministic for `seed`. For autoencoders with W_enc and W_dec of their own.
-/// Cost   loss_squared keeps [rows x D] numbers, and reconstructs them each time.
+/// Deterministic for `seed`.
+/// Cost   loss_squared keeps [rows x D] numbers, of a transcoder [rows x (D_in + D_out)], and reconstructs them each time.
 /// Source: Bricken et al. 2023, "Towards Monosemanticity", neuron resampling; ai-safety-foundation/sparse_autoencoder
 /// activation_resampler.py (AS), which draws from the next rows of its store instead of the last; dictionary_learning
-/// trainers/standard.py.
+/// trainers/standard.py. All three are of autoencoders with unit decoder rows and no tied weights; what is said of others is ours.
 struct Resampling {
   ResamplingForm form = ResamplingForm::off;
   Index every = 200'000'000;   ///< rows (loss_squared) or steps (residual), >= 1
@@ -81,7 +86,7 @@ struct Resampling {
   }
 };
 
-/// Probabilities of rows with these losses |x' - x|^2 to be drawn first: loss^2 / sum loss^2, or sqrt(loss) / sum sqrt(loss). All 0
+/// Probabilities of rows with these losses |y' - y|^2 to be drawn first: loss^2 / sum loss^2, or sqrt(loss) / sum sqrt(loss). All 0
 /// where no loss is positive. Losses 1, 2, 3 give 1/14, 4/14, 9/14 = 0.07, 0.29, 0.64 by loss_squared.
 inline std::vector<double> resampling_probabilities(std::span<const double> losses, ResamplingForm form) {
   std::vector<double> out(losses.begin(), losses.end());
@@ -111,16 +116,25 @@ inline std::vector<Index> draw_without_replacement(std::span<const double> weigh
 template <class Scalar>
 class Resampler {
  public:
-  /// \param total_rows  of the run: where it ends before the first resampling, no rows are kept.
-  void reset(const Resampling& settings, Index latents, Index width, Index total_rows) {
+  /// What is fixed for a run.
+  struct Run {
+    Index latents = 0, d_in = 0;
+    Index d_out = 0;          ///< of a transcoder; 0: an autoencoder
+    Index rows = 0;           ///< of the run: where it ends before the first resampling, none are kept
+    double decoder_norm = 0;  ///< of unit decoder rows; 0: they are free
+    LossSpace loss_space = LossSpace::raw;
+  };
+  void reset(const Resampling& settings, const Run& run) {
     settings_ = settings;
+    run_ = run;
     counters_ = {};
-    activity_.assign(settings.form == ResamplingForm::off ? 0 : static_cast<std::size_t>(latents), 0);
-    const bool keeps = settings.form == ResamplingForm::loss_squared && settings.times > 0 && total_rows >= settings.every;
-    kept_.resize(keeps ? settings.rows : 0, keeps ? width : 0);
+    activity_.assign(settings.form == ResamplingForm::off ? 0 : static_cast<std::size_t>(run.latents), 0);
+    const bool keeps = settings.form == ResamplingForm::loss_squared && settings.times > 0 && run.rows >= settings.every;
+    kept_.resize(keeps ? settings.rows : 0, keeps ? run.d_in : 0);
+    kept_targets_.resize(keeps && run.d_out > 0 ? settings.rows : 0, keeps ? run.d_out : 0);
   }
-  /// After a step on these rows [B x D], in the units of the model; whether latents are to be resampled now.
-  bool count(const Codes<Scalar>& codes, double least_value, const Tensor<Scalar>& rows) {
+  /// After a step on this batch, in the units of the model; whether latents are to be resampled now.
+  bool count(const Codes<Scalar>& codes, double least_value, const detail::StepRows<Scalar>& batch) {
     if (settings_.form == ResamplingForm::residual) {
       for (auto& silent : activity_) ++silent;
       for (Index e = 0; e < codes.size(); ++e)
@@ -135,72 +149,80 @@ class Resampler {
       counters_.counted += codes.rows();
     }
     if (kept_.rows() > 0 && counters_.seen > settings_.every - settings_.rows)
-      for (Index b = 0; b < rows.rows(); ++b) {
-        std::copy_n(rows.row(b), rows.cols(), kept_.row(counters_.next));
+      for (Index b = 0; b < batch.x.rows; ++b) {
+        std::copy_n(batch.x.row(b), run_.d_in, kept_.row(counters_.next));
+        if (run_.d_out > 0) std::copy_n(batch.target.row(b), run_.d_out, kept_targets_.row(counters_.next));
         counters_.next = (counters_.next + 1) % kept_.rows();
         counters_.filled = std::min(counters_.filled + 1, kept_.rows());
       }
     return counters_.seen >= settings_.every;
   }
-  /// Resamples the dead latents of the model, which reads rows like `batch`; returns how many.
+  /// Resamples the dead latents of the model, which takes rows like those of `batch`; returns how many.
   template <class Model>
-  Index resample(Model& model, const Tensor<Scalar>& batch, OptimizerState<Scalar>& optimizer, DeadLatents& dead,
+  Index resample(Model& model, const detail::StepRows<Scalar>& batch, OptimizerState<Scalar>& optimizer, DeadLatents& dead,
                  Threads& threads) {
     const bool residual = settings_.form == ResamplingForm::residual;
     auto& p = model.parameters();
-    std::vector<Index> lost;
-    double alive_norms = 0, norms = 0, alive = 0;
+    std::vector<Index> lost, alive;
     const auto most = static_cast<std::int64_t>(settings_.dead_share * static_cast<double>(counters_.counted));
     for (Index i = 0; i < p.latents(); ++i) {
       const std::int64_t activity = activity_[static_cast<std::size_t>(i)];
       const bool is_dead = residual ? 2 * activity > settings_.every : activity <= most;
       if (is_dead) lost.push_back(i);
-      const double norm = std::sqrt(static_cast<double>(kernels::squared_norm(p.W_enc.row(i), p.width())));
-      norms += norm;
-      if (residual ? is_dead : activity == 0) continue;
-      alive_norms += norm;
-      ++alive;
+      if (residual ? !is_dead : activity > 0) alive.push_back(i);
     }
-    const double mean_norm = alive > 0 ? alive_norms / alive : norms / static_cast<double>(p.latents());
+    if (alive.empty()) alive = lost;
+    const auto mean_norm = [&](const Tensor<Scalar>& w) {
+      double sum = 0;
+      for (const Index i : alive) sum += norm_of(w, i);
+      return sum / static_cast<double>(alive.size());
+    };
 
-    const Tensor<Scalar>& rows = residual ? batch : kept_;
-    const Index count = residual ? batch.rows() : counters_.filled;
+    const detail::StepRows<Scalar> rows = residual ? batch : kept();
     std::vector<Index> drawn;
     if (!lost.empty()) {
-      std::vector<double> losses = losses_of(model, rows, count, batch.rows(), threads);
-      Tensor<Scalar> direction(1, p.width());
-      for (Index b = 0; b < count; ++b)
-        if (!(read(p, rows.row(b), direction) > 0)) losses[static_cast<std::size_t>(b)] = 0;
+      typename Model::template Workspace<> workspace;
+      workspace.step.loss_space = run_.loss_space;
+      Tensor<Scalar> target;
+      std::vector<double> losses;
+      for (Index from = 0; from < rows.x.rows; from += batch.x.rows) {
+        const auto piece = rows_from(rows, from, std::min(batch.x.rows, rows.x.rows - from));
+        detail::run_forward(model, piece, Objective<>{}, workspace, threads);
+        losses.insert(losses.end(), workspace.step.row_loss.begin(), workspace.step.row_loss.end());
+        const auto [x, y] = directions(model, piece, workspace.step, target, threads);
+        for (Index b = 0; b < x.rows(); ++b)
+          if (!(norm_of(x, b) > 0 && norm_of(y, b) > 0)) losses[static_cast<std::size_t>(from + b)] = 0;
+      }
       const std::vector<double> probabilities = resampling_probabilities(losses, settings_.form);
       Random random(settings_.seed, stream + static_cast<std::uint64_t>(counters_.times));
       drawn = draw_without_replacement(probabilities, static_cast<Index>(lost.size()), random);
 
+      const double reads = settings_.encoder_scale * mean_norm(p.encoder());
+      const double writes = run_.decoder_norm > 0 ? run_.decoder_norm : mean_norm(p.W_dec);
       auto start = p.activation;
       detail::resize_own(start, p.latents(), p.width());
       start.initialize(model.activation());
       for (std::size_t n = 0; n < drawn.size(); ++n) {
         const Index i = lost[n];
-        const double norm = read(p, rows.row(drawn[n]), direction);
-        const double unit = 1 / norm, reads = settings_.encoder_scale * mean_norm * (residual ? 1.0 : unit);
-        for (Index j = 0; j < p.width(); ++j) {
-          const auto x = static_cast<double>(direction[j]);
-          p.W_dec.row(i)[j] = static_cast<Scalar>(unit * x);
-          p.W_enc.row(i)[j] = static_cast<Scalar>(reads * x);
-        }
-        optimizer.reset_row("W_dec", i);
-        optimizer.reset_row("W_enc", i);
+        const auto [x, y] = directions(model, rows_from(rows, drawn[n], 1), workspace.step, target, threads);
+        const auto give = [&](std::string_view name, Tensor<Scalar>& w, const Tensor<Scalar>& row, double factor) {
+          for (Index j = 0; j < w.cols(); ++j) w.row(i)[j] = static_cast<Scalar>(factor * static_cast<double>(row[j]));
+          optimizer.reset_row(name, w, i);
+        };
+        give("W_dec", p.W_dec, y, writes / norm_of(y, 0));
+        if (!p.tied()) give("W_enc", p.W_enc, x, residual ? reads : reads / norm_of(x, 0));
         if (p.b_enc.size() > 0) {
           p.b_enc[i] = Scalar(0);
-          optimizer.reset_number("b_enc", i);
+          optimizer.reset_number("b_enc", p.b_enc, i);
         }
         decltype(start)::visit(
             [&](std::string_view name, auto& own, const auto& first) {
               if (own.rows() == p.latents()) {
                 std::copy_n(first.row(i), own.cols(), own.row(i));
-                optimizer.reset_row(name, i);
+                optimizer.reset_row(name, own, i);
               } else {
                 own[i] = first[i];
-                optimizer.reset_number(name, i);
+                optimizer.reset_number(name, own, i);
               }
             },
             p.activation, start);
@@ -223,6 +245,7 @@ class Resampler {
     visitor.integers("resampling.activity", activity_);
     visitor.integers("resampling.counters", counters);
     if (kept_.rows() > 0) visitor.tensor("resampling.rows", kept_);
+    if (kept_targets_.rows() > 0) visitor.tensor("resampling.targets", kept_targets_);
     counters_ = {counters[0], counters[1], counters[2], counters[3], counters[4]};
     if (counters_.filled > kept_.rows() || (counters_.next != 0 && counters_.next >= kept_.rows()))
       throw_value("the saved state's resampling.counters do not fit ", kept_.rows(), " rows");
@@ -238,39 +261,44 @@ class Resampler {
     Index filled = 0, next = 0;  ///< rows kept, and where the next one goes
   };
 
-  /// x, or x - b_dec; returns its norm.
-  template <class Parameters>
-  double read(const Parameters& p, const Scalar* row, Tensor<Scalar>& out) const {
-    for (Index j = 0; j < p.width(); ++j) out[j] = settings_.subtract_decoder_bias ? row[j] - p.b_dec[j] : row[j];
-    return std::sqrt(static_cast<double>(kernels::squared_norm(out.data(), p.width())));
+  static double norm_of(const Tensor<Scalar>& w, Index row) {
+    return std::sqrt(static_cast<double>(kernels::squared_norm(w.row(row), w.cols())));
   }
-  /// |x' - x|^2 of the first `count` rows, in batches of `piece`.
-  template <class Model>
-  static std::vector<double> losses_of(const Model& model, const Tensor<Scalar>& rows, Index count, Index piece,
-                                       Threads& threads) {
-    std::vector<double> out(static_cast<std::size_t>(count));
-    typename Model::template Workspace<> workspace;
-    Tensor<Scalar> reconstruction;
-    for (Index from = 0; from < count; from += piece) {
-      const Index n = std::min(piece, count - from);
-      const typename Model::Rows x(rows.row(from), n, rows.cols());
-      model.decode_into(model.encode_into(x, workspace, threads), x, reconstruction, workspace.step.scratch, threads);
-      for (Index b = 0; b < n; ++b) {
-        double sum = 0;
-        for (Index j = 0; j < rows.cols(); ++j) {
-          const double error = static_cast<double>(reconstruction.row(b)[j]) - static_cast<double>(x.row(b)[j]);
-          sum += error * error;
-        }
-        out[static_cast<std::size_t>(from + b)] = sum;
-      }
+  static detail::StepRows<Scalar> rows_from(detail::StepRows<Scalar> rows, Index first, Index count) {
+    for (RowsView<Scalar>* const view : {&rows.x, &rows.target}) {
+      view->data = view->row(first);
+      view->rows = count;
     }
-    return out;
+    return rows;
+  }
+  detail::StepRows<Scalar> kept() const {
+    return rows_from({kept_, run_.d_out > 0 ? kept_targets_ : kept_}, 0, counters_.filled);
+  }
+  /// x and y of the formulas; they live in step.input and `target`.
+  template <class Model, class Step>
+  std::pair<const Tensor<Scalar>&, const Tensor<Scalar>&> directions(const Model& model, const detail::StepRows<Scalar>& rows,
+                                                                     Step& step, Tensor<Scalar>& target,
+                                                                     Threads& threads) const {
+    const auto& p = model.parameters();
+    const bool predicts = run_.d_out > 0, subtract = settings_.subtract_decoder_bias;
+    detail::load_input(p, subtract && !predicts, rows.x, step, threads, detail::input_normalisation_of(model));
+    if (!predicts) return {step.input, step.input};
+    if (subtract) {
+      detail::load_decoder_bias(p.b_dec, &p.W_skip, rows.x, rows.x.rows, target, threads);
+    } else {
+      target.resize(rows.x.rows, run_.d_out);
+    }
+    for (Index b = 0; b < target.rows(); ++b)
+      for (Index j = 0; j < target.cols(); ++j) target.row(b)[j] = rows.target.row(b)[j] - target.row(b)[j];
+    return {step.input, target};
   }
 
   Resampling settings_;
+  Run run_;
   Counters counters_;
   std::vector<std::int64_t> activity_;  ///< [F] rows of the window in which a latent was active, or steps since it was
-  Tensor<Scalar> kept_;                 ///< [rows x D] a ring
+  Tensor<Scalar> kept_;                 ///< [rows x D_in] a ring
+  Tensor<Scalar> kept_targets_;         ///< [rows x D_out] beside it, of a transcoder
 };
 
 }  // namespace sae::inline SAE_ABI

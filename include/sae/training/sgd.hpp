@@ -62,8 +62,7 @@ struct Sgd {
 ///
 ///   m <- momentum m + (1 - momentum) g        w <- w - lr sign(m)        sign(0) = 0, sign(NaN) = NaN
 ///
-/// Without momentum m is g, and nothing is stored. Row-local. sparsify's "signum" is another thing: signSGD inside a schedule-free
-/// average of the weights; its learning rate 5e-3 / sqrt(F / 2^14) (`auto_learning_rate`) is of the right size here, too.
+/// Without momentum m is g, and nothing is stored. Row-local. sparsify's "signum" is another thing: `ScheduleFree`.
 /// Source: Bernstein et al. 2018, "signSGD: compressed optimisation for non-convex problems", algorithms 1 and 2.
 struct SignSgd {
   double momentum = 0;  ///< in [0, 1)

@@ -3,17 +3,14 @@
 #include <sae/data/source.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/default_objective.hpp>
+#include <sae/training/fit_loop.hpp>
 #include <sae/training/prepared_rows.hpp>
 #include <sae/training/trainer_config.hpp>
 
 #include <algorithm>
 #include <cmath>
-#include <concepts>
-#include <functional>
 #include <limits>
-#include <optional>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -30,7 +27,8 @@ namespace sae::inline SAE_ABI {
 /// Average: with `ema` = beta > 0 each step ends with a <- beta a + (1 - beta) w, for every weight w, a from 0. When `fit` ends,
 /// early or not, a / (1 - beta^t) takes the place of w; decoder rows are then brought back to their norm where `decoder` is `unit`, as
 /// a mean of unit vectors is shorter. Until then callbacks see w. It takes 2 F D numbers. Source: openai/sparse_autoencoder
-/// train.py, EmaModel, which averages before a step and does not renormalise.
+/// train.py, EmaModel, which averages before a step and does not renormalise. The optimizer ScheduleFree averages by itself: what it ends
+/// with takes the place of the weights in the same way.
 /// Results are the same bytes for any number of threads; `visit_state` with the source's state resumes to the last bit.
 /// The trainer keeps a reference to the model, which must outlive it.
 template <class Model, class Terms = typename DefaultObjective<typename Model::Activation>::type>
@@ -38,6 +36,7 @@ class Trainer {
   static_assert(detail::is_objective<Terms>, "sae: give the terms of the loss as an objective: sae::Objective{sae::AuxK{}}");
 
  public:
+  static constexpr std::string_view kind = "Trainer";  ///< what a checkpoint names
   using Scalar = typename Model::Scalar;
   using Parameters = typename Model::Parameters;
 
@@ -67,11 +66,13 @@ class Trainer {
     shared_gradient_.b_dec.resize(1, model.parameters().output_width());
     shared_gradient_.W_skip.resize(model.parameters().W_skip.rows(), model.parameters().W_skip.cols());
     dead_.reset(model.latents());
-    resampler_.reset(config_.resampling, model.latents(), model.d_in(), config_.total_steps() * config_.batch);
-    if (config_.dead.window == 0) {
-      const Index run = config_.total_steps() * (config_.dead.unit == DeadUnit::tokens ? config_.batch : 1);
-      config_.dead.window = std::clamp<Index>(run / 10, 1, config_.dead.unit == DeadUnit::tokens ? 10'000'000 : 10'000);
-    }
+    resampler_.reset(config_.resampling, {.latents = model.latents(),
+                                          .d_in = model.d_in(),
+                                          .d_out = row_width() - model.d_in(),
+                                          .rows = config_.total_steps() * config_.batch,
+                                          .decoder_norm = unit_decoder() ? config_.decoder_norm : 0,
+                                          .loss_space = config_.loss_space});
+    config_.choose_dead_window();
   }
   Trainer(Model& model, TrainerConfig config, Threads& threads = Threads::shared())
       : Trainer(model, config, default_terms(model, config), threads) {}
@@ -106,31 +107,9 @@ class Trainer {
     if (folded_) throw_value("Trainer: fit was run to its end already; make a new trainer to go on");
     if (source.width() != row_width())
       throw_shape("Trainer: the source yields rows of width ", source.width(), ", ", rows_.needs());
-    if (restored_) {
-      source.restore(source_state_);
-      source_state_ = {};
-    } else if (!prepared_) {
-      rows_.measure(source);
-    }
-    restored_ = false;
+    if (!loop_.restore(source) && !prepared_) rows_.measure(source);
     prepared_ = true;
-    ask_source_ = [&source] { return source.state(); };
-    const Asking asking{*this};
-    FitStatus status = FitStatus::finished;
-    Tensor<Scalar> batch(config_.batch, row_width());
-    const Index steps = config_.total_steps();
-    while (step_ < steps && status == FitStatus::finished) {
-      if (fill_batch(source, batch) < config_.batch) {
-        status = FitStatus::exhausted;
-        break;
-      }
-      const bool report = (step_ + 1) % config_.report_every == 0 || step_ + 1 == steps;
-      train_step(batch, report);
-      bool stop = false;
-      if (report) ((stop = call(callbacks) || stop), ...);  // all of them, in order
-      source_state_ = {};  // of a checkpoint that one of them made: a shuffle buffer's is large
-      if (stop && step_ < steps) status = FitStatus::stopped;
-    }
+    const FitStatus status = loop_.run(*this, source, callbacks...);
     finish();
     return status;
   }
@@ -152,41 +131,43 @@ class Trainer {
     rows_.share(other.rows_);
     return prepared_ = true;
   }
-  /// What `fit` does at its end: the average of the weights takes the place of the weights where `ema` is on, the input scale is
+  /// What `fit` does at its end: the average of the weights takes their place where there is one (`averaged`), the input scale is
   /// folded into the model, which from there on reads raw rows.
   /// \throws ValueError     it was done already.
   /// \throws DivergedError  a weight is not finite.
   void finish() {
     if (folded_) throw_value("Trainer: the run has ended already");
     check_weights();
-    if (config_.ema > 0 && step_ > 0) model_.parameters() = averaged();
+    if (averages() && step_ > 0) model_.parameters() = averaged();
     folded_ = true;
     model_.parameters().activation.constrain();
     rows_.fold();
   }
   /// \throws DivergedError  a weight is not finite.
-  void check_weights() const {
-    Parameters::visit(
-        [&](std::string_view name, const auto& w) {
-          for (Index i = 0; i < w.size(); ++i)
-            if (!std::isfinite(w[i])) throw DivergedError(step_, detail::concat(name, " holds a number that is not finite"));
-        },
-        model_.parameters());
-  }
+  void check_weights() const { detail::check_weights(model_.parameters(), step_); }
+  /// Whether the training ends with an average of the weights: `ema` is on, or the optimizer averages.
+  bool averages() const { return config_.ema > 0 || moments_.averages(); }
   /// The average of the weights as `fit` leaves it in the model, but in the units of the scaled rows.
-  /// \throws ValueError  `ema` is 0, or no step was done.
+  /// \throws ValueError  there is none, or no step was done.
   Parameters averaged() const {
-    if (!(config_.ema > 0) || step_ == 0)
-      throw_value("Trainer: no average of weights: ema = ", config_.ema, ", ", step_, " steps");
+    if (!averages() || step_ == 0) throw_value("Trainer: no average of weights: ema = ", config_.ema, ", ", step_, " steps");
     Parameters out = model_.parameters();
-    const auto factor = static_cast<Scalar>(1 / (1 - std::pow(config_.ema, static_cast<double>(step_))));
-    Parameters::visit(
-        [&](std::string_view name, auto& w, const auto& a) {
-          if (config_.frozen.holds(name)) return;
-          w = a;
-          kernels::scale(w.data(), factor, w.size());
-        },
-        out, average_);
+    if (config_.ema > 0) {
+      const auto factor = static_cast<Scalar>(1 / (1 - std::pow(config_.ema, static_cast<double>(step_))));
+      Parameters::visit(
+          [&](std::string_view name, auto& w, const auto& a) {
+            if (config_.frozen.holds(name)) return;
+            w = a;
+            kernels::scale(w.data(), factor, w.size());
+          },
+          out, average_);
+    } else {
+      Parameters::visit(
+          [&](std::string_view name, auto& w) {
+            if (!config_.frozen.holds(name)) moments_.average(name, w);
+          },
+          out);
+    }
     if (unit_decoder())
       for (Index i = 0; i < out.latents(); ++i) normalise(out.W_dec.row(i));
     return out;
@@ -262,9 +243,7 @@ class Trainer {
     if (config_.ema > 0)
       Parameters::visit([&](std::string_view name, auto& tensor) { visitor.tensor(detail::concat("average.", name), tensor); },
                         average_);
-    const auto untrained = [&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); };
-    if constexpr (requires { model_.parameters().activation.visit_state(untrained, model_.parameters().activation); })
-      model_.parameters().activation.visit_state(untrained, model_.parameters().activation);
+    Parameters::visit_state([&](std::string_view name, auto& tensor) { visitor.tensor(name, tensor); }, model_.parameters());
     objective_.for_each([&](auto& term) {
       if constexpr (requires { term.visit_state(visitor); }) term.visit_state(visitor);
     });
@@ -272,17 +251,16 @@ class Trainer {
     visitor.integers("silent", dead_.silent());
     visitor.integers("counters", counters);
     rows_.visit_state(visitor);
-    if (ask_source_) source_state_ = ask_source_();
-    visitor.source(source_state_);
+    loop_.visit_state(visitor);
     if (counters.size() != 2 || static_cast<Index>(dead_.silent().size()) != model_.latents())
       throw_value("the saved state does not belong to a model of ", model_.latents(), " latents");
     step_ = counters[0];
     tokens_ = counters[1];
   }
   /// Whether `fit` is running, in one of whose callbacks one is: only then the source can be asked where it stands.
-  bool fitting() const { return static_cast<bool>(ask_source_); }
+  bool fitting() const { return loop_.running(); }
   /// After a state was read through `visit_state`: the next `fit` goes on from there.
-  void resume() { restored_ = true; }
+  void resume() { loop_.resume(); }
 
  private:
   static constexpr Index row_block = 64;  ///< rows that a thread takes at a time
@@ -295,9 +273,6 @@ class Trainer {
                   std::string_view(model_.activation().name), " has no k to anneal (topk, batch_topk and abs_topk have)");
     if (annealing.from > model_.latents())
       throw_value("Trainer: k_annealing.from = ", annealing.from, " is not in [1, ", model_.latents(), "] (the latents)");
-    if (config_.resampling.form != ResamplingForm::off && (predicts || model_.parameters().tied()))
-      throw_value("Trainer: resampling is for autoencoders with W_enc and W_dec of their own, not for ",
-                  predicts ? "transcoders" : "tied weights");
     if (model_.parameters().tied() && config_.frozen.encoder != config_.frozen.decoder)
       throw_value("Trainer: frozen.encoder and frozen.decoder differ, and ", std::string_view(model_.activation().name),
                   " ties the two");
@@ -326,6 +301,7 @@ class Trainer {
     bool changed_ = false;
   };
 
+  detail::StepRows<Scalar> step_rows() const { return {rows_.rows(), rows_.target()}; }
   /// First half of a step: codes, reconstruction.
   void run_forward(const Batch<Scalar>& rows) {
     pending_ = false;
@@ -341,7 +317,7 @@ class Trainer {
     marked_dead_ = 0;
     if (!config_.dead.after_counting) mark_dead();
     const AnnealedK annealed(model_, config_.k_annealing, step_);
-    detail::run_forward(model_, detail::StepRows<Scalar>{rows_.rows(), rows_.target()}, objective_, workspace_, threads_);
+    detail::run_forward(model_, step_rows(), objective_, workspace_, threads_);
   }
   /// Second half: terms, gradients, update.
   const StepReport& finish_step(bool report, const detail::OuterLoss<Scalar>* outer) {
@@ -369,9 +345,8 @@ class Trainer {
     }
     if (config_.ema > 0) update_average();
     report_.resampled = 0;
-    if constexpr (!predicts)
-      if (resampler_.count(step.main.entries.codes, config_.dead.least_value, rows_.rows()))
-        report_.resampled = resampler_.resample(model_, rows_.rows(), moments_, dead_, threads_);
+    if (const auto batch = step_rows(); resampler_.count(step.main.entries.codes, config_.dead.least_value, batch))
+      report_.resampled = resampler_.resample(model_, batch, moments_, dead_, threads_);
     ++step_;
     tokens_ += step.rows();
     report_.step = step_;
@@ -399,12 +374,6 @@ class Trainer {
       });
     return out;
   }
-
-  /// The source may be asked where it stands only while `fit` runs.
-  struct Asking {
-    Trainer& trainer;
-    ~Asking() { trainer.ask_source_ = nullptr; }
-  };
 
   void mark_dead() {
     marked_dead_ = dead_.mark(config_.dead.window);
@@ -530,24 +499,6 @@ class Trainer {
     for (const RowStatistics& block : blocks) statistics.merge(block);
     return statistics.variance();
   }
-  template <class Callback>
-  bool call(Callback& callback) {
-    const auto ask = [&](auto&&... arguments) {
-      if constexpr (std::is_void_v<decltype(callback(arguments...))>) {
-        callback(arguments...);
-        return false;
-      } else {
-        return static_cast<bool>(callback(arguments...));
-      }
-    };
-    if constexpr (std::is_invocable_v<Callback&, Trainer&, const StepReport&>) {
-      return ask(*this, std::as_const(report_));
-    } else {
-      static_assert(std::is_invocable_v<Callback&, const StepReport&>,
-                    "sae: a callback of Trainer::fit takes (const StepReport&) or (Trainer&, const StepReport&)");
-      return ask(std::as_const(report_));
-    }
-  }
   Model& model_;
   TrainerConfig config_;
   Terms objective_;
@@ -559,9 +510,8 @@ class Trainer {
   DeadLatents dead_;
   Resampler<Scalar> resampler_;
   Index step_ = 0, tokens_ = 0;
-  SourceState source_state_;
-  std::function<SourceState()> ask_source_;  ///< while `fit` runs
-  bool restored_ = false, prepared_ = false, folded_ = false;
+  detail::FitLoop loop_;
+  bool prepared_ = false, folded_ = false;
   bool pending_ = false;   ///< between `forward` and `backward`
   Index marked_dead_ = 0;  ///< as of this step
 

@@ -7,6 +7,7 @@
 #include <sae/training/schedule.hpp>
 #include <sae/training/whitening.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -124,7 +125,8 @@ struct TrainerConfig {
   double whitening_floor = 1e-3;          ///< > 0: least variance of a direction, in units of the mean one (Whitening)
   LossSpace loss_space = LossSpace::raw;  ///< of a model with an InputNormalisation
   Index statistics_rows = 8192;           ///< rows read ahead for `center` and `normalisation`
-  /// The model was trained before and reads rows as they are: its biases are brought to the scale of the normalised rows first.
+  /// The model was trained before and reads rows as they are: its biases are brought to the scale of the normalised rows first, those
+  /// weights of a transcoder, too, that stand between inputs and targets: decoder rows keep their norm where they are unit vectors.
   bool reads_raw_rows = false;
   DeadLatentOptions dead{};
   Resampling resampling{};
@@ -133,6 +135,12 @@ struct TrainerConfig {
   Index report_every = 1;  ///< steps between reports to callbacks
 
   Index total_steps() const { return steps > 0 ? steps : tokens / batch; }
+  /// dead.window where it was left at 0: a tenth of the run.
+  void choose_dead_window() {
+    if (dead.window > 0) return;
+    const bool by_tokens = dead.unit == DeadUnit::tokens;
+    dead.window = std::clamp<Index>(total_steps() * (by_tokens ? batch : 1) / 10, 1, by_tokens ? 10'000'000 : 10'000);
+  }
   /// Calls visitor(name, value) for every setting that the result depends on: numbers, bools, texts, and structs with settings of
   /// their own. A resumed training must have the same ones.
   template <class Visitor>
@@ -174,6 +182,8 @@ struct TrainerConfig {
     schedule.check(total_steps());
     sae::check(optimizer);
     if (!(ema >= 0 && ema < 1)) throw_value("Trainer: ema = ", ema, " is not in [0, 1)");
+    if (ema > 0 && std::holds_alternative<ScheduleFree>(optimizer))
+      throw_value("Trainer: ema = ", ema, ", and the optimizer schedule_free averages the weights itself: ema = 0 is legal");
     if (sparsity_warmup < 0) throw_value("Trainer: sparsity_warmup = ", sparsity_warmup, " is negative");
     if (!(clip_norm >= 0)) throw_value("Trainer: clip_norm = ", clip_norm, " is negative");
     if (!(clip_epsilon >= 0)) throw_value("Trainer: clip_epsilon = ", clip_epsilon, " is negative");
