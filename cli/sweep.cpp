@@ -1,5 +1,4 @@
 #include <sae/data/npy_source.hpp>
-#include <sae/files/output_folder.hpp>
 #include <sae/formats/any_sae.hpp>
 #include <sae/training/evaluate.hpp>
 #include <sae/training/recipes.hpp>
@@ -7,20 +6,22 @@
 
 #include <iostream>
 #include <optional>
-#include <span>
 
-#include "train_source.hpp"
+#include "resumable.hpp"
 
 namespace sae::cli {
 
 namespace {
 
-struct SweepVerb : TrainSourceOptions {
+struct SweepVerb : TrainingOptions {
   std::vector<std::string> activations{"topk"};
   std::vector<double> k, sparsity, target_l0, rates;
   std::vector<Index> latents;
   std::string recipe = "default", held_out;
+  bool log = false;
 };
+
+constexpr const char* table_name = "sweep.csv";  // what tells the folder of a sweep from others
 
 /// One SAE of the sweep.
 struct Run {
@@ -31,6 +32,7 @@ struct Run {
   std::unique_ptr<AnyModel> model{};
   std::unique_ptr<Trainer<AnyModel, AnyObjective>> trainer{};
   StepReport last{};
+  Log* log = nullptr;
 };
 
 std::vector<std::optional<double>> each_of(const std::vector<double>& values) {
@@ -72,8 +74,10 @@ std::string csv_number(double x) { return std::isfinite(x) ? sae::detail::concat
 std::string csv_number(const std::optional<double>& x) { return x ? csv_number(*x) : std::string(); }
 
 void run_sweep(const SweepVerb& options) {
+  namespace fs = std::filesystem;
   check_train_source(options);
   check_output(options);
+  check_replaced(options, table_name, "sweep");
   const std::unique_ptr<TrainSource> source = open_train_source(options);
   const Index tokens = train_length(options, source->rows);
   const auto open_held_out = [&] { return NpyFolder(rows_path(options.held_out), {.bfloat16 = true}); };
@@ -103,31 +107,49 @@ void run_sweep(const SweepVerb& options) {
         std::make_unique<Trainer<AnyModel, AnyObjective>>(*run.model, run.recipe.config, run.recipe.objective, threads);
     trainers.push_back(run.trainer.get());
   }
+  Settings settings = source->settings;
+  settings.emplace_back("seed", std::to_string(options.seed));
+  std::string names;
+  for (const Run& run : runs) names += (names.empty() ? "" : ", ") + run.name;
+  settings.emplace_back("sweep", names);
+  ResumableFolder folder(options, std::move(settings), [](const fs::path& name, bool is_folder) {
+    if (is_folder) return !name.has_parent_path();
+    const fs::path file = name.filename();
+    return name.has_parent_path() ? file == log_name || file == sae_name || file == weights_name
+                                  : file == checkpoint_name || file == table_name;
+  });
   note(options, runs.size(), runs.size() == 1 ? " SAE" : " SAEs", " on one stream of rows, ", tokens / options.batch,
        " steps each");
-  OutputFolder folder(options.out, {.overwrite = options.force});
-  FitStatus status = FitStatus::finished;
-  {
-    Progress progress(options, "steps", tokens / options.batch);
-    status = train_together(
-        std::span<Trainer<AnyModel, AnyObjective>* const>(trainers), *source, [&](std::size_t which, const StepReport& report) {
-          runs[which].last = report;
-          if (which + 1 == runs.size()) progress.at(report.step);
-          if (!std::isfinite(report.loss))
-            throw_value(runs[which].name, ": training diverged at step ", report.step, "; a lower --lr may help");
-          return stop_asked();
-        });
+  TrainerGroup group(trainers);
+  folder.load(group);
+  for (Run& run : runs) {
+    fs::create_directory(folder / run.name);
+    const fs::path log = fs::path(run.name) / log_name;
+    if (options.log) {
+      run.log = &folder.log(log, group.step());
+    } else {
+      fs::remove(folder / log);  // of an earlier start with --log: it would lack what follows
+    }
   }
-  if (status == FitStatus::stopped) throw Stopped{stop_signal().load(), "stopped; nothing was written"};
-  if (status == FitStatus::exhausted)
-    throw_value("the rows ended at step ", runs.front().trainer->step(), " of ", tokens / options.batch);
+  try {
+    Progress progress(options, "steps", tokens / options.batch);
+    folder.fit(
+        group, *source,
+        [&](std::size_t which, const StepReport& report) {
+          runs[which].last = report;
+          if (runs[which].log != nullptr) (*runs[which].log)(report);
+        },
+        [&](const StepReport& report) { progress.at(report.step); });
+  } catch (const DivergedError& error) {
+    folder.diverged(error, runs[group.which()].name);
+  }
 
   std::string csv =
       "name,activation,latents,k,sparsity,target_l0,learning_rate,steps,l0,explained_variance,mse,cosine,dead_latents\n";
   Json list = Json::array();
   std::vector<std::pair<std::string, std::string>> table;
   for (Run& run : runs) {
-    save_saelens(*run.model, folder / run.name, source->metadata);
+    write_saelens(*run.model, folder / run.name, source->metadata, {.overwrite = true});
     double l0 = run.last.l0, explained = run.last.explained_variance, mse = std::numeric_limits<double>::quiet_NaN(),
            cosine = mse;
     Index dead = run.last.dead;
@@ -147,7 +169,7 @@ void run_sweep(const SweepVerb& options) {
         run.name, "L0 " + rounded(l0) + ", explained variance " + rounded(explained) + sae::detail::concat(", dead ", dead));
   }
   if (source->left_out) note(options, "left out: ", source->left_out());
-  atomic_write_text(folder / "sweep.csv", csv);
+  atomic_write_text(folder / table_name, csv, {.overwrite = true});
   folder.commit();
   if (options.json) return print_json({{"out", options.out}, {"runs", list}});
   table.emplace_back("folder",
@@ -192,7 +214,11 @@ void add_sweep(CLI::App& program) {
   add_train_length(verb, *options);
   add_seed(verb, *options);
   verb.option_defaults()->group("Output");
-  add_out(verb, *options, "folder: a SAE of each combination, and sweep.csv")->required();
+  add_out(verb, *options, "folder: a SAE of each combination, and sweep.csv; while training everything is in OUT.partial")
+      ->required();
+  add_resume(verb, *options);
+  verb.add_flag("--log", options->log, "log.jsonl beside each SAE: JSON lines of loss, L0, explained variance, dead latents");
+  add_report_every(verb, *options);
   add_json(verb, *options);
 }
 

@@ -1,6 +1,4 @@
 #include <sae/formats/any_sae.hpp>
-#include <sae/formats/checkpoint.hpp>
-#include <sae/metrics/row_filter.hpp>
 #include <sae/training/callbacks.hpp>
 #include <sae/training/covariance_whitening.hpp>
 #include <sae/training/recipes.hpp>
@@ -8,34 +6,28 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <fstream>
 #include <iostream>
 #include <limits>
 #include <optional>
 #include <type_traits>
 
+#include "resumable.hpp"
 #include "sae_argument.hpp"
-#include "train_source.hpp"
 
 namespace sae::cli {
 
 namespace {
 
-constexpr const char* checkpoint_name = "checkpoint.safetensors";
-constexpr const char* log_name = "log.jsonl";
-constexpr const char* sae_name = "cfg.json";  // what tells the folder of a SAE from others
-constexpr const char* weights_name = "sae_weights.safetensors";
-
-struct TrainVerb : TrainSourceOptions {
+struct TrainVerb : TrainingOptions {
   Index latents = 0;
   std::string activation;  ///< empty: topk, or that of --init
   std::string recipe;      ///< empty: default
-  std::optional<Index> warmup, decay, aux_k, dead_window, report_every, checkpoint_every;
+  std::optional<Index> warmup, decay, aux_k, dead_window;
   std::optional<double> k, l1, l0, target_l0, pre_activation, threshold, bandwidth, rate, aux_coefficient, clip, ema;
   std::vector<Index> prefixes;
   std::string normalise, loss_space, center, decoder, optimizer, init, log;
   std::optional<Index> k_start, k_steps;
-  bool resume = false, skip = false, multi_topk = false, hierarchical = false;
+  bool skip = false, multi_topk = false, hierarchical = false;
 };
 
 void check_usage(const TrainVerb& options) {
@@ -213,53 +205,6 @@ void make_decoder_unit(Model& model, const std::string& path) {
   if (!p.tied() && scale > 0) sae::detail::scale_codes(model.activation(), model.parameters(), static_cast<float>(scale));
 }
 
-/// The log of a training: JSON lines, brought back to the step of a checkpoint when it goes on.
-class Log {
- public:
-  /// Lines of later steps than `step`, and one that a kill cut, are dropped.
-  Log(std::filesystem::path path, Index step) : path_(std::move(path)) {
-    std::string kept;
-    std::error_code error;
-    if (step > 0 && std::filesystem::exists(path_, error)) {
-      const std::string text = read_file(path_, (std::numeric_limits<std::size_t>::max)());
-      for (std::size_t at = 0, end = 0; (end = text.find('\n', at)) != std::string::npos; at = end + 1) {
-        const auto line = nlohmann::json::parse(text.begin() + static_cast<std::ptrdiff_t>(at),
-                                                text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
-        if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer() ||
-            line["step"].get<Index>() > step)
-          break;
-        kept.append(text, at, end + 1 - at);
-      }
-    }
-    atomic_write_text(path_, kept, {.overwrite = true});
-    out_.open(path_, std::ios::app);
-    check();
-  }
-  void operator()(const StepReport& report) {
-    lines_(report);
-    check();
-  }
-  /// Before a checkpoint that counts on its lines.
-  void sync() {
-    const auto file = sae::detail::Descriptor::open(path_, O_RDONLY);
-    if (!file || sae::detail::file_system().sync(file.get()) != 0) throw_file(path_.string(), ": cannot write to the disk");
-  }
-
- private:
-  void check() const {
-    if (!out_) throw_file(path_.string(), ": cannot be written");
-  }
-  std::filesystem::path path_;
-  std::ofstream out_;
-  JsonLinesLog lines_{out_};
-};
-
-std::filesystem::path partial_of(const TrainVerb& options) {
-  std::filesystem::path out(options.out);
-  if (!out.has_filename()) out = out.parent_path();
-  return out += ".partial";
-}
-
 /// Whether --log lies in the folder that the training makes.
 std::optional<std::filesystem::path> log_inside(const TrainVerb& options) {
   const auto full = [](const std::filesystem::path& path) {
@@ -282,11 +227,7 @@ void check_places(const TrainVerb& options) {
   namespace fs = std::filesystem;
   std::error_code error;
   check_output(options);
-  const auto holds = [&](const fs::path& folder, const char* file) {
-    return !fs::is_directory(folder, error) || fs::is_empty(folder, error) || fs::exists(folder / file, error);
-  };
-  if (!holds(options.out, sae_name))
-    throw_file(options.out, ": holds other things than a SAE and is not replaced; choose another name");
+  check_replaced(options, sae_name, "SAE");
   if (options.log.empty() || log_inside(options)) return;
   const fs::path log(options.log);
   if (!options.force && !options.resume && fs::exists(log, error)) throw_file(options.log, ": exists; --force replaces it");
@@ -305,21 +246,6 @@ void check_memory(Index d_in, Index d_out, Index latents) {
   if (there > 0 && needed > there)
     throw_value("--latents ", latents, ": training them on rows of ", d_in, " numbers takes ", rounded(needed / 1e9),
                 " GB of memory, the machine has ", rounded(there / 1e9), " GB");
-}
-
-/// Refuses to empty or go on in a folder that is not what an interrupted training leaves.
-void check_partial(const TrainVerb& options, const std::filesystem::path& partial) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  if (!fs::is_directory(partial, error)) return;
-  const auto inside = options.log.empty() ? std::nullopt : log_inside(options);
-  for (const auto& entry : fs::directory_iterator(partial)) {
-    fs::path name = entry.path().filename();
-    if (name.extension() == ".partial") name = name.stem();
-    if (name != checkpoint_name && name != log_name && name != sae_name && name != weights_name && name != inside)
-      throw_file(partial.string(), ": is in the way and holds other things than a training (", name.string(),
-                 "); move it away");
-  }
 }
 
 template <class Model>
@@ -346,82 +272,44 @@ void train(const TrainVerb& options, const Recipe& recipe, Model model, bool war
   namespace fs = std::filesystem;
   const AnyActivation& activation = model.activation();
   const TrainerConfig& config = recipe.config;
-  const Index steps = config.total_steps();
-  const Index report_every = options.report_every.value_or(std::max<Index>(1, steps / 1000));
-  const Index checkpoint_every = options.checkpoint_every.value_or(std::clamp<Index>(steps / 10, 100, 5000));
   Settings settings = source.settings;
   settings.emplace_back("seed", std::to_string(options.seed));
   if (warm) settings.emplace_back("init", fs::weakly_canonical(options.init).string());
 
   Threads threads(options.threads);
   Trainer trainer(model, config, recipe.objective, threads);
-  const fs::path partial = partial_of(options);
-  check_partial(options, partial);
-  if (fs::exists(partial) && !options.resume && !options.force)
-    throw_file(options.out, ": an interrupted training left ", partial.string(),
-               "; --resume goes on with it, --force starts afresh");
-  OutputFolder folder(options.out, {.overwrite = options.force, .resume = options.resume, .keep = false});
-  const fs::path checkpoint = folder / checkpoint_name;
-  bool saved = folder.resumed() && fs::exists(checkpoint);
-  if (saved) {
-    folder.keep();
-    load_checkpoint(trainer, checkpoint, settings);
-    note(options, "going on from step ", trainer.step(), " of ", steps);
-  }
-  std::optional<Log> log;
-  if (!options.log.empty()) log.emplace(folder / log_name, trainer.step());
+  const auto inside = options.log.empty() ? std::nullopt : log_inside(options);
+  ResumableFolder folder(options, std::move(settings), [&](const fs::path& name, bool is_folder) {
+    return !is_folder &&
+           (name == checkpoint_name || name == log_name || name == sae_name || name == weights_name || name == inside);
+  });
+  folder.load(trainer);
+  Log* const log = options.log.empty() ? nullptr : &folder.log(log_name, trainer.step());
 
   auto progress = progress_bar(std::cerr, stderr_is_terminal());
   StepReport last;
-  const auto how_to_go_on = [&] {
-    return sae::detail::concat("the checkpoint is in ", folder.partial().string(),
-                               "; the same command with --resume goes on from there");
-  };
-  const auto save = [&](auto& self) {
-    if (log) log->sync();
-    save_checkpoint(self, checkpoint, settings);
-    saved = true;
-    folder.keep();
-  };
   try {
-    const FitStatus status = trainer.fit(source, [&](auto& self, const StepReport& report) {
-      *source.interruptible = false;
+    folder.fit(trainer, source, [&](const StepReport& report) {
       last = report;
-      if (log && (report.step % report_every == 0 || report.step == steps)) (*log)(report);
+      if (log != nullptr) (*log)(report);
       if (!options.quiet) progress(report);
-      const bool stop = stop_asked() && report.step < steps;
-      if (stop || (report.step % checkpoint_every == 0 && report.step < steps)) save(self);
-      return stop;
     });
-    if (status == FitStatus::stopped)
-      throw Stopped{stop_signal().load(),
-                    sae::detail::concat("stopped at step ", last.step, " of ", steps, "; ", how_to_go_on())};
-    if (status == FitStatus::exhausted) throw_value("the rows ended at step ", trainer.step(), " of ", steps);
   } catch (const DivergedError& error) {
-    throw_value("training diverged: at step ", error.step, " ", error.finding, "; a lower --lr may help",
-                saved ? "; the last good checkpoint is in " + folder.partial().string() : std::string());
-  } catch (const NonFiniteRow&) {
-    folder.keep(false);  // the rows are wrong: there is nothing to go on with
-    throw;
-  } catch (Stopped& stopped) {
-    if (saved && last.step == 0) stopped.message = "stopped; " + how_to_go_on();
-    throw;
+    folder.diverged(error);
   }
 
-  write_saelens(model, folder.partial(), source.metadata, {.overwrite = true});
+  write_saelens(model, folder.path(), source.metadata, {.overwrite = true});
   const fs::path written = folder / log_name;
-  const auto inside = log ? log_inside(options) : std::nullopt;
   std::exception_ptr log_failed;  // the SAE is worth more than its log
   try {
-    if (log && !inside)
+    if (log != nullptr && !inside)
       atomic_write_text(options.log, read_file(written, (std::numeric_limits<std::size_t>::max)()),
                         {.overwrite = options.force || options.resume});
   } catch (const FileError&) {
     log_failed = std::current_exception();
   }
-  log.reset();
   // The checkpoint goes before the log: a kill in between starts afresh instead of going on with half a log.
-  fs::remove(checkpoint);
+  folder.remove_checkpoint();
   if (inside) {
     fs::rename(written, folder / *inside);
   } else {
@@ -652,14 +540,10 @@ void add_train(CLI::App& program) {
 
   verb.option_defaults()->group("Output");
   add_out(verb, *options, "folder of the SAE, as SAELens lays it out; while training everything is in OUT.partial")->required();
-  verb.add_option("--checkpoint-every", options->checkpoint_every,
-                  "steps between checkpoints (default: a tenth of the run, 100 to 5000)")
-      ->check(at_least(1));
-  verb.add_flag("--resume", options->resume, "go on from OUT.partial; starts afresh where there is none");
+  add_resume(verb, *options);
   verb.add_option("--log", options->log,
                   "JSON lines of loss, L0, explained variance, dead latents; in OUT.partial while training");
-  verb.add_option("--report-every", options->report_every, "steps between lines of the log (default: about 1000 lines)")
-      ->check(at_least(1));
+  add_report_every(verb, *options);
   add_json(verb, *options);
 }
 

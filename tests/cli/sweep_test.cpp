@@ -1,9 +1,11 @@
-// sae sweep: a row of SAEs on one stream, each the one that `sae train` makes; and what the other recipes make of `sae train`.
+// sae sweep: a row of SAEs on one stream, each the one that `sae train` makes, also when it was stopped or killed; and what the other
+// recipes make of `sae train`.
 #include <sae/core/random.hpp>
 #include <sae/files/npy.hpp>
 
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <sstream>
 
 #include "catch_compat.hpp"
@@ -17,8 +19,10 @@ using nlohmann::json;
 using sae_test::file_text;
 using sae_test::json_of;
 using sae_test::run_sae;
+using sae_test::RunningSae;
 using sae_test::with;
 using sae_test::Words;
+using sae_test::write_text;
 namespace fs = std::filesystem;
 
 namespace {
@@ -42,6 +46,20 @@ struct Work : sae_test::Workplace {
     return words;
   }
 };
+/// Every file of a folder by its name, to compare two.
+std::map<std::string, std::string> files_of(const std::string& folder) {
+  std::map<std::string, std::string> out;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_regular_file()) out[fs::relative(entry.path(), folder).string()] = file_text(entry.path());
+  return out;
+}
+/// The steps that a log of JSON lines tells of.
+std::vector<int> steps_of(const std::string& log) {
+  std::vector<int> out;
+  std::istringstream lines(log);
+  for (std::string line; std::getline(lines, line);) out.push_back(json::parse(line).at("step").get<int>());
+  return out;
+}
 std::vector<Words> table_of(const std::string& csv) {
   std::vector<Words> out;
   std::istringstream lines(csv);
@@ -111,6 +129,156 @@ TEST_CASE("sae sweep: what it refuses, and that nothing is left of it", "[cli]")
   refused({"--activation", "topk,sigmoid"}, 2, "sigmoid");
   refused({"--k", "2", "--held-out", work.at("nowhere.npy")}, 1, "nowhere.npy");
   refused({"--k", "2", "--lr", "1e30"}, 1, "diverged");
+}
+
+TEST_CASE("sae sweep: stopped or killed at any time it ends with the same bytes", "[cli]") {
+  const Work work;
+  const auto words = [&](const std::string& out, const Words& more) {
+    return with({"sweep",
+                 "--data",
+                 work.at("x.npy"),
+                 "--latents",
+                 "24",
+                 "--activation",
+                 "topk,jumprelu,batchtopk",
+                 "--k",
+                 "2",
+                 "--target-l0",
+                 "2",
+                 "--steps",
+                 "1500",
+                 "--batch",
+                 "64",
+                 "--seed",
+                 "3",
+                 "--held-out",
+                 work.at("held.npy"),
+                 "--out",
+                 work.at(out),
+                 "--checkpoint-every",
+                 "20"},
+                more);
+  };
+  const auto whole = run_sae(words("whole", {"--quiet"}));
+  INFO(whole.err);
+  REQUIRE(whole.code == 0);
+  const std::string checkpoint = work.at("all.partial/checkpoint.safetensors");
+  const Words resumable = words("all", {"--log", "--report-every", "10", "--resume"});
+  {
+    RunningSae sae(resumable, work.at("err"));  // --resume starts afresh where there is nothing
+    REQUIRE(sae.until([&] { return fs::exists(checkpoint); }));
+    sae.signal(SIGTERM);
+    CHECK(sae.wait() == 143);
+    CHECK_THAT(file_text(work.at("err")),
+               ContainsSubstring("sae: stopped at step ") &&
+                   ContainsSubstring("all.partial; the same command with --resume goes on from there"));
+    CHECK(fs::exists(checkpoint));
+    CHECK_FALSE(fs::exists(work.at("all")));
+  }
+  // Without --log from here on: half a log is no log.
+  fs::copy(work.at("all.partial"), work.at("silent.partial"), fs::copy_options::recursive);
+  const auto silent = run_sae(words("silent", {"--resume"}));
+  INFO(silent.err);
+  REQUIRE(silent.code == 0);
+  CHECK_THAT(silent.err, ContainsSubstring("going on from step "));
+  CHECK((files_of(work.at("silent")) == files_of(work.at("whole"))));
+
+  for (int kill = 1; kill <= 3; ++kill) {
+    const auto before = fs::last_write_time(checkpoint);
+    RunningSae sae(resumable, work.at("err"));
+    std::error_code gone;
+    if (!sae.until([&] { return fs::last_write_time(checkpoint, gone) != before; })) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(3 * kill));
+    sae.signal(SIGKILL);
+    const int code = sae.wait();
+    CHECK((code == 1000 + SIGKILL || code == 0));
+    CHECK_THAT(file_text(work.at("err")), ContainsSubstring("going on from step "));
+    if (code == 0) break;
+    CHECK_FALSE(fs::exists(work.at("all")));
+  }
+  if (!fs::exists(work.at("all"))) {
+    const auto last = run_sae(resumable);
+    INFO(last.err);
+    REQUIRE(last.code == 0);
+    CHECK_THAT(last.err, ContainsSubstring("going on from step "));
+  }
+  CHECK_FALSE(fs::exists(work.at("all.partial")));
+  auto files = files_of(work.at("all"));
+  std::vector<int> tens;
+  for (int step = 10; step <= 1500; step += 10) tens.push_back(step);
+  for (const char* name : {"topk-k2", "jumprelu-l0-2", "batchtopk-k2"}) {
+    const std::string log = std::string(name) + "/log.jsonl";
+    CAPTURE(log);
+    CHECK(steps_of(files[log]) == tens);
+    files.erase(log);
+  }
+  CHECK_FALSE(files.contains("checkpoint.safetensors"));
+  CHECK((files == files_of(work.at("whole"))));
+}
+
+TEST_CASE("sae sweep: what an interrupted one left is neither overwritten nor mixed up", "[cli]") {
+  const Work work;
+  const auto words = [&](const Words& lists, const Words& more) {
+    return with(with({"sweep", "--data", work.at("x.npy"), "--batch", "64", "--out", work.at("all"), "--quiet"}, lists), more);
+  };
+  const Words lists{"--latents", "24", "--k", "2,3"}, endless{"--steps", "1000000", "--checkpoint-every", "20"};
+  const std::string checkpoint = work.at("all.partial/checkpoint.safetensors");
+  {
+    RunningSae sae(words(lists, endless), work.at("err"));
+    REQUIRE(sae.until([&] { return fs::exists(checkpoint); }));
+    sae.signal(SIGINT);
+    CHECK(sae.wait() == 130);
+  }
+  const std::string saved = file_text(checkpoint);
+  const auto refused = [&](const Words& with_lists, const Words& more, const std::string& with_text) {
+    const auto run = run_sae(words(with_lists, with(endless, more)));
+    INFO(run.err);
+    CHECK(run.code == 1);
+    CHECK_THAT(run.error(), ContainsSubstring(with_text));
+    CHECK(file_text(checkpoint) == saved);
+    CHECK_FALSE(fs::exists(work.at("all")));
+  };
+  refused(lists, {}, "--resume goes on with it, --force starts afresh");
+  refused({"--latents", "24", "--k", "2,4"}, {"--resume"},
+          "was made with sweep = topk-k2, topk-k3, which is topk-k2, topk-k4 now");
+  refused({"--latents", "24", "--k", "2"}, {"--resume"}, "was made with sweep = topk-k2, topk-k3, which is topk-k2 now");
+  refused({"--latents", "32", "--k", "2,3"}, {"--resume"}, "was made with 1.model.latents = 24, which is 32 now");
+  refused(lists, {"--resume", "--seed", "5"}, "was made with seed = 0, which is 5 now");
+  refused(lists, {"--resume", "--recipe", "saelens"}, "which is");
+  refused(lists, {"--resume", "--order", "sequential"}, "was made with order = shuffled, which is sequential now");
+
+  write_text(work.at("all.partial/topk-k2/notes.txt"), "mine");
+  refused(lists, {"--force"}, "holds other things than a training (topk-k2/notes.txt)");
+  fs::remove(work.at("all.partial/topk-k2/notes.txt"));
+
+  // Of a sweep without a checkpoint nothing is gone on with, and nothing is left among the SAEs of other lists.
+  fs::remove(checkpoint);
+  const auto other = run_sae(words({"--latents", "24", "--k", "4,5"}, {"--steps", "3", "--resume"}));
+  INFO(other.err);
+  REQUIRE(other.code == 0);
+  CHECK(files_of(work.at("all")).size() == 2 * 2 + 1);
+  CHECK_FALSE(fs::exists(work.at("all/topk-k2")));
+
+  const auto again = run_sae(words(lists, {"--steps", "3"}));
+  CHECK(again.code == 1);
+  CHECK_THAT(again.error(), ContainsSubstring("all: exists; --force replaces it"));
+  CHECK(run_sae(words(lists, {"--steps", "3", "--force"})).code == 0);
+  CHECK(fs::exists(work.at("all/topk-k2/cfg.json")));
+  fs::remove(work.at("all/sweep.csv"));
+  const auto strange = run_sae(words(lists, {"--steps", "3", "--force"}));
+  CHECK(strange.code == 1);
+  CHECK_THAT(strange.error(), ContainsSubstring("holds other things than a sweep and is not replaced"));
+}
+
+TEST_CASE("sae sweep: of one that diverges the last good checkpoint is kept", "[cli]") {
+  const Work work;
+  const auto run =
+      run_sae(with({"sweep"}, work.run({"--k", "2", "--lr", "0.01,1e10", "--checkpoint-every", "1", "--out", work.at("all")})));
+  CHECK(run.code == 1);
+  CHECK_THAT(run.error(), ContainsSubstring("topk-k2-lr1e+10: training diverged: at step ") &&
+                              ContainsSubstring("; the last good checkpoint is in " + work.at("all.partial")));
+  CHECK(fs::exists(work.at("all.partial/checkpoint.safetensors")));
+  CHECK_FALSE(fs::exists(work.at("all")));
 }
 
 TEST_CASE("sae train: recipes and architectures, each saved as what it is used as", "[cli]") {

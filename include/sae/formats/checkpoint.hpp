@@ -1,5 +1,6 @@
 #pragma once
 #include <sae/files/safetensors.hpp>
+#include <sae/training/train_together.hpp>
 #include <sae/training/trainer.hpp>
 
 #include <algorithm>
@@ -20,7 +21,7 @@
 // result depends on ("setting trainer.batch").
 namespace sae::inline SAE_ABI {
 
-/// A trainer whose runs can be saved and gone on with: Trainer, CrossLayerTrainer.
+/// A trainer whose runs can be saved and gone on with: Trainer, CrossLayerTrainer, TrainerGroup.
 template <class T>
 concept Resumable = requires(T& trainer) {
   { trainer.fitting() } -> std::same_as<bool>;
@@ -131,7 +132,7 @@ class CheckpointReader {
     for (const std::int64_t value : read)
       if (value < 0 || value > largest_count)
         throw_file(file_.path(), ": ", name, " holds ", value, ", which is no count in [0, 2^62]");
-    if (name == "counters" && read[0] > steps_)
+    if ((name == "counters" || name.ends_with(".counters")) && read[0] > steps_)
       throw_file(file_.path(), ": its step ", read[0], " is beyond the ", steps_, " steps of the run");
     if (taking_) values.assign(read.begin(), read.end());
   }
@@ -219,6 +220,21 @@ Settings checkpoint_settings(const AnyTrainer& trainer, const Settings& own = {}
   trainer.objective().for_each([&](const auto& term) { top.part(detail::concat("term", ++count), term); });
   top("trainer", trainer.config());
   out.insert(out.end(), own.begin(), own.end());
+  return out;
+}
+
+/// The same of a group: what the caller adds, which says best what differs, how many trainers there are, and every one's settings
+/// ("1.trainer.batch").
+template <class AnyTrainer>
+Settings checkpoint_settings(const TrainerGroup<AnyTrainer>& group, const Settings& own = {}) {
+  Settings out = own;
+  out.emplace_back("trainers", detail::concat(group.trainers().size()));
+  std::size_t number = 0;
+  for (const AnyTrainer* trainer : group.trainers()) {
+    ++number;
+    for (auto& [name, value] : checkpoint_settings(*trainer))
+      out.emplace_back(detail::concat(number, ".", name), std::move(value));
+  }
   return out;
 }
 
