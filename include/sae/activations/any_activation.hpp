@@ -216,6 +216,12 @@ class SelectorBlocks<AnyActivation, Scalar> {
   void take(Index block, Index row, Index first, std::span<const Scalar> z) {
     std::visit([&](auto& blocks) { blocks.take(block, row, first, z); }, value_);
   }
+  Index screened_k() const {
+    return std::visit([](const auto& blocks) { return blocks.screened_k(); }, value_);
+  }
+  void offer(Index block, Index row, Index latent, Scalar z) {
+    std::visit([&](auto& blocks) { blocks.offer(block, row, latent, z); }, value_);
+  }
   void merge() {
     std::visit([](auto& blocks) { blocks.merge(); }, value_);
   }

@@ -32,6 +32,8 @@
 //   void backward(const Backward<Scalar>& at, const Parameters<Scalar>&, Parameters<Scalar>& gradient) const;
 //
 // It may have, besides:
+//   Index Selector::screened_k() const; void Selector::offer(Index row, Index latent, Scalar z);
+//                                                       see SelectorBlocks::screened_k
 //   bool encoder_bias() const;                          false: the model has no b_enc
 //   bool tied_weights() const;                          true: latents read along W_dec, there is no W_enc
 //   bool shared_decoder_bias() const;                   true: b_dec is added to x' only where it is subtracted from x
@@ -136,6 +138,19 @@ class SelectorBlocks {
   }
   void take(Index block, Index row, Index first, std::span<const Scalar> z) {
     blocks_[static_cast<std::size_t>(block)].take(row, first, z);
+  }
+  /// k where the k largest positive z of a row, and no others, are all that can be selected (of float32 a screen may find them);
+  /// else 0.
+  Index screened_k() const {
+    if constexpr (requires(const Selector& selector) { selector.screened_k(); })
+      return count_ > 0 ? blocks_[0].screened_k() : 0;
+    else
+      return 0;
+  }
+  /// One pre-activation; those of a row ascend. Only where `screened_k`.
+  void offer(Index block, Index row, Index latent, Scalar z) {
+    if constexpr (requires(Selector & selector) { selector.offer(row, latent, z); })
+      blocks_[static_cast<std::size_t>(block)].offer(row, latent, z);
   }
   void merge() { Selector::merge(std::span<Selector>(blocks_.data(), count_)); }
   void emit(Index block, Index row, Entries<Scalar>& active, Entries<Scalar>& band) {

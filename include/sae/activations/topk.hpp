@@ -48,6 +48,7 @@ struct TopK {
     /// decoder_norms: [F] where `needs_decoder_norms`, else empty.
     void begin(const TopK& config, const Parameters<Scalar>&, std::span<const Scalar> decoder_norms, Index rows) {
       norms_ = config.rank_by_decoder_norm ? decoder_norms : std::span<const Scalar>();
+      k_ = config.k;
       largest_.begin(rows, config.k, Scalar(0));  // relu: what is not positive cannot be active
     }
     /// Entries of the row at or below it cannot matter any more.
@@ -57,6 +58,8 @@ struct TopK {
       const Scalar *const values = z.data(), *const norms = norms_.data() + first;
       largest_.take(row, first, z, [&](Index j) { return values[j] * norms[j]; });
     }
+    Index screened_k() const { return norms_.empty() ? k_ : 0; }
+    void offer(Index row, Index latent, Scalar z) { largest_.offer(row, z, z, latent); }
     /// Called once when all blocks have seen everything; a rank over the whole batch (BatchTopK) works here.
     static void merge(std::span<Selector> /*blocks*/) {}
     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& /*band*/) {
@@ -64,6 +67,7 @@ struct TopK {
     }
 
    private:
+    Index k_ = 0;
     kernels::LargestPerRow<Scalar> largest_;
     std::span<const Scalar> norms_;
   };

@@ -83,6 +83,8 @@ struct FloatKernels {
   Index (*next_above)(const float* x, Index from, Index n, float bound);
   /// How many x[j] > bound.
   Index (*count_above)(const float* x, Index n, float bound);
+  /// The least and the largest of n >= 1 numbers, none NaN.
+  void (*range)(const float* x, Index n, float* least, float* most);
   /// `adam_number` of n numbers.
   void (*adam)(const AdamConstants& constants, float* w, const float* g, float* m, float* v, Index n);
 
@@ -94,6 +96,8 @@ struct FloatKernels {
   /// Larger tiles, then those for the rows that remain. z <- z + x . w: lane l < 8 takes a chain of the products at l, l + 8, ..,
   /// both rows continued by 0 to a multiple of eight; then lanes 4, 2, 1 apart are added.
   InnerTiles inner[2];
+  /// The same of one row x [d] against rows of w [.. x ld_w] that are named: z[n] <- z[n] + x . w[latents[n]].
+  void (*inner_of)(const float* x, const float* w, Index ld_w, Index d, const int* latents, Index count, float* z);
 };
 inline constexpr Index lanes_of_row = 64;  ///< of a tile's at most eight latents
 inline constexpr Index widest_panel = 32, largest_group = 12;
@@ -123,6 +127,11 @@ inline Index next_above(const float* x, Index from, Index n, float bound) {
 }
 inline Index count_above(const float* x, Index n, float bound) {
   return std::count_if(x, x + n, [=](float value) { return value > bound; });
+}
+inline void range(const float* x, Index n, float* least, float* most) {
+  const auto [low, high] = std::minmax_element(x, x + n);
+  *least = *low;
+  *most = *high;
 }
 inline void adam(const AdamConstants& constants, float* w, const float* g, float* m, float* v, Index n) {
   for (Index j = 0; j < n; ++j) adam_number(constants, w + j, g[j], m == nullptr ? nullptr : m + j, v + j);
@@ -154,17 +163,29 @@ void inner_tile(const InnerTile& at) {
   }
 }
 
+inline void inner_of(const float* x, const float* w, Index ld_w, Index d, const int* latents, Index count, float* z) {
+  for (Index n = 0; n < count; ++n) {
+    float sum[8] = {};
+    for (Index j = 0; j < d; j += 8)
+      for (Index l = 0; l < 8; ++l)
+        sum[l] = fused(j + l < d ? x[j + l] : 0.0F, j + l < d ? w[latents[n] * ld_w + j + l] : 0.0F, sum[l]);
+    z[n] += sum_of_eight(sum);
+  }
+}
+
 inline constexpr FloatKernels kernels{.dot = dot,
                                       .add_scaled = add_scaled,
                                       .add_rows = add_rows,
                                       .scale = scale,
                                       .next_above = next_above,
                                       .count_above = count_above,
+                                      .range = range,
                                       .adam = adam,
                                       .panel = panel,
                                       .groups = {4, 2, 1},
                                       .tiles = {product_tile<4>, product_tile<2>, product_tile<1>},
-                                      .inner = {{4, 1, inner_tile<4>, inner_tile<4>}, {1, 1, inner_tile<1>, inner_tile<1>}}};
+                                      .inner = {{4, 1, inner_tile<4>, inner_tile<4>}, {1, 1, inner_tile<1>, inner_tile<1>}},
+                                      .inner_of = inner_of};
 
 }  // namespace portable
 

@@ -56,9 +56,11 @@ Scalar kth_largest(const Scalar* keys, Index n, Index k) {
       return bits < 0 ? bits ^ 0x7FFFFFFF : bits;
     };
     const auto value = [](std::int32_t x) { return std::bit_cast<float>(x < 0 ? x ^ 0x7FFFFFFF : x); };
-    const auto count = detail::float_kernels().count_above;
-    const auto [least, most] = std::minmax_element(keys, keys + n);
-    std::int64_t low = ordered(*least), high = ordered(*most);
+    const auto& kernels = detail::float_kernels();
+    const auto count = kernels.count_above;
+    float least, most;
+    kernels.range(keys, n, &least, &most);
+    std::int64_t low = ordered(least), high = ordered(most);
     while (low < high) {
       const std::int64_t middle = low + (high - low) / 2;
       if (count(keys, n, value(static_cast<std::int32_t>(middle))) < k) {

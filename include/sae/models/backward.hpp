@@ -130,7 +130,7 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
       throw_value("a term of the objective reads pre-activations (AuxK does), and ", std::string_view(activation.name),
                   " has none that are one product");
   } else {
-    shown = select(activation, parameters, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
+    shown = select(activation, parameters, step, threads);
   }
 
   if (step.cotangent.rows() != rows || step.cotangent.cols() != width) step.cotangent.resize(rows, width);

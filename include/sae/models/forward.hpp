@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <type_traits>
 
 // The way forward, in blocks of rows whose size depends on the batch alone. Encoder and decoder are given as F rows of length D.
 namespace sae::inline SAE_ABI::detail {
@@ -22,40 +23,44 @@ inline Index encode_block_rows(Index rows) { return std::clamp<Index>((rows + 3)
 
 inline bool is_dense(Index entries, Index cells) { return entries * 1000 > cells * dense_entries_per_1000; }
 
-/// Calls take(block, row in block, first latent, z) for every tile of pre-activations z = x w^T + b of every row; the latents of
-/// a row ascend. x [rows x width], w [latents x width], b [latents] or null: 0. Blocks run in parallel, the calls of one block in
-/// order. With a gate z = (x w^T + b) sigmoid(x w_gate^T + b_gate).
+/// Calls take(row, first latent, z) for every tile of pre-activations z = x w^T + b of every row of a block; the latents of a row ascend.
+/// x [rows x width], w [latents x width], b [latents] or null: 0. With a gate z = (x w^T + b) sigmoid(x w_gate^T + b_gate).
+template <class Scalar, class Take>
+void for_each_pre_activation_of_block(const Scalar* x, Index rows, Index width, const Scalar* w, const Scalar* b, Index latents,
+                                      ScratchPool<Scalar>& scratch, const EncoderGate<Scalar>& gate, const Take& take) {
+  const Index cells = rows * tile_latents;
+  auto loan = scratch.borrow((gate.weights != nullptr ? 2 : 1) * cells + kernels::ProductRows<Scalar>::room(rows, width));
+  Scalar *const z = loan.data(), *const g = z + cells;
+  const kernels::ProductRows<Scalar> ready(x, width, rows, width, gate.weights != nullptr ? g + cells : g);
+  const auto product = [&](Scalar* to, const Scalar* weights, const Scalar* bias, Index first, Index n) {
+    for (Index r = 0; r < rows; ++r) {
+      if (bias != nullptr) {
+        std::copy_n(bias + first, n, to + r * tile_latents);
+      } else {
+        std::fill_n(to + r * tile_latents, n, Scalar(0));
+      }
+    }
+    ready.add_product_nt(to, tile_latents, weights + first * width, width, n);
+  };
+  for (Index first = 0; first < latents; first += tile_latents) {
+    const Index n = std::min(tile_latents, latents - first);
+    product(z, w, b, first, n);
+    if (gate.weights != nullptr) {
+      product(g, gate.weights, gate.bias, first, n);
+      for (Index r = 0; r < rows; ++r)
+        for (Index j = 0; j < n; ++j) z[r * tile_latents + j] *= kernels::sigmoid(g[r * tile_latents + j]);
+    }
+    for (Index r = 0; r < rows; ++r) take(r, first, std::span<const Scalar>(z + r * tile_latents, static_cast<std::size_t>(n)));
+  }
+}
+/// The same of all blocks, as take(block, row in block, first latent, z): blocks run in parallel, the calls of one block in order.
 template <class Scalar, class Take>
 void for_each_pre_activation(const Scalar* x, Index rows, Index width, const Scalar* w, const Scalar* b, Index latents,
                              ScratchPool<Scalar>& scratch, Threads& threads, const Take& take,
                              const EncoderGate<Scalar>& gate = {}) {
-  const Index block_rows = encode_block_rows(rows);
-  threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
-    const Index count = end - begin, cells = block_rows * tile_latents;
-    auto loan = scratch.borrow((gate.weights != nullptr ? 2 : 1) * cells + kernels::ProductRows<Scalar>::room(count, width));
-    Scalar *const z = loan.data(), *const g = z + cells;
-    const kernels::ProductRows<Scalar> ready(x + begin * width, width, count, width, gate.weights != nullptr ? g + cells : g);
-    const auto product = [&](Scalar* to, const Scalar* weights, const Scalar* bias, Index first, Index n) {
-      for (Index r = 0; r < count; ++r) {
-        if (bias != nullptr) {
-          std::copy_n(bias + first, n, to + r * tile_latents);
-        } else {
-          std::fill_n(to + r * tile_latents, n, Scalar(0));
-        }
-      }
-      ready.add_product_nt(to, tile_latents, weights + first * width, width, n);
-    };
-    for (Index first = 0; first < latents; first += tile_latents) {
-      const Index n = std::min(tile_latents, latents - first);
-      product(z, w, b, first, n);
-      if (gate.weights != nullptr) {
-        product(g, gate.weights, gate.bias, first, n);
-        for (Index r = 0; r < count; ++r)
-          for (Index j = 0; j < n; ++j) z[r * tile_latents + j] *= kernels::sigmoid(g[r * tile_latents + j]);
-      }
-      for (Index r = 0; r < count; ++r)
-        take(block, r, first, std::span<const Scalar>(z + r * tile_latents, static_cast<std::size_t>(n)));
-    }
+  threads.for_blocks(rows, encode_block_rows(rows), [&](Index begin, Index end, Index block) {
+    for_each_pre_activation_of_block(x + begin * width, end - begin, width, w, b, latents, scratch, gate,
+                                     [&](Index row, Index first, std::span<const Scalar> z) { take(block, row, first, z); });
   });
 }
 
@@ -254,11 +259,49 @@ void for_each_tile(const Activation& activation, const Parameters& parameters, c
                           threads, take, gate);
 }
 
+/// Shows the selectors what can matter of the pre-activations alone, where finding it by a screen (kernels/screen.hpp) costs less than
+/// computing all. The selection is the same to the last bit. False, and nothing is done, where it does not: other numbers than float32,
+/// a machine without fast products of eight bits, few rows or latents, an activation that does not rank by z alone.
+template <class Parameters, class Step>
+bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads) {
+  using Scalar = typename Step::Scalar;
+  if constexpr (std::is_same_v<Scalar, float> && requires { step.selectors.screened_k(); }) {
+    const Index rows = step.input.rows(), width = step.input.cols(), latents = parameters.latents();
+    const Index k = step.selectors.screened_k(), block_rows = encode_block_rows(rows);
+    if (k == 0 || !kernels::screen_pays(rows, width, latents, k)) return false;
+    const float *const w = parameters.encoder().data(), *const b =
+                                                            parameters.b_enc.size() > 0 ? parameters.b_enc.data() : nullptr;
+    constexpr Index samples = 64;
+    step.screen.build(w, b, latents, width, {step.input.data(), static_cast<std::size_t>(std::min(samples, rows) * width)},
+                      threads);
+    if (!step.screen.finite()) return false;
+    const auto blocks = static_cast<std::size_t>((rows + block_rows - 1) / block_rows);
+    if (step.screens.size() < blocks) step.screens.resize(blocks);
+    threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
+      const float* const x = step.input.row(begin);
+      auto& screen = step.screens[static_cast<std::size_t>(block)];
+      if (!screen.find(step.screen, x, end - begin, k))
+        return for_each_pre_activation_of_block(
+            x, end - begin, width, w, b, latents, step.scratch, EncoderGate<float>{},
+            [&](Index row, Index first, std::span<const float> z) { step.selectors.take(block, row, first, z); });
+      screen.for_each_value(x, w, b, width,
+                            [&](Index row, Index latent, float z) { step.selectors.offer(block, row, latent, z); });
+    });
+    return true;
+  } else {
+    return false;
+  }
+}
+
+/// In the place of a watch: nobody looks.
+struct NoWatch {};
+
 /// Encode and select: step.main.entries and step.band.entries from step.input. Each tile is also shown to
 /// `watch(block, row in block, first latent, z)`: selectors of the terms of the loss. An activation whose encoder is not one
 /// product (a pursuit) does it itself; then nothing is shown. Returns whether what was shown is one product, z = x W_enc^T + b_enc.
-template <class Activation, class Parameters, class Step, class Watch>
-bool select(const Activation& activation, const Parameters& parameters, Step& step, Threads& threads, const Watch& watch) {
+/// Without a watch what cannot be selected need not be computed (`screen_and_take`).
+template <class Activation, class Parameters, class Step, class Watch = NoWatch>
+bool select(const Activation& activation, const Parameters& parameters, Step& step, Threads& threads, const Watch& watch = {}) {
   using Scalar = typename Step::Scalar;
   const Index rows = step.input.rows(), latents = parameters.latents();
   if constexpr (requires { activation.pursue(parameters, step, threads); })
@@ -273,11 +316,13 @@ bool select(const Activation& activation, const Parameters& parameters, Step& st
   if (activation.needs_decoder_norms()) norms = {step.decoder_norms.data(), static_cast<std::size_t>(latents)};
   auto& selectors = step.selectors;
   selectors.begin(activation, parameters.activation, norms, rows, block_rows);
-  for_each_tile(activation, parameters, step.input, step.scratch, threads,
-                [&](Index block, Index row, Index first, std::span<const Scalar> z) {
-                  selectors.take(block, row, first, z);
-                  watch(block, row, first, z);
-                });
+  constexpr bool watched = !std::is_same_v<Watch, NoWatch>;
+  if (watched || !screen_and_take(parameters, step, threads))
+    for_each_tile(activation, parameters, step.input, step.scratch, threads,
+                  [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+                    selectors.take(block, row, first, z);
+                    if constexpr (watched) watch(block, row, first, z);
+                  });
   selectors.merge();
   threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
     auto& active = step.block_active[static_cast<std::size_t>(block)];

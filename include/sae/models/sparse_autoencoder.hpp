@@ -156,7 +156,7 @@ class SparseAutoencoder {
     step.decoder = &parameters_.W_dec;
     if (activation_.needs_decoder_norms())
       detail::decoder_norms(parameters_.W_dec, options_.sites, step.decoder_norms, threads);
-    detail::select(activation_, parameters_, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
+    detail::select(activation_, parameters_, step, threads);
     return step.main.entries.codes;
   }
 

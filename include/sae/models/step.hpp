@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/activations/selection.hpp>
 #include <sae/core/threads.hpp>
+#include <sae/kernels/screen.hpp>
 #include <sae/kernels/vector.hpp>
 #include <sae/models/input_normalisation.hpp>
 
@@ -190,6 +191,8 @@ struct Step {
   SelectorBlocks<Activation, Scalar> selectors;
   std::vector<Entries<Scalar>> block_active, block_band;
   ScratchPool<Scalar> scratch;
+  kernels::ScreenWeights screen;  ///< of the encoder, where selecting by a screen pays
+  std::vector<kernels::Screen> screens;
 
   Index rows() const { return input.rows(); }
   Index input_width() const { return input.cols(); }

@@ -125,7 +125,7 @@ class Transcoder {
     step.encoder_bias = &parameters_.b_enc;
     step.decoder = &parameters_.W_dec;
     if (activation_.needs_decoder_norms()) detail::decoder_norms(parameters_.W_dec, sites_, step.decoder_norms, threads);
-    detail::select(activation_, parameters_, step, threads, [](Index, Index, Index, std::span<const Scalar>) {});
+    detail::select(activation_, parameters_, step, threads);
     return step.main.entries.codes;
   }
   /// Prediction y' [B x D_out] from codes and the rows x that they came from (used by the skip alone).

@@ -77,7 +77,8 @@ struct AuxK {
   template <class Scalar>
   class Selection {
    public:
-    /// False where none of the latents in [first, last) is dead (yet): nothing is watched.
+    /// False where none of the latents in [first, last) is dead (yet): nothing is watched. Nor where few are and the selection needs no
+    /// full product: `predict` then looks at their rows alone, which gives the same numbers.
     template <class Step>
     bool begin(const AuxK& term, const Step& step, Index blocks, Index block_rows, Index first = 0,
                Index last = std::numeric_limits<Index>::max()) {
@@ -85,7 +86,7 @@ struct AuxK {
       first_ = first;
       last_ = last;
       list_dead(step);
-      if (dead_.empty()) return false;
+      if (dead_.empty() || few_beside_a_screen(step)) return false;
       start(term, step, blocks, block_rows);
       return watching_ = true;
     }
@@ -101,6 +102,16 @@ struct AuxK {
 
    private:
     friend struct AuxK;
+    template <class Step>
+    bool few_beside_a_screen(const Step& step) const {
+      if constexpr (std::is_same_v<Scalar, float> && requires { step.selectors.screened_k(); }) {
+        const Index k = step.selectors.screened_k(), latents = step.encoder->rows();
+        return k > 0 && 8 * static_cast<Index>(dead_.size()) <= latents &&
+               kernels::screen_pays(step.rows(), step.input_width(), latents, k);
+      } else {
+        return false;
+      }
+    }
     template <class Step>
     void list_dead(const Step& step) {
       detail::GatheredLatents<Scalar>::list_dead(step, dead_);

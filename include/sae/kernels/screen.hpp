@@ -1,0 +1,260 @@
+#pragma once
+#include <sae/core/threads.hpp>
+#include <sae/kernels/largest.hpp>
+#include <sae/kernels/screen_kernels.hpp>
+
+#include <bit>
+#include <limits>
+#include <span>
+#include <vector>
+
+// Which pre-activations z[b,i] = x_b . w_i + b_i of float32 can be among the k largest of their row, found by products of eight bits
+// and bounds that hold, so that only those need be computed.
+//
+// With any g > 0, x' = x / g and w' = w g: x . w = x' . w'. Let x' = s q + e and w' = t p + f, q and p integers of eight bits. Then
+//
+//   |x . w - s t q . p| <= |s q| |f| + |e| |w'|        (Cauchy and Schwarz)
+//
+// and what is called z differs from x . w + b by what rounding can do, at most (D / 8 + 4) 2^-24 (|x'| |w'| + |b|). A latent whose
+// upper bound lies below the k-th largest lower bound of the row is not among the k largest, whatever the ties.
+// g_d, powers of two, balance dimensions that are large in x against w (Xiao et al. 2022, arXiv:2211.10438, "SmoothQuant").
+namespace sae::inline SAE_ABI::kernels {
+
+namespace detail {
+/// Upper bound of the root of a sum of n squares that was added in float32, squares too small for it included.
+inline float norm_above(float squares, Index n) {
+  const double size = static_cast<double>(n);
+  return static_cast<float>((std::sqrt(static_cast<double>(squares)) + 2e-19 * std::sqrt(size)) * (1 + size * 0x1p-23 + 1e-6));
+}
+/// What rounding can do to z, as a share of |x'| |w'| and of |b|; and to the screen's own arithmetic.
+inline float rounding_share(Index width) { return static_cast<float>((static_cast<double>(width) / 8 + 16) * 0x1p-24 * 1.1); }
+inline Index quads_of(Index width) { return (width + 3) / 4; }
+}  // namespace detail
+
+/// Encoder rows w [F x D] and biases b [F] as the screen reads them.
+class ScreenWeights {
+ public:
+  static constexpr Index largest_width = 60'000;  ///< for wider rows 32 bits might not hold a product
+
+  /// \param rows  some of the rows x [n x D] that will be screened, for the balance: any will do
+  void build(const float* w, const float* bias, Index latents, Index width, std::span<const float> rows, Threads& threads) {
+    latents_ = latents;
+    width_ = width;
+    const Index panels = (latents + detail::screen_panel - 1) / detail::screen_panel, quads = detail::quads_of(width);
+    const auto padded = static_cast<std::size_t>(panels * detail::screen_panel);
+    codes_.resize(padded * static_cast<std::size_t>(4 * quads));
+    for (auto* const of : {&scale_, &bias_, &error_, &norm_, &slack_}) of->assign(padded, 0.0F);
+    balance(w, rows);
+    const auto& kernels = detail::screen_kernels();
+    const float share = detail::rounding_share(width);
+    finite_.assign(static_cast<std::size_t>(panels), 1);
+    threads.for_blocks(panels, 4, [&](Index begin, Index end, Index) {
+      std::vector<std::int8_t> code(static_cast<std::size_t>(4 * quads), 0);
+      for (Index panel = begin; panel < end; ++panel) {
+        std::uint8_t* const to = codes_.data() + panel * detail::screen_panel * 4 * quads;
+        for (Index l = 0; l < detail::screen_panel; ++l) {
+          const Index i = panel * detail::screen_panel + l;
+          const auto at = static_cast<std::size_t>(i);
+          if (i >= latents) {
+            bias_[at] = -std::numeric_limits<float>::infinity();  // never a candidate
+            continue;
+          }
+          const float* const row = w + i * width;
+          const float largest = kernels.largest(row, balance_.data(), width), step = largest > 0 ? largest / 127 : 1.0F;
+          const auto sums = kernels.quantise(row, balance_.data(), width, step, code.data());
+          for (Index q = 0; q < quads; ++q)
+            for (Index n = 0; n < 4; ++n)
+              to[(q * detail::screen_panel + l) * 4 + n] =
+                  static_cast<std::uint8_t>(code[static_cast<std::size_t>(4 * q + n)] + 128);
+          scale_[at] = step;
+          error_[at] = detail::norm_above(sums.errors, width) * (1 + share);
+          norm_[at] = detail::norm_above(sums.squares, width);
+          bias_[at] = bias == nullptr ? 0.0F : bias[i];
+          slack_[at] = share * std::abs(bias_[at]) + 1e-35F;
+          if (!std::isfinite(error_[at]) || !std::isfinite(norm_[at]) || !std::isfinite(bias_[at]))
+            finite_[static_cast<std::size_t>(panel)] = 0;
+        }
+      }
+    });
+  }
+  /// Whether all weights are finite; else there is nothing to rely on.
+  bool finite() const { return std::find(finite_.begin(), finite_.end(), 0) == finite_.end(); }
+  Index latents() const { return latents_; }
+  Index width() const { return width_; }
+  const float* inverse_balance() const { return inverse_.data(); }
+  detail::ScreenPanel panel(Index number) const {
+    const Index first = number * detail::screen_panel;
+    return {codes_.data() + first * 4 * detail::quads_of(width_),
+            scale_.data() + first,
+            bias_.data() + first,
+            error_.data() + first,
+            norm_.data() + first,
+            slack_.data() + first};
+  }
+
+ private:
+  /// g_d = sqrt(rms of x_d / rms of w_d) as a power of two.
+  void balance(const float* w, std::span<const float> rows) {
+    const auto width = static_cast<std::size_t>(width_);
+    const Index samples = std::min<Index>(latents_, 256), apart = latents_ / samples;
+    std::vector<double> of_x(width, 0), of_w(width, 0);
+    const std::size_t given = rows.size() / width;
+    for (std::size_t b = 0; b < given; ++b)
+      for (std::size_t d = 0; d < width; ++d)
+        of_x[d] += static_cast<double>(rows[b * width + d]) * static_cast<double>(rows[b * width + d]);
+    for (Index n = 0; n < samples; ++n)
+      for (std::size_t d = 0; d < width; ++d) {
+        const auto value = static_cast<double>(w[n * apart * width_ + static_cast<Index>(d)]);
+        of_w[d] += value * value;
+      }
+    balance_.assign(width, 1.0F);
+    inverse_.assign(width, 1.0F);
+    for (std::size_t d = 0; d < width; ++d) {
+      const double ratio = of_x[d] * static_cast<double>(samples) / (of_w[d] * static_cast<double>(given));
+      if (!(ratio > 1e-30 && ratio < 1e30)) continue;
+      const int power = static_cast<int>(std::lround(std::log2(ratio) / 4));
+      balance_[d] = std::ldexp(1.0F, power);
+      inverse_[d] = std::ldexp(1.0F, -power);
+    }
+  }
+
+  Index latents_ = 0, width_ = 0;
+  std::vector<std::uint8_t> codes_;  ///< [panels][quads][panel][4]
+  std::vector<float> scale_, bias_, error_, norm_, slack_, balance_, inverse_;
+  std::vector<char> finite_;  ///< of each panel
+};
+
+/// Whether screening costs less than the product: a machine with fast products of eight bits, and enough of everything.
+inline bool screen_pays(Index rows, Index width, Index latents, Index k) {
+  return detail::has_fast_screen() && rows >= 192 && width >= 64 && width <= ScreenWeights::largest_width &&
+         latents >= 2 * (8 * k + 512);
+}
+
+/// The candidates of a block of rows; reused from block to block.
+class Screen {
+ public:
+  /// Finds all latents of x [m x D] that may be among the k largest positive z of their rows, by ascending latent.
+  /// False where the bounds prune too little, or nothing can be relied on (a row that is not finite): what was found is of no use.
+  bool find(const ScreenWeights& weights, const float* x, Index m, Index k) {
+    const auto& kernels = detail::screen_kernels();
+    const Index width = weights.width(), quads = detail::quads_of(width);
+    capacity_ = 8 * k + 512;
+    if (capacity_ > weights.latents()) return false;
+    const auto room = static_cast<std::size_t>(m * capacity_);
+    if (latents_.size() < room) {
+      latents_.resize(room);
+      lower_.resize(room);
+      upper_.resize(room);
+    }
+    count_.assign(static_cast<std::size_t>(m), 0);
+    bound_.assign(static_cast<std::size_t>(m), std::numeric_limits<float>::denorm_min());  // z > 0
+    if (!quantise(weights, x, m, kernels)) return false;
+    std::int32_t products[static_cast<std::size_t>(detail::screen_groups[0] * detail::screen_panel)];
+    for (Index first = 0; first < weights.latents(); first += detail::screen_panel) {
+      const detail::ScreenPanel panel = weights.panel(first / detail::screen_panel);
+      const std::int8_t* codes = codes_.data();
+      Index b = 0;
+      for (std::size_t group = 0; group < 3; ++group) {
+        const Index rows = detail::screen_groups[group];
+        for (; b + rows <= m; b += rows, codes += 4 * quads * rows) {
+          kernels.products[group](codes, panel.codes, quads, products);
+          for (Index r = 0; r < rows; ++r) {
+            Index& count = count_[static_cast<std::size_t>(b + r)];
+            if (count + detail::screen_panel > capacity_) {
+              compact(b + r, k);
+              if (2 * count > capacity_) return false;
+            }
+            const auto at = static_cast<std::size_t>((b + r) * capacity_ + count);
+            count += kernels.keep(products + r * detail::screen_panel, panel, rows_[static_cast<std::size_t>(b + r)],
+                                  bound_[static_cast<std::size_t>(b + r)], static_cast<int>(first),
+                                  {latents_.data() + at, lower_.data() + at, upper_.data() + at});
+          }
+        }
+      }
+    }
+    for (Index b = 0; b < m; ++b) compact(b, k);
+    return true;
+  }
+  /// Of row b.
+  std::span<const int> candidates(Index b) const {
+    return {latents_.data() + b * capacity_, static_cast<std::size_t>(count_[static_cast<std::size_t>(b)])};
+  }
+
+  /// Calls visit(b, latent, z) for every candidate, latents of a row ascending; z is what `add_product_nt` makes of it.
+  template <class Visit>
+  void for_each_value(const float* x, const float* w, const float* bias, Index width, const Visit& visit) {
+    constexpr Index tile = 256;  // latents whose weights stay near while the rows go by
+    const auto& kernels = detail::float_kernels();
+    const auto m = static_cast<Index>(count_.size());
+    next_.assign(count_.size(), 0);
+    int most = 0;
+    for (Index b = 0; b < m; ++b)
+      if (!candidates(b).empty()) most = std::max(most, candidates(b).back() + 1);
+    for (Index first = 0; first < most; first += tile)
+      for (Index b = 0; b < m; ++b) {
+        const std::span<const int> all = candidates(b);
+        auto& next = next_[static_cast<std::size_t>(b)];
+        const std::size_t from = next;
+        while (next < all.size() && all[next] < first + tile) ++next;
+        const std::size_t count = next - from;
+        if (count == 0) continue;
+        values_.resize(std::max(values_.size(), count));
+        for (std::size_t n = 0; n < count; ++n) values_[n] = bias == nullptr ? 0.0F : bias[all[from + n]];
+        kernels.inner_of(x + b * width, w, width, width, all.data() + from, static_cast<Index>(count), values_.data());
+        for (std::size_t n = 0; n < count; ++n) visit(b, Index{all[from + n]}, values_[n]);
+      }
+  }
+
+ private:
+  bool quantise(const ScreenWeights& weights, const float* x, Index m, const detail::ScreenKernels& kernels) {
+    const Index width = weights.width(), quads = detail::quads_of(width);
+    const float share = detail::rounding_share(width), *const g = weights.inverse_balance();
+    rows_.resize(static_cast<std::size_t>(m));
+    codes_.resize(static_cast<std::size_t>(m * 4 * quads));
+    std::vector<std::int8_t>& code = one_;
+    code.assign(static_cast<std::size_t>(4 * quads), 0);
+    std::int8_t* to = codes_.data();
+    Index b = 0;
+    for (const Index rows : detail::screen_groups)
+      for (; b + rows <= m; b += rows, to += 4 * quads * rows)
+        for (Index r = 0; r < rows; ++r) {
+          const float* const row = x + (b + r) * width;
+          const float largest = kernels.largest(row, g, width), step = largest > 0 ? largest / 127 : 1.0F;
+          const auto sums = kernels.quantise(row, g, width, step, code.data());
+          for (Index q = 0; q < quads; ++q) std::memcpy(to + (q * rows + r) * 4, code.data() + 4 * q, 4);
+          const float norm = detail::norm_above(sums.squares, width), error = detail::norm_above(sums.errors, width);
+          const float alpha = norm + error;  // |s q| <= |x'| + |e|
+          detail::ScreenRow& of = rows_[static_cast<std::size_t>(b + r)];
+          of = {step, alpha * (1 + share), (error + share * (norm + alpha)) * (1 + share), 128 * sums.codes};
+          if (!std::isfinite(of.beta)) return false;
+        }
+    return true;
+  }
+  /// Brings the bound of a row to the k-th largest lower bound and drops what lies below it.
+  void compact(Index b, Index k) {
+    Index& count = count_[static_cast<std::size_t>(b)];
+    float& bound = bound_[static_cast<std::size_t>(b)];
+    const auto first = static_cast<std::size_t>(b * capacity_);
+    if (count >= k) bound = std::max(bound, kth_largest(lower_.data() + first, count, k));
+    std::size_t to = first;
+    for (std::size_t at = first; at < first + static_cast<std::size_t>(count); ++at) {
+      latents_[to] = latents_[at];
+      lower_[to] = lower_[at];
+      upper_[to] = upper_[at];
+      to += upper_[at] >= bound;
+    }
+    count = static_cast<Index>(to - first);
+  }
+
+  Index capacity_ = 0;
+  std::vector<int> latents_;          ///< [m x capacity]
+  std::vector<float> lower_, upper_;  ///< bounds of z
+  std::vector<Index> count_;
+  std::vector<float> bound_;
+  std::vector<detail::ScreenRow> rows_;
+  std::vector<std::size_t> next_;  ///< candidate of each row to go on from
+  std::vector<float> values_;
+  std::vector<std::int8_t> codes_, one_;  ///< [groups][quads][rows of the group][4]
+};
+
+}  // namespace sae::inline SAE_ABI::kernels
