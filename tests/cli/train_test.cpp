@@ -173,7 +173,7 @@ TEST_CASE("sae train: every option changes the bytes, threads do not", "[cli]") 
            {{"--activation", "batchtopk", "--hierarchical"}, "--hierarchical belongs to --activation topk"},
            {{"--activation", "groupmax", "--k-start", "9"}, "--k-start belongs to --activation topk, batchtopk and abstopk"},
            {{"--k-steps", "9"}, "--k-start"},
-           {{"--k-start", "1000"}, "k_annealing.from = 1000"}}) {
+           {{"--k", "3", "--k-start", "1000"}, "k_annealing.from = 1000"}}) {
     Words asked{"train", "--data", work.at("x.npy"), "--latents", "24", "--out", work.at("no")};
     const auto run = run_sae(with(asked, with(base, words)));
     CHECK(run.code != 0);
