@@ -1,15 +1,11 @@
 #pragma once
-#include <sae/core/types.hpp>
-#include <sae/kernels/route.hpp>
+#include <sae/kernels/float_kernels.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-
-#if SAE_X86
-#include <immintrin.h>
-#endif
 
 // The loops of a screen (screen.hpp): numbers of eight bits, their product, and which of its results can matter.
 namespace sae::inline SAE_ABI::kernels::detail {
@@ -61,11 +57,11 @@ inline ScreenKernels::Sums quantise(const float* x, const float* g, Index n, flo
   const float inverse = 1 / step;
   for (Index j = 0; j < n; ++j) {
     const float value = x[j] * g[j], code = std::nearbyint(value * inverse);
-    const float error = value - step * code;
-    q[j] = static_cast<std::int8_t>(code);
+    const float error = fused(-step, code, value);
+    q[j] = std::abs(code) <= 127 ? static_cast<std::int8_t>(code) : std::int8_t{0};  // NaN makes the sums NaN
     out.squares += value * value;
     out.errors += error * error;
-    out.codes += static_cast<std::int32_t>(code);
+    out.codes += q[j];
   }
   return out;
 }
