@@ -275,17 +275,15 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads)
     step.screen.build(w, b, latents, width, {step.input.data(), static_cast<std::size_t>(std::min(samples, rows) * width)},
                       threads);
     if (!step.screen.finite()) return false;
-    const auto blocks = static_cast<std::size_t>((rows + block_rows - 1) / block_rows);
-    if (step.screens.size() < blocks) step.screens.resize(blocks);
     threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
       const float* const x = step.input.row(begin);
-      auto& screen = step.screens[static_cast<std::size_t>(block)];
-      if (!screen.find(step.screen, x, end - begin, k))
+      auto screen = step.screens.borrow();
+      if (!screen->find(step.screen, x, end - begin, k))
         return for_each_pre_activation_of_block(
             x, end - begin, width, w, b, latents, step.scratch, EncoderGate<float>{},
             [&](Index row, Index first, std::span<const float> z) { step.selectors.take(block, row, first, z); });
-      screen.for_each_value(x, w, b, width,
-                            [&](Index row, Index latent, float z) { step.selectors.offer(block, row, latent, z); });
+      screen->for_each_value(x, w, b, width,
+                             [&](Index row, Index latent, float z) { step.selectors.offer(block, row, latent, z); });
     });
     return true;
   } else {

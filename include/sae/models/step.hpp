@@ -29,43 +29,57 @@ struct RowsView {
   const Scalar* row(Index b) const { return data + b * stride; }
 };
 
-/// Scratch memory that blocks of work borrow: as many buffers as blocks run at once, kept for the next step.
-template <class Scalar>
-class ScratchPool {
+/// Things that blocks of work borrow: as many as blocks run at once, kept for the next step.
+template <class T>
+class Pool {
  public:
   class Loan {
    public:
-    Loan(ScratchPool& pool, Buffer<Scalar> buffer) : pool_(pool), buffer_(std::move(buffer)) {}
-    ~Loan() { pool_.give_back(std::move(buffer_)); }
+    Loan(Pool& pool, T thing) : pool_(pool), thing_(std::move(thing)) {}
+    ~Loan() { pool_.give_back(std::move(thing_)); }
     Loan(const Loan&) = delete;
     Loan& operator=(const Loan&) = delete;
-    Scalar* data() { return buffer_.data(); }
+    T& operator*() { return thing_; }
+    T* operator->() { return &thing_; }
+    auto data() { return thing_.data(); }
 
    private:
-    ScratchPool& pool_;
-    Buffer<Scalar> buffer_;
+    Pool& pool_;
+    T thing_;
   };
-  /// A buffer of at least `size` numbers with unspecified content.
-  Loan borrow(Index size) {
-    Buffer<Scalar> buffer;
-    {
-      const std::lock_guard lock(*mutex_);
-      if (!free_.empty()) {
-        buffer = std::move(free_.back());
-        free_.pop_back();
-      }
+  /// As its last borrower left it.
+  Loan borrow() { return {*this, take()}; }
+
+ protected:
+  T take() {
+    T thing;
+    const std::lock_guard lock(*mutex_);
+    if (!free_.empty()) {
+      thing = std::move(free_.back());
+      free_.pop_back();
     }
-    if (buffer.size() < static_cast<std::size_t>(size)) buffer.resize(static_cast<std::size_t>(size));
-    return {*this, std::move(buffer)};
+    return thing;
   }
 
  private:
-  void give_back(Buffer<Scalar> buffer) {
+  void give_back(T thing) {
     const std::lock_guard lock(*mutex_);
-    free_.push_back(std::move(buffer));
+    free_.push_back(std::move(thing));
   }
   std::unique_ptr<std::mutex> mutex_ = std::make_unique<std::mutex>();
-  std::vector<Buffer<Scalar>> free_;
+  std::vector<T> free_;
+};
+
+/// Scratch memory.
+template <class Scalar>
+class ScratchPool : public Pool<Buffer<Scalar>> {
+ public:
+  /// A buffer of at least `size` numbers with unspecified content.
+  typename Pool<Buffer<Scalar>>::Loan borrow(Index size) {
+    Buffer<Scalar> buffer = this->take();
+    if (buffer.size() < static_cast<std::size_t>(size)) buffer.resize(static_cast<std::size_t>(size));
+    return {*this, std::move(buffer)};
+  }
 };
 
 /// The entries of a batch regrouped by latent: latent i owns [offsets[i], offsets[i+1]), rows ascending.
@@ -192,7 +206,7 @@ struct Step {
   std::vector<Entries<Scalar>> block_active, block_band;
   ScratchPool<Scalar> scratch;
   kernels::ScreenWeights screen;  ///< of the encoder, where selecting by a screen pays
-  std::vector<kernels::Screen> screens;
+  Pool<kernels::Screen> screens;
 
   Index rows() const { return input.rows(); }
   Index input_width() const { return input.cols(); }
