@@ -1,6 +1,6 @@
 // A screen may leave too much, never too little: every latent among the k largest is a candidate, and what is computed of a
 // candidate is what the product makes of it.
-#include <sae/activations/topk.hpp>
+#include <sae/activations/any_activation.hpp>
 #include <sae/core/random.hpp>
 #include <sae/kernels/product.hpp>
 #include <sae/kernels/screen.hpp>
@@ -12,6 +12,8 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "catch_compat.hpp"
@@ -51,9 +53,9 @@ struct Problem {
 double check(const Problem& p, Index k) {
   sae::Threads threads(2);
   sae::kernels::ScreenWeights weights;
-  weights.build(p.w.data(), p.b.data(), p.latents, p.width, p.x, threads);
+  weights.build(p.w.data(), p.b.data(), p.latents, p.width, {.k = k}, p.x, threads);
   sae::kernels::Screen screen;
-  if (!weights.finite() || !screen.find(weights, p.x.data(), p.rows, k)) return -1;
+  if (!weights.finite() || !screen.find(weights, p.x.data(), p.rows, {.k = k})) return -1;
   const std::vector<float> z = p.pre_activations();
   std::vector<std::map<Index, float>> found(static_cast<std::size_t>(p.rows));
   screen.for_each_value(p.x.data(), p.w.data(), p.b.data(), p.width, [&](Index row, Index latent, float value) {
@@ -144,26 +146,73 @@ TEST_CASE("a screen gives up on what is not finite, and where it prunes too litt
   });
 }
 
+namespace {
+
+/// Codes of some batches, one after the other, as a training sees them; how often a screen did the work.
+template <class Activation>
+std::pair<std::vector<sae::Codes<float>>, int> codes_of(const Problem& p, const Activation& activation,
+                                                        sae::kernels::Route route) {
+  const auto own = sae::kernels::route();
+  sae::kernels::set_route(route);
+  sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, Activation, float> model(p.width, p.latents, activation);
+  std::copy(p.w.begin(), p.w.end(), model.parameters().W_enc.data());
+  if (model.parameters().b_enc.size() > 0) std::copy(p.b.begin(), p.b.end(), model.parameters().b_enc.data());
+  Activation::template Parameters<float>::visit(
+      [&](std::string_view name, auto& tensor) {
+        for (Index i = 0; i < tensor.size(); ++i) {
+          const float b = p.b[static_cast<std::size_t>(i)];
+          tensor[i] += name == "b_gate" ? b : name == "threshold" ? 0.1F * (b + 45) : 0.01F * (b + 45);
+        }
+      },
+      model.parameters().activation);
+  model.parameters().activation.constrain();
+  sae::Threads threads(3);
+  typename decltype(model)::template Workspace<> workspace;
+  std::pair<std::vector<sae::Codes<float>>, int> out;
+  const Index batch = p.rows / 3;
+  for (Index n = 0; n < 3; ++n) {
+    out.first.push_back(
+        model.encode_into(sae::Batch<float>(p.x.data() + n * batch * p.width, batch, p.width), workspace, threads));
+    out.second += workspace.step.screen.latents() > 0 && workspace.step.screen_pause == 0;
+  }
+  sae::kernels::set_route(own);
+  return out;
+}
+
+void require_same(const std::vector<sae::Codes<float>>& got, const std::vector<sae::Codes<float>>& want) {
+  REQUIRE(got.size() == want.size());
+  for (std::size_t n = 0; n < got.size(); ++n) {
+    REQUIRE(got[n].size() == want[n].size());
+    for (Index e = 0; e < want[n].size(); ++e) {
+      REQUIRE(got[n].latent(e) == want[n].latent(e));
+      REQUIRE(bits(got[n].value(e)) == bits(want[n].value(e)));
+    }
+  }
+}
+
+}  // namespace
+
 TEST_CASE("codes are the same bytes with a screen and without", "[kernels][screen]") {
   if (!sae::kernels::detail::has_fast_screen()) SAE_SKIP_TEST("this machine has no fast products of eight bits");
-  const Index d = 128, f = 3000;
-  Problem p = fitted(700, d, f, 9);
-  sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK, float> model(d, f, {.k = 16});
-  std::copy(p.w.begin(), p.w.end(), model.parameters().W_enc.data());
-  std::copy(p.b.begin(), p.b.end(), model.parameters().b_enc.data());
-  for (Index j = 0; j < d; ++j) p.row(650)[j] *= 1e30F;  // its block is computed whole
-  const sae::Batch<float> rows(p.x.data(), 700, d);
-  sae::Threads threads(3);
-  REQUIRE(sae::kernels::screen_pays(700, d, f, 16));
-  const auto screened = model.encode(rows, threads);
-  const auto own = sae::kernels::route();
-  sae::kernels::set_route(sae::kernels::Route::avx2);
-  const auto whole = model.encode(rows, threads);
-  sae::kernels::set_route(own);
-  REQUIRE(screened.size() == whole.size());
-  REQUIRE(screened.size() > 700 * 10);
-  for (Index e = 0; e < whole.size(); ++e) {
-    REQUIRE(screened.latent(e) == whole.latent(e));
-    REQUIRE(bits(screened.value(e)) == bits(whole.value(e)));
-  }
+  using sae::kernels::Route;
+  Problem p = fitted(900, 128, 3000, 9);
+  for (float& bias : p.b) bias -= 45;  // few are positive
+  const auto check_all = [&](const auto& activation, int least_screened) {
+    const auto [screened, times] = codes_of(p, activation, Route::avx512);
+    CAPTURE(std::string(activation.name), times);
+    CHECK(times >= least_screened);
+    REQUIRE(screened[1].size() > 900);
+    require_same(screened, codes_of(p, activation, Route::avx2).first);
+  };
+  check_all(sae::TopK{.k = 16}, 3);
+  check_all(sae::BatchTopK{.k = 12}, 2);  // the first batch has nothing to guess by
+  check_all(sae::ReLU{}, 3);
+  check_all(sae::JumpReLU{.threshold = 3, .bandwidth = 2}, 3);
+  check_all(sae::Gated{}, 3);
+  check_all(sae::AnyActivation(sae::BatchTopK{.k = 12}), 2);
+  check_all(sae::AnyActivation(sae::AbsTopK{.k = 12}), 0);
+  for (Index j = 0; j < p.width; ++j) p.row(650)[j] *= 1e30F;  // its block is computed whole
+  check_all(sae::TopK{.k = 16}, 2);
+  check_all(sae::ReLU{}, 2);
+  check_all(sae::BatchTopK{.k = 12}, 1);
 }

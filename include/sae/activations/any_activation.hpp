@@ -216,11 +216,28 @@ class SelectorBlocks<AnyActivation, Scalar> {
   void take(Index block, Index row, Index first, std::span<const Scalar> z) {
     std::visit([&](auto& blocks) { blocks.take(block, row, first, z); }, value_);
   }
-  Index screened_k() const {
-    return std::visit([](const auto& blocks) { return blocks.screened_k(); }, value_);
+  std::optional<kernels::ScreenRule> screened() const {
+    return std::visit(
+        [](const auto& blocks) -> std::optional<kernels::ScreenRule> {
+          if constexpr (requires { blocks.screened(); }) return blocks.screened();
+          return std::nullopt;
+        },
+        value_);
+  }
+  bool screen_holds() const {
+    return std::visit(
+        [](const auto& blocks) {
+          if constexpr (requires { blocks.screen_holds(); }) return blocks.screen_holds();
+          return true;
+        },
+        value_);
   }
   void offer(Index block, Index row, Index latent, Scalar z) {
-    std::visit([&](auto& blocks) { blocks.offer(block, row, latent, z); }, value_);
+    std::visit(
+        [&](auto& blocks) {
+          if constexpr (requires { blocks.offer(block, row, latent, z); }) blocks.offer(block, row, latent, z);
+        },
+        value_);
   }
   void merge() {
     std::visit([](auto& blocks) { blocks.merge(); }, value_);

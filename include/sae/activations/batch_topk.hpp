@@ -109,6 +109,8 @@ struct BatchTopK {
       rows_ = rows;
       pool_ = nullptr;
       floor_ = Scalar(0);
+      guess_ = Scalar(0);
+      above_guess_ = 0;
       fresh_.clear();
     }
     /// Once, in one thread, when all blocks of a batch have begun: from here on they share what they keep and drop what cannot
@@ -124,6 +126,7 @@ struct BatchTopK {
       if (owner.own_ == nullptr) owner.own_ = std::make_unique<Pool>();
       owner.own_->begin(owner.config_->wanted(rows));
       for (Selector& block : blocks) {
+        block.guess_ = Scalar(0.85) * owner.own_->smallest();
         block.pool_ = owner.own_.get();
         block.floor_ = block.pool_->floor();
       }
@@ -132,12 +135,33 @@ struct BatchTopK {
     void take(Index row, Index first, std::span<const Scalar> z) {
       const auto bound = [&] { return floor_; };
       const auto keep = [&](Index j, Scalar key) {
+        above_guess_ += key >= guess_;
         offer({key, z[static_cast<std::size_t>(j)], static_cast<int>(row), static_cast<int>(first + j)});
       };
       if (norms_.empty()) return kernels::visit_above(z, bound, [&](Index j) { keep(j, z[static_cast<std::size_t>(j)]); });
       const Scalar *const values = z.data(), *const norms = norms_.data() + first;
       kernels::visit_keys_above<Scalar>(
           static_cast<Index>(z.size()), [&](Index j) { return values[j] * norms[j]; }, bound, keep);
+    }
+    /// Everything above a guess, somewhat less than the smallest key of the last batch.
+    std::optional<kernels::ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
+      if (!norms_.empty() || !(guess_ > 0)) return std::nullopt;
+      return kernels::ScreenRule{.bound = guess_};
+    }
+    void offer(Index row, Index latent, Scalar z) {
+      above_guess_ += z >= guess_;
+      offer({z, z, static_cast<int>(row), static_cast<int>(latent)});
+    }
+    /// Where as many are above the guess as are kept, the smallest key that is kept is above it, and nothing that counts was left out;
+    /// also where the pool's floor has passed it.
+    static bool screen_holds(std::span<const Selector> blocks) {
+      Index above = 0, rows = 0;
+      for (const Selector& block : blocks) {
+        above += block.above_guess_;
+        rows += block.rows_;
+      }
+      const Selector& owner = blocks.front();
+      return above >= owner.config_->wanted(rows) || owner.pool_->floor() >= owner.guess_;
     }
     static void merge(std::span<Selector> blocks) {
       if (blocks.empty()) return;
@@ -239,7 +263,8 @@ struct BatchTopK {
     const BatchTopK* config_ = nullptr;
     std::span<const Scalar> norms_;
     Index rows_ = 0, first_row_ = 0;
-    Scalar floor_ = 0;
+    Scalar floor_ = 0, guess_ = 0;
+    Index above_guess_ = 0;
     std::vector<Kept> fresh_;  ///< not yet in the pool, by rows of the block; after `merge` what the block has won
     std::size_t next_ = 0;
     bool sorted_ = false;

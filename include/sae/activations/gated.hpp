@@ -4,7 +4,9 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace sae::inline SAE_ABI {
@@ -81,6 +83,13 @@ struct Gated {
           [&](Index j, Scalar) {
             kept.push_back({static_cast<int>(first + j), values[j]});
           });
+    }
+    std::optional<kernels::ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
+      return kernels::ScreenRule{.bound = std::numeric_limits<float>::denorm_min(), .shift = parameters_->b_gate.data()};
+    }
+    void offer(Index row, Index latent, Scalar z) {
+      if (z + parameters_->b_gate[latent] > Scalar(0))
+        rows_[static_cast<std::size_t>(row)].push_back({static_cast<int>(latent), z});
     }
     static void merge(std::span<Selector> /*blocks*/) {}
     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& /*band*/) {

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace sae::inline SAE_ABI {
@@ -89,6 +91,12 @@ struct JumpReLU {
           [&](Index j, Scalar) {
             kept.push_back({static_cast<int>(first + j), values[j]});
           });
+    }
+    std::optional<kernels::ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
+      return kernels::ScreenRule{.bound = -half_ * (1 + 1e-6F) - 1e-35F, .shift = theta_, .sign = -1};
+    }
+    void offer(Index row, Index latent, Scalar z) {
+      if (z - theta_[latent] > -half_) rows_[static_cast<std::size_t>(row)].push_back({static_cast<int>(latent), z});
     }
     static void merge(std::span<Selector> /*blocks*/) {}
     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& band) {

@@ -39,6 +39,12 @@ struct ReLU {
             kept.push_back({static_cast<int>(first + j), z[static_cast<std::size_t>(j)]});
           });
     }
+    std::optional<kernels::ScreenRule> screened() const {
+      return kernels::ScreenRule{.bound = std::numeric_limits<float>::denorm_min()};
+    }
+    void offer(Index row, Index latent, Scalar z) {
+      if (z > Scalar(0)) rows_[static_cast<std::size_t>(row)].push_back({static_cast<int>(latent), z});
+    }
     static void merge(std::span<Selector> /*blocks*/) {}
     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& /*band*/) {
       for (const Kept& e : rows_[static_cast<std::size_t>(row)]) active.push(e.latent, e.z, e.z);

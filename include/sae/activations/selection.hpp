@@ -1,5 +1,6 @@
 #pragma once
 #include <sae/core/codes.hpp>
+#include <sae/kernels/screen.hpp>
 
 #include <algorithm>
 #include <span>
@@ -32,8 +33,9 @@
 //   void backward(const Backward<Scalar>& at, const Parameters<Scalar>&, Parameters<Scalar>& gradient) const;
 //
 // It may have, besides:
-//   Index Selector::screened_k() const; void Selector::offer(Index row, Index latent, Scalar z);
-//                                                       see SelectorBlocks::screened_k
+//   std::optional<kernels::ScreenRule> Selector::screened() const; void Selector::offer(Index row, Index latent, Scalar z);
+//   static bool Selector::screen_holds(std::span<const Selector> blocks);
+//                                                       see SelectorBlocks; of float32 alone, `screened` after `begin` and `link`
 //   bool encoder_bias() const;                          false: the model has no b_enc
 //   bool tied_weights() const;                          true: latents read along W_dec, there is no W_enc
 //   bool shared_decoder_bias() const;                   true: b_dec is added to x' only where it is subtracted from x
@@ -139,18 +141,23 @@ class SelectorBlocks {
   void take(Index block, Index row, Index first, std::span<const Scalar> z) {
     blocks_[static_cast<std::size_t>(block)].take(row, first, z);
   }
-  /// k where the k largest positive z of a row, and no others, are all that can be selected (of float32 a screen may find them);
-  /// else 0.
-  Index screened_k() const {
-    if constexpr (requires(const Selector& selector) { selector.screened_k(); })
-      return count_ > 0 ? blocks_[0].screened_k() : 0;
-    else
-      return 0;
+  /// What of the float32 pre-activations of this batch can be selected, where a screen may find it; else nothing.
+  std::optional<kernels::ScreenRule> screened() const {
+    if constexpr (requires(const Selector& selector) { selector.screened(); })
+      if (count_ > 0) return blocks_[0].screened();
+    return std::nullopt;
   }
-  /// One pre-activation; those of a row ascend. Only where `screened_k`.
+  /// One pre-activation in the place of `take`; those of a row ascend.
   void offer(Index block, Index row, Index latent, Scalar z) {
     if constexpr (requires(Selector & selector) { selector.offer(row, latent, z); })
       blocks_[static_cast<std::size_t>(block)].offer(row, latent, z);
+  }
+  /// After all were offered: whether the rule was one that holds for this batch. Else it is to begin again and see everything.
+  bool screen_holds() const {
+    if constexpr (requires(std::span<const Selector> all) { Selector::screen_holds(all); })
+      return Selector::screen_holds(std::span<const Selector>(blocks_.data(), count_));
+    else
+      return true;
   }
   void merge() { Selector::merge(std::span<Selector>(blocks_.data(), count_)); }
   void emit(Index block, Index row, Entries<Scalar>& active, Entries<Scalar>& band) {

@@ -58,7 +58,10 @@ struct TopK {
       const Scalar *const values = z.data(), *const norms = norms_.data() + first;
       largest_.take(row, first, z, [&](Index j) { return values[j] * norms[j]; });
     }
-    Index screened_k() const { return norms_.empty() ? k_ : 0; }
+    std::optional<kernels::ScreenRule> screened() const {
+      if (norms_.empty()) return kernels::ScreenRule{.k = k_};
+      return std::nullopt;
+    }
     void offer(Index row, Index latent, Scalar z) { largest_.offer(row, z, z, latent); }
     /// Called once when all blocks have seen everything; a rank over the whole batch (BatchTopK) works here.
     static void merge(std::span<Selector> /*blocks*/) {}

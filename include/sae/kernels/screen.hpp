@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <limits>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -17,6 +18,7 @@
 //
 // and what is called z differs from x . w + b by what rounding can do, at most (D / 8 + 4) 2^-24 (|x'| |w'| + |b|). A latent whose
 // upper bound lies below the k-th largest lower bound of the row is not among the k largest, whatever the ties.
+// Where a threshold decides, what is excluded has an upper bound below it.
 // g_d, powers of two, balance dimensions that are large in x against w (Xiao et al. 2022, arXiv:2211.10438, "SmoothQuant").
 namespace sae::inline SAE_ABI::kernels {
 
@@ -31,13 +33,25 @@ inline float rounding_share(Index width) { return static_cast<float>((static_cas
 inline Index quads_of(Index width) { return (width + 3) / 4; }
 }  // namespace detail
 
+/// What a screen looks for.
+struct ScreenRule {
+  Index k = 0;  ///< > 0: latents that may be among the k largest positive z of their row
+  /// k = 0: latents that may have z + sign shift_i >= bound.
+  float bound = 0;
+  const float* shift = nullptr;  ///< [F]; null: 0
+  float sign = 1;
+  /// Candidates of a row at most: more of them would cost as much as the product.
+  Index capacity(Index latents) const { return k > 0 ? 8 * k + 512 : std::min(latents / 4, 1024 + latents / 32); }
+};
+
 /// Encoder rows w [F x D] and biases b [F] as the screen reads them.
 class ScreenWeights {
  public:
   static constexpr Index largest_width = 60'000;  ///< for wider rows 32 bits might not hold a product
 
   /// \param rows  some of the rows x [n x D] that will be screened, for the balance: any will do
-  void build(const float* w, const float* bias, Index latents, Index width, std::span<const float> rows, Threads& threads) {
+  void build(const float* w, const float* bias, Index latents, Index width, const ScreenRule& rule, std::span<const float> rows,
+             Threads& threads) {
     latents_ = latents;
     width_ = width;
     const Index panels = (latents + detail::screen_panel - 1) / detail::screen_panel, quads = detail::quads_of(width);
@@ -69,8 +83,9 @@ class ScreenWeights {
           scale_[at] = step;
           error_[at] = detail::norm_above(sums.errors, width) * (1 + share);
           norm_[at] = detail::norm_above(sums.squares, width);
-          bias_[at] = bias == nullptr ? 0.0F : bias[i];
-          slack_[at] = share * std::abs(bias_[at]) + 1e-35F;
+          const float own = bias == nullptr ? 0.0F : bias[i], shift = rule.shift == nullptr ? 0.0F : rule.sign * rule.shift[i];
+          bias_[at] = own + shift;
+          slack_[at] = share * (std::abs(own) + std::abs(shift)) + 1e-35F;
           if (!std::isfinite(error_[at]) || !std::isfinite(norm_[at]) || !std::isfinite(bias_[at]))
             finite_[static_cast<std::size_t>(panel)] = 0;
         }
@@ -125,20 +140,20 @@ class ScreenWeights {
 };
 
 /// Whether screening costs less than the product: a machine with fast products of eight bits, and enough of everything.
-inline bool screen_pays(Index rows, Index width, Index latents, Index k) {
-  return detail::has_fast_screen() && rows >= 192 && width >= 64 && width <= ScreenWeights::largest_width &&
-         latents >= 2 * (8 * k + 512);
+inline bool screen_pays(Index rows, Index width, Index latents, const ScreenRule& rule) {
+  return detail::has_fast_screen() && rows >= 192 && width >= 64 && width <= ScreenWeights::largest_width && latents >= 1024 &&
+         latents >= 2 * rule.capacity(latents);
 }
 
 /// The candidates of a block of rows; reused from block to block.
 class Screen {
  public:
-  /// Finds all latents of x [m x D] that may be among the k largest positive z of their rows, by ascending latent.
+  /// Finds all latents of x [m x D] that the rule asks for, by ascending latent.
   /// False where the bounds prune too little, or nothing can be relied on (a row that is not finite): what was found is of no use.
-  bool find(const ScreenWeights& weights, const float* x, Index m, Index k) {
+  bool find(const ScreenWeights& weights, const float* x, Index m, const ScreenRule& rule) {
     const auto& kernels = detail::screen_kernels();
     const Index width = weights.width(), quads = detail::quads_of(width);
-    capacity_ = 8 * k + 512;
+    capacity_ = rule.capacity(weights.latents());
     if (capacity_ > weights.latents()) return false;
     const auto room = static_cast<std::size_t>(m * capacity_);
     if (latents_.size() < room) {
@@ -147,7 +162,7 @@ class Screen {
       upper_.resize(room);
     }
     count_.assign(static_cast<std::size_t>(m), 0);
-    bound_.assign(static_cast<std::size_t>(m), std::numeric_limits<float>::denorm_min());  // z > 0
+    bound_.assign(static_cast<std::size_t>(m), rule.k > 0 ? std::numeric_limits<float>::denorm_min() : rule.bound);
     if (!quantise(weights, x, m, kernels)) return false;
     std::int32_t products[static_cast<std::size_t>(detail::screen_groups[0] * detail::screen_panel)];
     for (Index first = 0; first < weights.latents(); first += detail::screen_panel) {
@@ -161,7 +176,7 @@ class Screen {
           for (Index r = 0; r < rows; ++r) {
             Index& count = count_[static_cast<std::size_t>(b + r)];
             if (count + detail::screen_panel > capacity_) {
-              compact(b + r, k);
+              compact(b + r, rule.k);
               if (2 * count > capacity_) return false;
             }
             const auto at = static_cast<std::size_t>((b + r) * capacity_ + count);
@@ -172,7 +187,7 @@ class Screen {
         }
       }
     }
-    for (Index b = 0; b < m; ++b) compact(b, k);
+    for (Index b = 0; b < m; ++b) compact(b, rule.k);
     return true;
   }
   /// Of row b.
@@ -232,6 +247,7 @@ class Screen {
   }
   /// Brings the bound of a row to the k-th largest lower bound and drops what lies below it.
   void compact(Index b, Index k) {
+    if (k == 0) return;
     Index& count = count_[static_cast<std::size_t>(b)];
     float& bound = bound_[static_cast<std::size_t>(b)];
     const auto first = static_cast<std::size_t>(b * capacity_);

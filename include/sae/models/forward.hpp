@@ -5,7 +5,9 @@
 #include <sae/models/step.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <optional>
 #include <span>
 #include <type_traits>
 
@@ -259,33 +261,39 @@ void for_each_tile(const Activation& activation, const Parameters& parameters, c
                           threads, take, gate);
 }
 
-/// Shows the selectors what can matter of the pre-activations alone, where finding it by a screen (kernels/screen.hpp) costs less than
-/// computing all. The selection is the same to the last bit. False, and nothing is done, where it does not: other numbers than float32,
-/// a machine without fast products of eight bits, few rows or latents, an activation that does not rank by z alone.
+/// Shows the selectors what can be selected of the pre-activations alone, where finding it by a screen (kernels/screen.hpp) costs less
+/// than computing all. The selection is the same to the last bit. False where it does not: other numbers than float32, a machine without
+/// fast products of eight bits, few rows or latents, an activation that has no such rule, or one that did not prune enough lately.
 template <class Parameters, class Step>
 bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads) {
   using Scalar = typename Step::Scalar;
-  if constexpr (std::is_same_v<Scalar, float> && requires { step.selectors.screened_k(); }) {
+  if constexpr (std::is_same_v<Scalar, float> && requires { step.selectors.screened(); }) {
     const Index rows = step.input.rows(), width = step.input.cols(), latents = parameters.latents();
-    const Index k = step.selectors.screened_k(), block_rows = encode_block_rows(rows);
-    if (k == 0 || !kernels::screen_pays(rows, width, latents, k)) return false;
-    const float *const w = parameters.encoder().data(), *const b =
-                                                            parameters.b_enc.size() > 0 ? parameters.b_enc.data() : nullptr;
+    const Index block_rows = encode_block_rows(rows);
+    const std::optional<kernels::ScreenRule> rule = step.selectors.screened();
+    if (!rule || !kernels::screen_pays(rows, width, latents, *rule)) return false;
+    if (step.screen_pause > 0) return --step.screen_pause, false;
+    const auto* const w = parameters.encoder().data();
+    const auto* const b = parameters.b_enc.size() > 0 ? parameters.b_enc.data() : nullptr;
     constexpr Index samples = 64;
-    step.screen.build(w, b, latents, width, {step.input.data(), static_cast<std::size_t>(std::min(samples, rows) * width)},
-                      threads);
-    if (!step.screen.finite()) return false;
-    threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
-      const float* const x = step.input.row(begin);
-      auto screen = step.screens.borrow();
-      if (!screen->find(step.screen, x, end - begin, k))
-        return for_each_pre_activation_of_block(
+    step.screen.build(w, b, latents, width, *rule,
+                      {step.input.data(), static_cast<std::size_t>(std::min(samples, rows) * width)}, threads);
+    std::atomic<Index> whole = step.screen.finite() ? 0 : rows;
+    if (whole == 0)
+      threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
+        const float* const x = step.input.row(begin);
+        auto screen = step.screens.borrow();
+        if (screen->find(step.screen, x, end - begin, *rule))
+          return screen->for_each_value(x, w, b, width,
+                                        [&](Index row, Index latent, float z) { step.selectors.offer(block, row, latent, z); });
+        whole += end - begin;
+        for_each_pre_activation_of_block(
             x, end - begin, width, w, b, latents, step.scratch, EncoderGate<float>{},
             [&](Index row, Index first, std::span<const float> z) { step.selectors.take(block, row, first, z); });
-      screen->for_each_value(x, w, b, width,
-                             [&](Index row, Index latent, float z) { step.selectors.offer(block, row, latent, z); });
-    });
-    return true;
+      });
+    const bool holds = whole < rows && step.selectors.screen_holds();
+    if (!holds || 2 * whole > rows) step.screen_pause = 15;  // batches, until it is tried again
+    return holds;
   } else {
     return false;
   }
@@ -313,14 +321,17 @@ bool select(const Activation& activation, const Parameters& parameters, Step& st
   std::span<const Scalar> norms;
   if (activation.needs_decoder_norms()) norms = {step.decoder_norms.data(), static_cast<std::size_t>(latents)};
   auto& selectors = step.selectors;
-  selectors.begin(activation, parameters.activation, norms, rows, block_rows);
+  const auto start = [&] { selectors.begin(activation, parameters.activation, norms, rows, block_rows); };
+  start();
   constexpr bool watched = !std::is_same_v<Watch, NoWatch>;
-  if (watched || !screen_and_take(parameters, step, threads))
+  if (watched || !screen_and_take(parameters, step, threads)) {
+    if (!watched) start();  // a screen may have shown something
     for_each_tile(activation, parameters, step.input, step.scratch, threads,
                   [&](Index block, Index row, Index first, std::span<const Scalar> z) {
                     selectors.take(block, row, first, z);
                     if constexpr (watched) watch(block, row, first, z);
                   });
+  }
   selectors.merge();
   threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
     auto& active = step.block_active[static_cast<std::size_t>(block)];

@@ -207,6 +207,7 @@ struct Step {
   ScratchPool<Scalar> scratch;
   kernels::ScreenWeights screen;  ///< of the encoder, where selecting by a screen pays
   Pool<kernels::Screen> screens;
+  Index screen_pause = 0;  ///< batches until a screen that pruned too little is tried again
 
   Index rows() const { return input.rows(); }
   Index input_width() const { return input.cols(); }

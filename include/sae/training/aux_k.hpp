@@ -104,10 +104,11 @@ struct AuxK {
     friend struct AuxK;
     template <class Step>
     bool few_beside_a_screen(const Step& step) const {
-      if constexpr (std::is_same_v<Scalar, float> && requires { step.selectors.screened_k(); }) {
-        const Index k = step.selectors.screened_k(), latents = step.encoder->rows();
-        return k > 0 && 8 * static_cast<Index>(dead_.size()) <= latents &&
-               kernels::screen_pays(step.rows(), step.input_width(), latents, k);
+      if constexpr (std::is_same_v<Scalar, float> && requires { step.selectors.screened(); }) {
+        const auto rule = step.selectors.screened();  // of the last batch: a first one watches
+        const Index latents = step.encoder->rows();
+        return rule && 8 * static_cast<Index>(dead_.size()) <= latents && step.screen_pause == 0 &&
+               kernels::screen_pays(step.rows(), step.input_width(), latents, *rule);
       } else {
         return false;
       }

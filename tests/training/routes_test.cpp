@@ -1,0 +1,55 @@
+// One training, whatever instructions its kernels use.
+#include <sae/data/indexed_source.hpp>
+#include <sae/training/recipes.hpp>
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "catch_compat.hpp"
+#include "reference.hpp"
+#include "routes.hpp"
+
+namespace {
+
+using sae::Index;
+
+std::map<std::string, sae::Tensor<float>> trained(const std::string& activation, Index d, Index latents, Index batch,
+                                                  Index steps) {
+  const sae::Recipe recipe =
+      sae::recipe("default", {.d_in = d, .latents = latents, .steps = steps, .batch = batch, .activation = activation});
+  auto model = sae::make_model(recipe, d, latents, 3);
+  sae::TrainerConfig config = recipe.config;
+  config.dead.window = 2 * batch;  // so that AuxK has something to do
+  sae::Threads threads(2);
+  sae::Trainer trainer(model, config, recipe.objective, threads);
+  sae::MatrixSource<float> source(sae::Matrix<float>(sae_test::random_rows(4 * batch, d, 3).cast<float>()), {.seed = 5});
+  trainer.fit(source);
+  std::map<std::string, sae::Tensor<float>> out;
+  decltype(model)::Parameters::visit([&](std::string_view name, const auto& tensor) { out[std::string(name)] = tensor; },
+                                     model.parameters());
+  return out;
+}
+void check_routes(const std::string& activation, Index d, Index latents, Index batch, Index steps, bool portable) {
+  std::vector<std::pair<sae::kernels::Route, std::map<std::string, sae::Tensor<float>>>> all;
+  sae_test::on_every_route([&] {
+    if (portable || sae::kernels::route() != sae::kernels::Route::portable)
+      all.emplace_back(sae::kernels::route(), trained(activation, d, latents, batch, steps));
+  });
+  for (const auto& [route, weights] : all)
+    for (const auto& [name, tensor] : weights) {
+      CAPTURE(activation, std::string(sae::kernels::to_string(route)), name);
+      CHECK(tensor == all.front().second.at(name));
+    }
+}
+
+}  // namespace
+
+TEST_CASE("a training gives the same bytes on every route", "[training][routes]") {
+  for (const auto name : sae::recipe_activations("default")) check_routes(std::string(name), 20, 96, 64, 8, true);
+}
+
+TEST_CASE("a training large enough for a screen gives the same bytes without one", "[training][routes]") {
+  for (const char* const name : {"topk", "batchtopk", "jumprelu", "gated"}) check_routes(name, 96, 1800, 256, 8, false);
+}
