@@ -54,8 +54,7 @@ inline float sum_of_eight(const float* lane) {
 
 /// A tile of inner products: rows of x against rows of w, over a stretch of d numbers.
 struct InnerTile {
-  const float*
-      x;  ///< packed: eight numbers of each row of the group, the next eight, ..; continued by 0 to a multiple of eight
+  const float* x;  ///< packed: eight numbers of each row, the next eight, ..; continued by 0
   const float* w;  ///< [latents x ld_w]
   Index ld_w, d;
   float* z;  ///< [rows x ld_z]
