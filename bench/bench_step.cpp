@@ -95,6 +95,7 @@ void time_topk(benchmark::State& state, Terms objective, const sae::TrainerConfi
 void train_step_topk(benchmark::State& state) { time_topk(state, sae::Objective<>{}, {}); }
 void train_step_topk_aux_k(benchmark::State& state) { time_topk(state, sae::Objective{sae::AuxK{}}, {}); }
 void train_step_topk_clipped(benchmark::State& state) { time_topk(state, sae::Objective<>{}, {.clip_norm = 1}); }
+void train_step_topk_average(benchmark::State& state) { time_topk(state, sae::Objective<>{}, {.ema = 0.999}); }
 // Row-local optimizers run in the pass that makes the gradient; Muon and Adafactor need all of it first.
 void train_step_optimizer(benchmark::State& state, const sae::Optimizer& optimizer) {
   time_topk(state, sae::Objective<>{}, {.optimizer = optimizer});
@@ -215,11 +216,13 @@ BENCHMARK(product_openblas)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_topk)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_topk_aux_k)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_topk_clipped)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(train_step_topk_average)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, adam_without_first_moment, sae::Adam{.beta1 = 0})
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, adamw, sae::AdamW{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, sgd, sae::Sgd{})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_optimizer, sgd_momentum, sae::Sgd{.momentum = 0.9})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, signum, sae::SignSgd{.momentum = 0.95})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, schedule_free, sae::ScheduleFree{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, adafactor, sae::Adafactor{})->Unit(benchmark::kMillisecond)->UseRealTime();

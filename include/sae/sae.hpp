@@ -25,6 +25,7 @@
 #include <sae/interpret/recover.hpp>
 #include <sae/interpret/top_activations.hpp>
 #include <sae/metrics/assignment.hpp>
+#include <sae/metrics/consistency.hpp>
 #include <sae/metrics/dictionary.hpp>
 #include <sae/metrics/ground_truth.hpp>
 #include <sae/metrics/loss_recovered.hpp>

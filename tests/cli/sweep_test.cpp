@@ -320,13 +320,25 @@ TEST_CASE("sae train: recipes and architectures, each saved as what it is used a
   train({"--activation", "topk", "--k", "3", "--optimizer", "adafactor", "--ema", "0.9"});
   CHECK(work.weights("sae") != plain);
 
-  for (const Words& wrong : std::vector<Words>{{"--recipe", "mine"},
-                                               {"--recipe", "openai", "--activation", "gated"},
-                                               {"--activation", "matryoshka", "--k", "3", "--prefixes", "12,6"},
-                                               {"--activation", "groupmax", "--k", "7"}}) {
+  // Each names the option or the setting, and what is legal.
+  const std::vector<std::pair<Words, std::string>> refusals = {
+      {{"--recipe", "mine"}, "--recipe: mine not in {default,saelens,dictionary_learning"},
+      {{"--recipe", "openai", "--activation", "gated"},
+       "recipe openai: activation \"gated\" is none of its own; these are: topk"},
+      {{"--activation", "matryoshka", "--k", "3", "--prefixes", "12,6"},
+       "Matryoshka: width 6 after 12: widths increase strictly within [1, 24]"},
+      {{"--activation", "groupmax", "--k", "7"}, "GroupMax: k = 7 does not divide the number of latents, 24"},
+      {{"--activation", "topk", "--k", "0"}, "--k: 0 is not > 0"},
+      {{"--activation", "topk", "--k", "25"}, "--k 25: is more than the 24 latents"},
+      {{"--activation", "relu", "--l1", "-1"}, "--l1: -1 is not >= 0"},
+      {{"--activation", "jumprelu", "--bandwidth", "0"}, "--bandwidth: 0 is not > 0"},
+      {{"--activation", "jumprelu", "--threshold", "-1"}, "--threshold: -1 is not >= 0"},
+      {{"--activation", "jumprelu", "--target-l0", "0"}, "--target-l0: 0 is not > 0"}};
+  for (const auto& [wrong, text] : refusals) {
     const auto run = run_sae(with(with({"train"}, work.run(wrong)), {"--out", work.at("no")}));
     CAPTURE(wrong, run.err);
     CHECK(run.code != 0);
+    CHECK_THAT(run.error(), ContainsSubstring(text));
     CHECK_FALSE(fs::exists(work.at("no")));
   }
 }

@@ -1,4 +1,5 @@
 // The programs of docs/extending.md: the page holds them as they are, and they do what it says.
+#include <algorithm>
 #include <filesystem>
 #include <string>
 
@@ -16,6 +17,7 @@ TEST_CASE("docs/extending.md holds its programs as they are", "[examples]") {
     INFO(name << " (scripts/update_extending.sh puts the page right)");
     const std::string program = sae_test::file_text(root / name);
     REQUIRE(program.size() > 500);
+    CHECK(std::count(program.begin(), program.end(), '\n') < 60);  // read at one sitting
     CHECK(page.find("<!-- " + name + " -->\n```cpp\n" + program + "```\n") != std::string::npos);
   }
 }

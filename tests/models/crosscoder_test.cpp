@@ -1,5 +1,6 @@
 // Crosscoders against a twin that keeps every site apart.
 #include <sae/data/indexed_source.hpp>
+#include <sae/formats/saelens.hpp>
 #include <sae/models/any_model.hpp>
 #include <sae/models/crosscoder.hpp>
 #include <sae/training/trainer.hpp>
@@ -9,6 +10,7 @@
 
 #include "catch_compat.hpp"
 #include "parameter_gradient.hpp"
+#include "temp_folder.hpp"
 
 namespace {
 
@@ -183,6 +185,21 @@ TEST_CASE("a unit decoder is one for the whole row of a crosscoder", "[models][c
   trainer.fit(source);
   CHECK(trainer.config().decoder == sae::DecoderNorm::unit);
   for (Index i = 0; i < latents; ++i) CHECK(model.W_dec().row(i).norm() == Approx(1).epsilon(1e-12));
+}
+
+TEST_CASE("a saved crosscoder is the SparseAutoencoder that computes the same", "[models][crosscoder]") {
+  const TempFolder folder;
+  const auto relu = make(sae::ReLU{});
+  sae::save_saelens(relu, folder / "relu", {}, {.dtype = sae::Dtype::float64});
+  const auto plain = sae::load_saelens<Model<sae::ReLU>>(folder / "relu");
+  CHECK(plain.encode_dense(x) == relu.encode_dense(x));
+  CHECK(plain.reconstruct(x) == relu.reconstruct(x));
+  // One that ranks by the sites' norms is saved folded by them, so that it chooses as before.
+  const auto ranked = make(sae::TopK{.k = 5, .rank_by_decoder_norm = true});
+  sae::save_saelens(ranked, folder / "topk", {}, {.dtype = sae::Dtype::float64});
+  const auto folded = sae::load_saelens<Model<sae::TopK>>(folder / "topk");
+  CHECK(mask_of(folded.encode(x)) == mask_of(ranked.encode(x)));
+  CHECK(relative_error(folded.reconstruct(x), ranked.reconstruct(x)) <= 1e-12);
 }
 
 TEST_CASE("sites that do not fit are refused", "[models][crosscoder]") {

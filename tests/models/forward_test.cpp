@@ -116,6 +116,11 @@ TEST_CASE("TopK ranked by the decoder norm forward", "[models][forward]") {
         model, x, [&](const Dense& z) { return naive_largest(z, 7, norms); }, threads);
     const auto codes = model.encode(x);
     for (Index b = 0; b < rows; ++b) REQUIRE(codes.coefficient(b, 20) == 0);
+    // SAELens divides by that norm of 0: its reconstruction is not finite.
+    CHECK(model.reconstruct(x).allFinite());
+    const auto gradient = model.gradient(x).parameters;
+    CHECK((gradient.W_enc.map().allFinite() && gradient.W_dec.map().allFinite()));
+    CHECK(gradient.W_dec.map().row(20).isZero(0));
   }
 }
 

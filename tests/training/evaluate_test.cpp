@@ -251,7 +251,14 @@ TEST_CASE("a peer's model on a peer's rows", "[evaluate][peers]") {
   close("relative_reconstruction_bias", report.relative_reconstruction_bias, 1e-6);
   close("dead_latents", static_cast<double>(report.dead_latents), 0);
   close("encoder_decoder_cosine_median", report.median_encoder_decoder_cosine, 1e-12);
-  for (std::size_t i = 0; i < cosines.size(); ++i) REQUIRE(std::abs(report.encoder_decoder_cosines[i] - cosines[i]) <= 1e-12);
+  double mean = 0;
+  for (std::size_t i = 0; i < cosines.size(); ++i) {
+    REQUIRE(std::abs(report.encoder_decoder_cosines[i] - cosines[i]) <= 1e-12);
+    mean += report.encoder_decoder_cosines[i] / 56;
+  }
+  close("encoder_decoder_cosine_mean", mean, 1e-12);
+  const sae::Matrix<double> norms = sae::load_npy<double>(folder / "saelens_encoder_norm.npy");
+  for (Index i = 0; i < 56; ++i) REQUIRE(model.W_enc().row(i).norm() == Approx(norms.data()[i]).epsilon(1e-6));
 }
 
 }  // namespace

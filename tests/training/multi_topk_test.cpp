@@ -3,6 +3,7 @@
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/models/transcoder.hpp>
 #include <sae/training/multi_topk.hpp>
+#include <sae/training/trainer.hpp>
 
 #include <limits>
 #include <string>
@@ -131,6 +132,23 @@ TEST_CASE("Multi-TopK: the same bytes for any number of threads, a workspace tha
   CHECK(a.parameters.W_dec == b.parameters.W_dec);
   CHECK(a.parameters.b_dec == b.parameters.b_dec);
   CHECK(model.loss(x, objective, one).total == a.loss.total);
+}
+
+// sparsify counts the 4 k latents of the second reconstruction as fired.
+TEST_CASE("Multi-TopK: a latent of the second reconstruction alone has not fired", "[training][multi_topk]") {
+  Model<double> model(width, 8, {.k = 1});
+  for (Index i = 0; i < 8; ++i) model.parameters().b_enc[i] = 1000.0 / static_cast<double>(1 + i);  // ranked as they stand
+  sae::Trainer trainer(model,
+                       {.steps = 3,
+                        .batch = rows,
+                        .learning_rate = 1e-12,
+                        .center = sae::Center::none,
+                        .normalisation = sae::Normalisation::none,
+                        .dead = {.window = 2 * rows}},
+                       sae::Objective{MultiTopK{.k = 1}});
+  for (Index t = 0; t < 2; ++t) CHECK(trainer.train_step(random_rows(rows, width, 1)).terms.at(0).second > 0);
+  CHECK(trainer.dead_latents().silent() == std::vector<std::int64_t>{0, 18, 18, 18, 18, 18, 18, 18});
+  CHECK(trainer.train_step(random_rows(rows, width, 1)).dead == 7);
 }
 
 TEST_CASE("Multi-TopK refuses bad settings and lists them", "[training][multi_topk]") {

@@ -22,6 +22,18 @@ TEST_CASE("ten steps of SAELens: Matryoshka, AuxK of the whole or level by level
 
 TEST_CASE("ten steps of dictionary_learning: Matryoshka, errors weighted twice", "[training][peers]") {
   auto recipe = peer_recipe("dictionary_learning", {.activation = "matryoshka", .k = 6, .widths = {14, 28}});
+  // Ours is the mean of the three errors. The peer weighs each by 1/3 and takes the mean of that.
+  const PeerRun run("dl_matryoshka");
+  PeerModel<sae::AnyActivation> model(run.d_in, run.latents, recipe.activation);
+  load_peer(run, saelens, "init", model.parameters());
+  const sae::Matrix<double> x = run.x.topRows(run.rows), f = model.encode_dense(x);
+  double mean = 0;
+  for (const Index width : {14, 28, 56})
+    mean += ((f.leftCols(width) * model.W_dec().topRows(width)).rowwise() + model.b_dec().row(0) - x).squaredNorm() /
+            static_cast<double>(3 * run.rows);
+  CHECK(model.loss(x, recipe.objective).total == Approx(mean).epsilon(1e-12));
+  recipe.objective.find<sae::Matryoshka>()->scale = 1.0 / 9;
+  CHECK(model.loss(x, recipe.objective).total == Approx(mean / 3).epsilon(1e-12));
   replay("dl_matryoshka", saelens, recipe);
   *recipe.objective.find<sae::Matryoshka>() = {.widths = {14, 28}, .weights = {1, 2, 3}, .scale = 1.0 / 3};
   recipe.objective.find<sae::AuxK>()->coefficient = 0;

@@ -160,3 +160,28 @@ TEST_CASE("openai and sparsify by hand: errors over the variance of the batch", 
   CHECK(s.recipe.config.schedule.factor(0, 100) == 1);
   CHECK(s.recipe.config.schedule.factor(99, 100) == 1);
 }
+
+TEST_CASE("openai: each step takes the gradient of its own batch, where train.py adds up those of all", "[training][recipes]") {
+  const Case c("openai", {.k = 5});
+  auto model = *c.model;
+  sae::TrainerConfig config = c.recipe.config;
+  config.learning_rate = 1e-30;  // nothing moves
+  config.decoder = sae::DecoderNorm::free;
+  config.center = sae::Center::none;
+  config.normalisation = sae::Normalisation::none;
+  config.clip_norm = 1e9;  // the report has the norm of the gradient
+  sae::Trainer trainer(model, config, c.recipe.objective);
+  const Dense other = random_rows(rows, width, 2, 2.0);
+  const auto first = c.model->gradient(c.x, c.recipe.objective).parameters;
+  const auto second = c.model->gradient(other, c.recipe.objective).parameters;
+  double own = 0, sum = 0;
+  Model::Parameters::visit(
+      [&](std::string_view, const auto& a, const auto& b) {
+        own += b.map().squaredNorm();
+        sum += (a.map() + b.map()).squaredNorm();
+      },
+      first, second);
+  trainer.train_step(c.x);
+  CHECK(trainer.train_step(other).gradient_norm == Approx(std::sqrt(own)).epsilon(1e-12));
+  CHECK(std::abs(std::sqrt(sum) - std::sqrt(own)) > 0.1 * std::sqrt(own));
+}

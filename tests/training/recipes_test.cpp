@@ -69,8 +69,20 @@ TEST_CASE("recipes: the settings that their sources name", "[training][recipes]"
   auto* const matryoshka = levels.objective.find<sae::Matryoshka>();
   REQUIRE(matryoshka != nullptr);
   CHECK(matryoshka->widths == std::vector<Index>{1, 4, 10, 22, 48});  // fractions 1/32, 1/16, 1/8, 1/4, 17/32, added up
-  CHECK(matryoshka->scale == Approx(1.0 / 25));                       // a mean over levels of weights 1/5
+  CHECK(matryoshka->scale == Approx(1.0 / 5));                        // a mean over levels
   CHECK(levels.config.learning_rate == Approx(2e-4 / std::sqrt(48.0 / 16384)));
+  CHECK(sae::recipe("saelens", problem("matryoshka")).objective.find<sae::Matryoshka>()->scale == 1);
+
+  // dictionary_learning's AutoEncoder starts at norm 0.1 on both sides, and has a unit decoder after the first step.
+  const sae::Recipe standard = sae::recipe("dictionary_learning", problem("relu"));
+  CHECK(standard.initial_decoder_norm == 0.1);
+  CHECK(standard.encoder_scale == 1);
+  CHECK(standard.config.decoder == sae::DecoderNorm::automatic);
+
+  // A latent of OpenAI's code fires above 1e-3, and counts as dead after 10 million rows.
+  const sae::Recipe openai = sae::recipe("openai", problem());
+  CHECK(openai.config.dead.least_value == 1e-3);
+  CHECK(openai.config.dead.window == 10'000'000);
 
   // L1 summed over the batch: B times the mean's coefficient.
   sae::Recipe textbook = sae::recipe("textbook", {.d_in = 12, .latents = 48, .steps = 40, .batch = 64, .sparsity = 0.5});

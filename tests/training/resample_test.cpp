@@ -1,4 +1,5 @@
 #include <sae/models/transcoder.hpp>
+#include <sae/training/p_anneal.hpp>
 #include <sae/training/resample.hpp>
 
 #include <algorithm>
@@ -570,6 +571,23 @@ TEST_CASE("resampling brings dead latents back", "[training][resample]") {
   check(tied, rows);
   check(normalises, rows);
   check(transcoder(true), targets);
+}
+
+// dictionary_learning's PAnnealTrainer writes its new rows into a copy (weight[deads][:n] = ...) and leaves the model as it was.
+TEST_CASE("resampling reaches the weights under p-annealing, too", "[training][resample]") {
+  Model model = start();
+  const sae::PAnneal term{.coefficient = 0.01, .updates = 2, .anneal_start = 1, .anneal_end = 4};
+  sae::Trainer trainer(model, config_with({.form = ResamplingForm::residual, .every = 3}, 4), sae::Objective{term});
+  const Dense rows = random_rows(80, width, 3, 1);
+  for (Index t = 0; t < 3; ++t) trainer.train_step(batch_of(rows, t));
+  const auto before = model.parameters();
+  REQUIRE(trainer.train_step(batch_of(rows, 3)).resampled >= 10);
+  for (Index i = 30; i < latents; ++i) {
+    CAPTURE(i);
+    CHECK((model.W_dec().row(i) - before.W_dec.map().row(i)).norm() > 0.1);
+    CHECK((model.W_enc().row(i) - before.W_enc.map().row(i)).norm() > 0.1);
+    CHECK(model.b_enc()(i) == 0);
+  }
 }
 
 TEST_CASE("resampling refuses what it cannot do", "[training][resample]") {

@@ -31,7 +31,9 @@ struct ReconstructionFigures {
   /// Over all rows at once, where SAELens, dictionary_learning and SAEBench average the ratio of each batch: theirs then depends
   /// on the batch size. NaN where mean x.x' is 0. Source: Rajamanoharan et al. 2024, arXiv:2404.16014, eq. 10.
   double relative_reconstruction_bias = 0;
-  double error_norm = 0;  ///< mean |e|, not squared (dictionary_learning `l2_loss`)
+  double error_norm = 0;   ///< mean |e|, not squared (dictionary_learning `l2_loss`)
+  double input_norm = 0;   ///< mean |x| (SAELens `l2_norm_in`)
+  double output_norm = 0;  ///< mean |x'| (SAELens `l2_norm_out`)
   /// mean |x'| / |x| over the rows with |x| > 1e-6. Source: SAELens synthetic/evals.py.
   double shrinkage = 0;
   /// 1 - (mean |e|^2 - |mean e|^2) / (mean |x|^2 - |mean x|^2): a constant offset of the reconstructions costs nothing. NaN as
@@ -152,6 +154,8 @@ class ReconstructionMetrics {
     shrinkage_ += other.shrinkage_;
     shrinkage_rows_ += other.shrinkage_rows_;
     error_norms_ += other.error_norms_;
+    input_norms_ += other.input_norms_;
+    output_norms_ += other.output_norms_;
     row_explained_ += other.row_explained_;
     relative_errors_ += other.relative_errors_;
     relative_l1_ += other.relative_l1_;
@@ -175,6 +179,8 @@ class ReconstructionMetrics {
     out.l2_ratio = ratios_ / n;
     out.relative_reconstruction_bias = inner_ == 0 ? undefined : squared_output_ / inner_;
     out.error_norm = error_norms_ / n;
+    out.input_norm = input_norms_ / n;
+    out.output_norm = output_norms_ / n;
     out.shrinkage = shrinkage_ / static_cast<double>(shrinkage_rows_);
     double offset = 0;
     for (const double sum : error_sum_) offset += (sum / n) * (sum / n);
@@ -247,6 +253,8 @@ class ReconstructionMetrics {
       ++shrinkage_rows_;
     }
     error_norms_ += std::sqrt(row.error);
+    input_norms_ += input;
+    output_norms_ += output;
     relative_errors_ += row.error / row.input;
   }
   /// Joins n rows of the given mean and sum of squares about it to the rows_ rows so far.
@@ -265,7 +273,8 @@ class ReconstructionMetrics {
   Index width_ = 0, rows_ = 0;
   std::int64_t active_entries_ = 0;
   double absolute_codes_ = 0, squared_error_ = 0, squared_output_ = 0, inner_ = 0, cosines_ = 0, ratios_ = 0;
-  double shrinkage_ = 0, error_norms_ = 0, row_explained_ = 0, relative_errors_ = 0, relative_l1_ = 0;
+  double shrinkage_ = 0, error_norms_ = 0, input_norms_ = 0, output_norms_ = 0;
+  double row_explained_ = 0, relative_errors_ = 0, relative_l1_ = 0;
   Index shrinkage_rows_ = 0;       ///< rows with |x| > 1e-6
   std::vector<double> mean_;       ///< mean row
   std::vector<double> error_sum_;  ///< sum over rows of e

@@ -86,8 +86,8 @@ class RecipeMaker {
     topk.rank_by_decoder_norm = by_norm;
     out.activation = topk;
   }
-  /// Prefix losses over `fractions` of the latents, each more than the last, where they are asked for.
-  void set_prefixes(std::initializer_list<double> fractions, double scale_of_level) {
+  /// Prefix losses over `fractions` of the latents, each more than the last, where they are asked for: their sum, or their mean.
+  void set_prefixes(std::initializer_list<double> fractions, bool mean_of_levels) {
     if (!is("matryoshka")) return;
     Matryoshka levels{.widths = problem_.widths};
     if (levels.widths.empty())
@@ -96,8 +96,7 @@ class RecipeMaker {
         if (levels.widths.empty() || width > levels.widths.back()) levels.widths.push_back(width);
       }
     if (levels.widths.back() != problem_.latents) levels.widths.push_back(problem_.latents);
-    const auto count = static_cast<double>(levels.widths.size());
-    levels.scale = scale_of_level == 0 ? 1 / (count * count) : scale_of_level;
+    if (mean_of_levels) levels.scale = 1 / static_cast<double>(levels.widths.size());
     out.objective.terms.insert(out.objective.terms.begin(), levels);
   }
 
@@ -120,7 +119,7 @@ inline Recipe recipe_saelens(const RecipeProblem& problem) {
     make.set_selection(100, true, {.threshold_average = ThresholdAverage::from_zero});
     r.objective = AnyObjective{
         AuxK{.coefficient = 1, .raw_values = true, .rank_by_decoder_norm = true, .by_magnitude = make.is("abstopk")}};
-    make.set_prefixes({1.0 / 32, 1.0 / 8, 1.0 / 2}, 1);
+    make.set_prefixes({1.0 / 32, 1.0 / 8, 1.0 / 2}, false);
   }
   if (make.is("relu")) r.objective = AnyObjective{L1{.coefficient = make.sparsity(1)}};
   if (make.is("gated")) {
@@ -163,7 +162,10 @@ inline Recipe recipe_dictionary_learning(const RecipeProblem& problem) {
       r.deviations.emplace_back("a run of at most 1001 steps counts thresholds from its middle on");
     }
     r.objective = AnyObjective{AuxK{.scale_by_dead = false, .normaliser = AuxKNormaliser::residual_variance}};
-    make.set_prefixes({1.0 / 32, 3.0 / 32, 7.0 / 32, 15.0 / 32}, 0);
+    make.set_prefixes({1.0 / 32, 3.0 / 32, 7.0 / 32, 15.0 / 32}, true);
+    if (make.is("matryoshka"))
+      r.deviations.emplace_back(
+          "the error is the mean over the levels (the library takes the mean of errors times 1 / levels)");
   } else {
     c.clip_norm = make.is("jumprelu") ? 1 : 0;
     c.projection_epsilon = make.is("jumprelu") ? 1e-6 : 0;
@@ -171,7 +173,9 @@ inline Recipe recipe_dictionary_learning(const RecipeProblem& problem) {
   }
   if (make.is("relu")) {
     c.learning_rate = 1e-3;
+    r.initial_decoder_norm = 0.1;  // of the encoder, too: the first step brings the decoder to norm 1
     r.objective = AnyObjective{L1{.coefficient = make.sparsity(0.1), .weighted_by_decoder_norm = false}};
+    r.deviations.emplace_back("b_enc starts at 0 (the library: as torch's linear layer)");
   }
   if (make.is("gated")) {
     c.learning_rate = 5e-5;
@@ -204,7 +208,7 @@ inline Recipe recipe_openai(const RecipeProblem& problem) {
   c.ema = 0.999;
   c.center = Center::geometric_median;
   c.normalisation = Normalisation::mean_square;
-  c.dead = {.window = 10'000'000};
+  c.dead = {.window = 10'000'000, .least_value = 1e-3};
   r.objective = AnyObjective{SquaredError{.normaliser = ErrorNormaliser::target_variance},
                              AuxK{.k = std::min<Index>(256, problem.latents),
                                   .scale_by_dead = false,
@@ -212,7 +216,10 @@ inline Recipe recipe_openai(const RecipeProblem& problem) {
                                   .through_decoder_bias = true}};
   r.deviations = {"gradients are set to 0 before each step (train.py never does)",
                   "decoder rows are made unit vectors after the step, not before it",
-                  "the error's scale is 1 / the variance of the batch, not of a sample at the start"};
+                  "the error's scale is 1 / the variance of the batch, not of a sample at the start",
+                  "rows have a mean squared norm of 1 (train.py leaves its rows to the user)",
+                  "W_enc is not divided by the mean norm of reconstructions of unit vectors at the start "
+                  "(scale_encoder_to_unit_reconstruction does it)"};
   return std::move(r);
 }
 
@@ -352,7 +359,7 @@ inline Recipe recipe_default(const RecipeProblem& problem) {
     r.encoder_scale = 0.15;
     // For abstopk, too, by relu: by magnitude, the pushes of either sign cancel and 1800 of 4608 latents stay dead where 1 does.
     r.objective = AnyObjective{AuxK{.coefficient = recommended_aux_k}};
-    make.set_prefixes({1.0 / 16, 1.0 / 4}, 1);
+    make.set_prefixes({1.0 / 16, 1.0 / 4}, false);
   }
   if (make.is("relu"))
     r.objective = AnyObjective{L1{.coefficient = make.sparsity(recommended_l1), .weighted_by_decoder_norm = false}};
