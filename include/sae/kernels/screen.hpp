@@ -41,7 +41,7 @@ struct ScreenRule {
   const float* shift = nullptr;  ///< [F]; null: 0
   float sign = 1;
   /// Candidates of a row at most: more of them would cost as much as the product.
-  Index capacity(Index latents) const { return k > 0 ? 8 * k + 512 : std::min(latents / 4, 1024 + latents / 32); }
+  Index capacity(Index latents) const { return k > 0 ? 12 * k + 768 : std::min(latents / 4, 1024 + latents / 32); }
 };
 
 /// Encoder rows w [F x D] and biases b [F] as the screen reads them.
@@ -148,8 +148,9 @@ inline bool screen_pays(Index rows, Index width, Index latents, const ScreenRule
 /// The candidates of a block of rows; reused from block to block.
 class Screen {
  public:
-  /// Finds all latents of x [m x D] that the rule asks for, by ascending latent.
-  /// False where the bounds prune too little, or nothing can be relied on (a row that is not finite): what was found is of no use.
+  /// Finds all latents of x [m x D] that the rule asks for, by ascending latent. Rows for which the bounds prune too little, or that hold
+  /// what nothing can be said of (infinity), are left to be computed whole: `whole_rows`. False where that is more than every fourth:
+  /// what was found is of no use.
   bool find(const ScreenWeights& weights, const float* x, Index m, const ScreenRule& rule) {
     const auto& kernels = detail::screen_kernels();
     const Index width = weights.width(), quads = detail::quads_of(width);
@@ -163,7 +164,8 @@ class Screen {
     }
     count_.assign(static_cast<std::size_t>(m), 0);
     bound_.assign(static_cast<std::size_t>(m), rule.k > 0 ? std::numeric_limits<float>::denorm_min() : rule.bound);
-    if (!quantise(weights, x, m, kernels)) return false;
+    whole_.clear();
+    quantise(weights, x, m, kernels);
     std::int32_t products[static_cast<std::size_t>(detail::screen_groups[0] * detail::screen_panel)];
     for (Index first = 0; first < weights.latents(); first += detail::screen_panel) {
       const detail::ScreenPanel panel = weights.panel(first / detail::screen_panel);
@@ -175,9 +177,13 @@ class Screen {
           kernels.products[group](codes, panel.codes, quads, products);
           for (Index r = 0; r < rows; ++r) {
             Index& count = count_[static_cast<std::size_t>(b + r)];
+            if (count < 0) continue;
             if (count + detail::screen_panel > capacity_) {
               compact(b + r, rule.k);
-              if (2 * count > capacity_) return false;
+              if (4 * count > 3 * capacity_) {
+                leave(b + r);
+                continue;
+              }
             }
             const auto at = static_cast<std::size_t>((b + r) * capacity_ + count);
             count += kernels.keep(products + r * detail::screen_panel, panel, rows_[static_cast<std::size_t>(b + r)],
@@ -186,13 +192,16 @@ class Screen {
           }
         }
       }
+      if (4 * static_cast<Index>(whole_.size()) > m) return false;
     }
     for (Index b = 0; b < m; ++b) compact(b, rule.k);
+    std::sort(whole_.begin(), whole_.end());
     return true;
   }
-  /// Of row b.
+  std::span<const Index> whole_rows() const { return whole_; }  ///< ascending
+  /// Of row b; of one that is left to be computed whole none.
   std::span<const int> candidates(Index b) const {
-    return {latents_.data() + b * capacity_, static_cast<std::size_t>(count_[static_cast<std::size_t>(b)])};
+    return {latents_.data() + b * capacity_, static_cast<std::size_t>(std::max<Index>(count_[static_cast<std::size_t>(b)], 0))};
   }
 
   /// Calls visit(b, latent, z) for every candidate, latents of a row ascending; z is what `add_product_nt` makes of it.
@@ -221,7 +230,11 @@ class Screen {
   }
 
  private:
-  bool quantise(const ScreenWeights& weights, const float* x, Index m, const detail::ScreenKernels& kernels) {
+  void leave(Index b) {
+    count_[static_cast<std::size_t>(b)] = -1;
+    whole_.push_back(b);
+  }
+  void quantise(const ScreenWeights& weights, const float* x, Index m, const detail::ScreenKernels& kernels) {
     const Index width = weights.width(), quads = detail::quads_of(width);
     const float share = detail::rounding_share(width), *const g = weights.inverse_balance();
     rows_.resize(static_cast<std::size_t>(m));
@@ -241,14 +254,13 @@ class Screen {
           const float alpha = norm + error;  // |s q| <= |x'| + |e|
           detail::ScreenRow& of = rows_[static_cast<std::size_t>(b + r)];
           of = {step, alpha * (1 + share), (error + share * (norm + alpha)) * (1 + share), 128 * sums.codes};
-          if (!std::isfinite(of.beta)) return false;
+          if (!std::isfinite(of.beta)) leave(b + r);
         }
-    return true;
   }
   /// Brings the bound of a row to the k-th largest lower bound and drops what lies below it.
   void compact(Index b, Index k) {
-    if (k == 0) return;
     Index& count = count_[static_cast<std::size_t>(b)];
+    if (k == 0 || count < 0) return;
     float& bound = bound_[static_cast<std::size_t>(b)];
     const auto first = static_cast<std::size_t>(b * capacity_);
     if (count >= k) bound = std::max(bound, kth_largest(lower_.data() + first, count, k));
@@ -265,7 +277,8 @@ class Screen {
   Index capacity_ = 0;
   std::vector<int> latents_;          ///< [m x capacity]
   std::vector<float> lower_, upper_;  ///< bounds of z
-  std::vector<Index> count_;
+  std::vector<Index> count_;          ///< of each row; -1 where it is left
+  std::vector<Index> whole_;
   std::vector<float> bound_;
   std::vector<detail::ScreenRow> rows_;
   std::vector<std::size_t> next_;  ///< candidate of each row to go on from

@@ -283,13 +283,25 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads)
       threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
         const float* const x = step.input.row(begin);
         auto screen = step.screens.borrow();
-        if (screen->find(step.screen, x, end - begin, *rule))
-          return screen->for_each_value(x, w, b, width,
-                                        [&](Index row, Index latent, float z) { step.selectors.offer(block, row, latent, z); });
-        whole += end - begin;
-        for_each_pre_activation_of_block(
-            x, end - begin, width, w, b, latents, step.scratch, EncoderGate<float>{},
-            [&](Index row, Index first, std::span<const float> z) { step.selectors.take(block, row, first, z); });
+        if (!screen->find(step.screen, x, end - begin, *rule)) {
+          whole += end - begin;
+          return for_each_pre_activation_of_block(
+              x, end - begin, width, w, b, latents, step.scratch, EncoderGate<float>{},
+              [&](Index row, Index first, std::span<const float> z) { step.selectors.take(block, row, first, z); });
+        }
+        screen->for_each_value(x, w, b, width,
+                               [&](Index row, Index latent, float z) { step.selectors.offer(block, row, latent, z); });
+        const std::span<const Index> left = screen->whole_rows();
+        if (left.empty()) return;
+        const auto count = static_cast<Index>(left.size());
+        whole += count;
+        auto loan = step.scratch.borrow(count * width);
+        for (Index n = 0; n < count; ++n)
+          std::copy_n(x + left[static_cast<std::size_t>(n)] * width, width, loan.data() + n * width);
+        for_each_pre_activation_of_block(loan.data(), count, width, w, b, latents, step.scratch, EncoderGate<float>{},
+                                         [&](Index n, Index first, std::span<const float> z) {
+                                           step.selectors.take(block, left[static_cast<std::size_t>(n)], first, z);
+                                         });
       });
     const bool holds = whole < rows && step.selectors.screen_holds();
     if (!holds || 2 * whole > rows) step.screen_pause = 15;  // batches, until it is tried again
