@@ -217,12 +217,14 @@ BENCHMARK(train_step_topk)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_topk_aux_k)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_topk_clipped)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_topk_average)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_optimizer, adam, sae::Adam{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, adam_without_first_moment, sae::Adam{.beta1 = 0})
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, adamw, sae::AdamW{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, sgd, sae::Sgd{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, sgd_momentum, sae::Sgd{.momentum = 0.9})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_optimizer, signsgd, sae::SignSgd{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, signum, sae::SignSgd{.momentum = 0.95})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, schedule_free, sae::ScheduleFree{})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_optimizer, adafactor, sae::Adafactor{})->Unit(benchmark::kMillisecond)->UseRealTime();
@@ -232,6 +234,9 @@ BENCHMARK_CAPTURE(train_step_recipe, batchtopk, "batchtopk")->Unit(benchmark::kM
 BENCHMARK_CAPTURE(train_step_recipe, matryoshka, "matryoshka")->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_recipe, abstopk, "abstopk")->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK_CAPTURE(train_step_recipe, groupmax, "groupmax")->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_recipe, relu, "relu")->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_recipe, jumprelu, "jumprelu")->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK_CAPTURE(train_step_recipe, gated, "gated")->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_step_dense)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(encode)->ArgName("rows")->Arg(1)->Arg(16)->Arg(256)->Arg(4096)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(decode)->ArgName("rows")->Arg(256)->Arg(4096)->Unit(benchmark::kMillisecond)->UseRealTime();

@@ -76,6 +76,16 @@ inline CLI::Validator at_least(double low, bool itself = true) {
       },
       text);
 }
+/// For options of which `sae sweep` takes a list.
+inline CLI::Validator one_value() {
+  return CLI::Validator(
+      [](std::string& input) {
+        return input.find(',') == std::string::npos
+                   ? std::string()
+                   : input + " is a list: sae sweep trains a SAE for each of its values, on one stream of rows";
+      },
+      "");
+}
 inline CLI::Validator within(double low, double high) {
   const std::string text = sae::detail::concat("in [", low, ", ", high, "]");
   return CLI::Validator(

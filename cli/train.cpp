@@ -447,11 +447,12 @@ void add_train(CLI::App& program) {
       ->group("Rows");
 
   verb.option_defaults()->group("SAE");
-  verb.add_option("--latents", options->latents, "number of latents F")->check(within(1, 1 << 30));
+  verb.add_option("--latents", options->latents, "number of latents F")->check(one_value())->check(within(1, 1 << 30));
   verb.add_option(
           "--activation", options->activation,
           "topk (default), batchtopk, matryoshka (batchtopk with --prefixes), abstopk, groupmax, relu, jumprelu, gated or "
           "matching_pursuit (--k steps a row)")
+      ->check(one_value())
       ->check(CLI::IsMember(
           {"topk", "batchtopk", "matryoshka", "abstopk", "groupmax", "relu", "jumprelu", "gated", "matching_pursuit"}));
   std::string recipes;
@@ -461,6 +462,7 @@ void add_train(CLI::App& program) {
                   "train as a library or a paper does (" + recipes + "); options that are given change it")
       ->check(CLI::IsMember(std::vector<std::string>(names.begin(), names.end())));
   verb.add_option("--k", options->k, "topk and its family: latents per row (default 32; batchtopk: a mean, may be fractional)")
+      ->check(one_value())
       ->check(at_least(0, false));
   auto* const k_start =
       verb.add_option("--k-start", options->k_start, "topk, batchtopk, abstopk: k at the first step, from which it falls")
@@ -478,12 +480,14 @@ void add_train(CLI::App& program) {
   verb.add_option(
           "--l1", options->l1,
           sae::detail::concat("relu, gated: weight of the L1 term (default ", recommended_l1, "), for rows as normalised"))
+      ->check(one_value())
       ->check(at_least(0));
   verb.add_option("--l0", options->l0,
                   sae::detail::concat("jumprelu: weight of the penalty on L0 (default ", recommended_l0, ")"))
       ->check(at_least(0));
   verb.add_option("--target-l0", options->target_l0,
                   "jumprelu: penalise the squared distance to so many active latents instead of their number")
+      ->check(one_value())
       ->check(at_least(0, false));
   verb.add_option("--pre-activation", options->pre_activation,
                   "jumprelu: weight of the loss that pulls dead latents up to their thresholds (default 0)")
@@ -503,7 +507,9 @@ void add_train(CLI::App& program) {
 
   verb.option_defaults()->group("Training");
   add_train_length(verb, *options);
-  verb.add_option("--lr", options->rate, "peak learning rate (default: by the number of latents)")->check(at_least(0, false));
+  verb.add_option("--lr", options->rate, "peak learning rate (default: by the number of latents)")
+      ->check(one_value())
+      ->check(at_least(0, false));
   verb.add_option("--warmup", options->warmup, "steps in which the rate rises (default: 2 % of the run)")->check(at_least(0));
   verb.add_option("--decay", options->decay, "last steps, in which the rate falls (default: 80 % of the run)")
       ->check(at_least(0));

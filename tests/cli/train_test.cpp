@@ -179,6 +179,12 @@ TEST_CASE("sae train: every option changes the bytes, threads do not", "[cli]") 
     CHECK(run.code != 0);
     CHECK_THAT(run.err, ContainsSubstring(message));
   }
+  for (const Words& list :
+       std::vector<Words>{{"--k", "3,4"}, {"--latents", "24,48"}, {"--lr", "0.01,0.02"}, {"--activation", "topk,relu"}}) {
+    const auto run = run_sae(with({"train", "--data", work.at("x.npy"), "--steps", "9", "--out", work.at("no")}, list));
+    CHECK(run.code == 2);
+    CHECK_THAT(run.err, ContainsSubstring(list[1] + " is a list: sae sweep"));
+  }
   const auto refused = run_sae(work.words("no", with(base, {"--loss-space", "normalised"})));
   CHECK(refused.code == 1);
   CHECK_THAT(refused.err, ContainsSubstring("loss_space = normalised is for a model with an InputNormalisation"));

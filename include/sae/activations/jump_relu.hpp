@@ -24,6 +24,7 @@ namespace sae::inline SAE_ABI {
 ///
 /// df is dL/df, dL/dH what a penalty on L0 asks for (training/l0_penalty.hpp). Nothing but such a penalty makes it sparse. theta is
 /// the parameter itself, not its logarithm, and is brought back to 0 where a step took it below (before every forward, as SAELens does).
+/// It is of the model's precision, float32 at least: no model here computes in fewer bits, and files of 16 bits are read into float32.
 ///
 /// Ties   z = theta is not active. NaN: never active, in no window.
 /// Cost   one comparison a pre-activation; the entries of the windows are kept beside the active ones.

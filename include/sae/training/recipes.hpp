@@ -124,8 +124,8 @@ inline Recipe recipe_saelens(const RecipeProblem& problem) {
   if (make.is("relu")) r.objective = AnyObjective{L1{.coefficient = make.sparsity(1)}};
   if (make.is("gated")) {
     r.activation = Gated{};
-    r.objective =
-        AnyObjective{GatedAux{.coefficient = make.sparsity(1), .detach_decoder = false, .weighted_by_decoder_norm = true}};
+    r.objective = AnyObjective{GatedAux{.coefficient = make.sparsity(1), .weighted_by_decoder_norm = true}};
+    r.deviations.push_back("the second reconstruction does not train the decoder, as in the paper (SAELens lets it)");
   }
   if (make.is("matching_pursuit")) r.activation = MatchingPursuit{.max_iterations = make.iterations()};
   if (make.is("jumprelu")) {
