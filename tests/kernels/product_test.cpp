@@ -124,7 +124,8 @@ TEST_CASE("products of float32 have one order of additions, on every route", "[k
     Index m, n, k;
   };
   // Groups, panels and stretches cut everywhere; more than 256 rows, more than 4096 terms.
-  for (const auto [m, n, k] : {Shape{1, 1, 1}, Shape{13, 33, 257}, Shape{29, 70, 600}, Shape{259, 5, 3}, Shape{2, 40, 4100}}) {
+  for (const Shape& shape : {Shape{1, 1, 1}, Shape{13, 33, 257}, Shape{29, 70, 600}, Shape{259, 5, 3}, Shape{2, 40, 4100}}) {
+    const Index m = shape.m, n = shape.n, k = shape.k;
     Padded<float> start(m, n, 1, 1), x(m, k, 2, 2), w(n, k, 0, 3), across(k, n, 3, 4), down(k, m, 1, 5);
     x.at(0, 0) = 1e-42F;  // not normal
     Padded<float> nt = start, nn = start, tn = start;

@@ -39,8 +39,14 @@ struct NormsTwice {
 
 TEST_CASE("ten steps of SAELens: Gated, second reconstruction through the decoder, L1 weighted", "[training][peers]") {
   auto recipe = peer_recipe("saelens", {.activation = "gated", .sparsity = 0.8});
-  REQUIRE(recipe.objective.find<sae::GatedAux>()->detach_decoder);
-  recipe.objective.find<sae::GatedAux>()->detach_decoder = false;  // SAELens' defect: the paper holds the decoder still there
+  // SAELens' defect: its second reconstruction trains the decoder, which the paper holds still there, with rows of norm 1.
+  auto* const term = recipe.objective.find<sae::GatedAux>();
+  REQUIRE(term != nullptr);
+  CHECK(term->detach_decoder);
+  CHECK(recipe.config.decoder == sae::DecoderNorm::unit);
+  term->detach_decoder = false;
+  term->weighted_by_decoder_norm = true;
+  recipe.config.decoder = sae::DecoderNorm::free;
   replay("saelens_gated", saelens_gated, recipe);
 }
 

@@ -124,8 +124,14 @@ inline Recipe recipe_saelens(const RecipeProblem& problem) {
   if (make.is("relu")) r.objective = AnyObjective{L1{.coefficient = make.sparsity(1)}};
   if (make.is("gated")) {
     r.activation = Gated{};
-    r.objective = AnyObjective{GatedAux{.coefficient = make.sparsity(1), .weighted_by_decoder_norm = true}};
-    r.deviations.push_back("the second reconstruction does not train the decoder, as in the paper (SAELens lets it)");
+    // Detached as in the paper, the decoder must be its: with free norms that the penalty weighs, nothing would hold them up.
+    r.objective = AnyObjective{GatedAux{.coefficient = make.sparsity(1)}};
+    r.initial_decoder_norm = 1;
+    r.config.decoder = DecoderNorm::unit;
+    r.deviations.emplace_back(
+        "the second reconstruction does not train the decoder, whose rows are unit vectors, as in the paper (SAELens lets it, "
+        "with free "
+        "rows)");
   }
   if (make.is("matching_pursuit")) r.activation = MatchingPursuit{.max_iterations = make.iterations()};
   if (make.is("jumprelu")) {
