@@ -122,7 +122,9 @@ SAE_VNNI inline ScreenKernels::Sums quantise(const float* x, const float* g, Ind
   const __m512 by = _mm512_set1_ps(step), inverse = _mm512_set1_ps(1 / step);
   for (Index j = 0; j < n; j += 16) {
     const __m512 value = _mm512_mul_ps(first(x + j, n - j), first(g + j, n - j));
-    const __m512i code = _mm512_maskz_cvtps_epi32(0xFFFF, _mm512_mul_ps(value, inverse));
+    const __m512 exact = _mm512_mul_ps(value, inverse);
+    const __mmask16 number = _mm512_cmp_ps_mask(_mm512_abs_ps(exact), _mm512_set1_ps(127.5F), _CMP_LT_OQ);
+    const __m512i code = _mm512_maskz_cvtps_epi32(number, exact);  // of NaN 0: the sums are NaN
     const __m512 error = _mm512_fnmadd_ps(by, _mm512_maskz_cvtepi32_ps(0xFFFF, code), value);
     squares = _mm512_fmadd_ps(value, value, squares);
     errors = _mm512_fmadd_ps(error, error, errors);
