@@ -2,6 +2,7 @@
 #include <sae/data/indexed_source.hpp>
 #include <sae/training/recipes.hpp>
 
+#include <cstring>
 #include <map>
 #include <string>
 #include <utility>
@@ -37,10 +38,14 @@ void check_routes(const std::string& activation, Index d, Index latents, Index b
     if (portable || sae::kernels::route() != sae::kernels::Route::portable)
       all.emplace_back(sae::kernels::route(), trained(activation, d, latents, batch, steps));
   });
-  for (const auto& [route, weights] : all)
-    for (const auto& [name, tensor] : weights) {
-      CAPTURE(activation, std::string(sae::kernels::to_string(route)), name);
-      CHECK(tensor == all.front().second.at(name));
+  if (all.size() < 2) SAE_SKIP_TEST("this machine has one route only");
+  for (std::size_t n = 1; n < all.size(); ++n)
+    for (const auto& [name, tensor] : all[n].second) {
+      CAPTURE(activation, std::string(sae::kernels::to_string(all[n].first)), name);
+      const auto& first = all[0].second.at(name);
+      REQUIRE(tensor.size() == first.size());
+      if (tensor.size() > 0)
+        CHECK(std::memcmp(tensor.data(), first.data(), static_cast<std::size_t>(tensor.size()) * sizeof(float)) == 0);
     }
 }
 
