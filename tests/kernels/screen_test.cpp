@@ -12,6 +12,7 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -64,11 +65,15 @@ double check(const Problem& p, Index k, const std::vector<Index>& whole = {}) {
   }
   const std::vector<float> z = p.pre_activations();
   std::vector<std::map<Index, float>> found(static_cast<std::size_t>(p.rows));
-  screen.for_each_value(p.x.data(), p.w.data(), p.b.data(), p.width, [&](Index row, Index latent, float value) {
-    auto& of = found[static_cast<std::size_t>(row)];
-    REQUIRE((of.empty() || of.rbegin()->first < latent));
-    of[latent] = value;
-  });
+  screen.for_each_value(p.x.data(), p.w.data(), p.b.data(), p.width,
+                        [&](Index row, std::span<const int> latents, std::span<const float> values) {
+                          REQUIRE(latents.size() == values.size());
+                          auto& of = found[static_cast<std::size_t>(row)];
+                          for (std::size_t n = 0; n < latents.size(); ++n) {
+                            REQUIRE((of.empty() || of.rbegin()->first < latents[n]));
+                            of[latents[n]] = values[n];
+                          }
+                        });
   std::size_t candidates = 0;
   for (Index i = 0; i < p.rows; ++i) {
     const auto left = screen.whole_rows();

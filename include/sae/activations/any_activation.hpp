@@ -232,10 +232,10 @@ class SelectorBlocks<AnyActivation, Scalar> {
         },
         value_);
   }
-  void offer(Index block, Index row, Index latent, Scalar z) {
+  void offer(Index block, Index row, std::span<const int> latents, std::span<const Scalar> z) {
     std::visit(
         [&](auto& blocks) {
-          if constexpr (requires { blocks.offer(block, row, latent, z); }) blocks.offer(block, row, latent, z);
+          if constexpr (requires { blocks.offer(block, row, latents, z); }) blocks.offer(block, row, latents, z);
         },
         value_);
   }

@@ -2,6 +2,8 @@
 #include <sae/activations/selection.hpp>
 #include <sae/kernels/largest.hpp>
 
+#include <limits>
+#include <optional>
 #include <string_view>
 #include <vector>
 

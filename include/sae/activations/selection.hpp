@@ -3,6 +3,7 @@
 #include <sae/kernels/screen.hpp>
 
 #include <algorithm>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <type_traits>
@@ -147,10 +148,10 @@ class SelectorBlocks {
       if (count_ > 0) return blocks_[0].screened();
     return std::nullopt;
   }
-  /// One pre-activation in the place of `take`; those of a row ascend.
-  void offer(Index block, Index row, Index latent, Scalar z) {
-    if constexpr (requires(Selector & selector) { selector.offer(row, latent, z); })
-      blocks_[static_cast<std::size_t>(block)].offer(row, latent, z);
+  /// Some pre-activations in the place of `take`; latents of a row ascend.
+  void offer(Index block, Index row, std::span<const int> latents, std::span<const Scalar> z) {
+    if constexpr (requires(Selector & selector) { selector.offer(row, Index{}, Scalar{}); })
+      for (std::size_t n = 0; n < z.size(); ++n) blocks_[static_cast<std::size_t>(block)].offer(row, latents[n], z[n]);
   }
   /// After all were offered: whether the rule was one that holds for this batch. Else it is to begin again and see everything.
   bool screen_holds() const {

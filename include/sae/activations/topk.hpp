@@ -2,6 +2,7 @@
 #include <sae/activations/selection.hpp>
 #include <sae/kernels/largest.hpp>
 
+#include <optional>
 #include <string_view>
 
 namespace sae::inline SAE_ABI {

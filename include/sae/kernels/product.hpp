@@ -5,7 +5,8 @@
 #include <type_traits>
 
 // The only place that spells a dense product: float32 by kernels of our own (float_product.hpp), other numbers by Eigen's. Everything
-// is row-major with a leading dimension (stride between rows); one call runs in one thread. Callers cut their work into blocks by the data alone, so that results do not depend on threads.
+// is row-major with a leading dimension (stride between rows); one call runs in one thread. Callers cut their work into blocks by the
+// data alone, so that results do not depend on threads.
 namespace sae::inline SAE_ABI::kernels {
 
 namespace detail {

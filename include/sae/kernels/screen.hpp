@@ -3,9 +3,9 @@
 #include <sae/kernels/largest.hpp>
 #include <sae/kernels/screen_kernels.hpp>
 
-#include <bit>
+#include <algorithm>
+#include <cmath>
 #include <limits>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -30,6 +30,8 @@ inline float norm_above(float squares, Index n) {
 }
 /// What rounding can do to z, as a share of |x'| |w'| and of |b|; and to the screen's own arithmetic.
 inline float rounding_share(Index width) { return static_cast<float>((static_cast<double>(width) / 8 + 16) * 0x1p-24 * 1.1); }
+/// What a code of eight bits counts, of a row whose largest number this is; not so little that its inverse is infinite.
+inline float screen_step(float largest) { return std::max(largest / 127, 1e-30F); }
 inline Index quads_of(Index width) { return (width + 3) / 4; }
 }  // namespace detail
 
@@ -74,7 +76,7 @@ class ScreenWeights {
             continue;
           }
           const float* const row = w + i * width;
-          const float largest = kernels.largest(row, balance_.data(), width), step = largest > 0 ? largest / 127 : 1.0F;
+          const float step = detail::screen_step(kernels.largest(row, balance_.data(), width));
           const auto sums = kernels.quantise(row, balance_.data(), width, step, code.data());
           for (Index q = 0; q < quads; ++q)
             for (Index n = 0; n < 4; ++n)
@@ -204,7 +206,8 @@ class Screen {
     return {latents_.data() + b * capacity_, static_cast<std::size_t>(std::max<Index>(count_[static_cast<std::size_t>(b)], 0))};
   }
 
-  /// Calls visit(b, latent, z) for every candidate, latents of a row ascending; z is what `add_product_nt` makes of it.
+  /// Calls visit(b, latents, z) for some candidates of a row at a time, those of a row ascending; z is what `add_product_nt` makes of
+  /// each.
   template <class Visit>
   void for_each_value(const float* x, const float* w, const float* bias, Index width, const Visit& visit) {
     constexpr Index tile = 256;  // latents whose weights stay near while the rows go by
@@ -225,7 +228,7 @@ class Screen {
         values_.resize(std::max(values_.size(), count));
         for (std::size_t n = 0; n < count; ++n) values_[n] = bias == nullptr ? 0.0F : bias[all[from + n]];
         kernels.inner_of(x + b * width, w, width, width, all.data() + from, static_cast<Index>(count), values_.data());
-        for (std::size_t n = 0; n < count; ++n) visit(b, Index{all[from + n]}, values_[n]);
+        visit(b, all.subspan(from, count), std::span<const float>(values_.data(), count));
       }
   }
 
@@ -247,7 +250,7 @@ class Screen {
       for (; b + rows <= m; b += rows, to += 4 * quads * rows)
         for (Index r = 0; r < rows; ++r) {
           const float* const row = x + (b + r) * width;
-          const float largest = kernels.largest(row, g, width), step = largest > 0 ? largest / 127 : 1.0F;
+          const float step = detail::screen_step(kernels.largest(row, g, width));
           const auto sums = kernels.quantise(row, g, width, step, code.data());
           for (Index q = 0; q < quads; ++q) std::memcpy(to + (q * rows + r) * 4, code.data() + 4 * q, 4);
           const float norm = detail::norm_above(sums.squares, width), error = detail::norm_above(sums.errors, width);

@@ -264,8 +264,9 @@ void for_each_tile(const Activation& activation, const Parameters& parameters, c
 /// Shows the selectors what can be selected of the pre-activations alone, where finding it by a screen (kernels/screen.hpp) costs less
 /// than computing all. The selection is the same to the last bit. False where it does not: other numbers than float32, a machine without
 /// fast products of eight bits, few rows or latents, an activation that has no such rule, or one that did not prune enough lately.
-template <class Parameters, class Step>
-bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads) {
+/// \param restart  begins the selectors again, where they saw something that is of no use
+template <class Parameters, class Step, class Restart>
+bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads, const Restart& restart) {
   using Scalar = typename Step::Scalar;
   if constexpr (std::is_same_v<Scalar, float> && requires { step.selectors.screened(); }) {
     const Index rows = step.input.rows(), width = step.input.cols(), latents = parameters.latents();
@@ -289,8 +290,9 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads)
               x, end - begin, width, w, b, latents, step.scratch, EncoderGate<float>{},
               [&](Index row, Index first, std::span<const float> z) { step.selectors.take(block, row, first, z); });
         }
-        screen->for_each_value(x, w, b, width,
-                               [&](Index row, Index latent, float z) { step.selectors.offer(block, row, latent, z); });
+        screen->for_each_value(x, w, b, width, [&](Index row, std::span<const int> latents_of, std::span<const float> z) {
+          step.selectors.offer(block, row, latents_of, z);
+        });
         const std::span<const Index> left = screen->whole_rows();
         if (left.empty()) return;
         const auto count = static_cast<Index>(left.size());
@@ -305,6 +307,7 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads)
       });
     const bool holds = whole < rows && step.selectors.screen_holds();
     if (!holds || 2 * whole > rows) step.screen_pause = 15;  // batches, until it is tried again
+    if (!holds) restart();
     return holds;
   } else {
     return false;
@@ -336,8 +339,7 @@ bool select(const Activation& activation, const Parameters& parameters, Step& st
   const auto start = [&] { selectors.begin(activation, parameters.activation, norms, rows, block_rows); };
   start();
   constexpr bool watched = !std::is_same_v<Watch, NoWatch>;
-  if (watched || !screen_and_take(parameters, step, threads)) {
-    if (!watched) start();  // a screen may have shown something
+  if (watched || !screen_and_take(parameters, step, threads, start)) {
     for_each_tile(activation, parameters, step.input, step.scratch, threads,
                   [&](Index block, Index row, Index first, std::span<const Scalar> z) {
                     selectors.take(block, row, first, z);
