@@ -499,7 +499,7 @@ void add_train(CLI::App& program) {
                   sae::detail::concat("jumprelu: width of the window from which thresholds learn (default ",
                                       JumpReLU{}.bandwidth, "), for rows as normalised"))
       ->check(at_least(0, false));
-  verb.add_option("--decoder", options->decoder, "unit (default): decoder rows of norm 1; free")
+  verb.add_option("--decoder", options->decoder, "unit (default; of transcoders free): decoder rows of norm 1; free")
       ->check(CLI::IsMember({"unit", "free"}));
   verb.add_flag("--skip", options->skip, "transcoder: a linear path from inputs to targets beside the latents");
   verb.add_option("--init", options->init,
