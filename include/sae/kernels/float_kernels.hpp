@@ -220,8 +220,13 @@ namespace avx512 {
 /// Those of the route that is taken.
 inline const FloatKernels& float_kernels() {
 #if SAE_X86
-  if (route() == Route::avx512) return avx512::kernels;
-  if (route() == Route::avx2) return avx2::kernels;
+  switch (route()) {
+    case Route::portable: break;
+    case Route::avx2:
+    case Route::avx_vnni: return avx2::kernels;
+    case Route::avx512:
+    case Route::avx512_vnni: return avx512::kernels;
+  }
 #endif
   return portable::kernels;
 }

@@ -1,31 +1,57 @@
 #pragma once
 #include <sae/core/error.hpp>
 
+#include <algorithm>
+#include <cstddef>
+#include <iterator>
 #include <string_view>
+
+#if SAE_X86
+#include <cpuid.h>
+#endif
 
 namespace sae::inline SAE_ABI::kernels {
 
 /// The instructions that kernels use. One binary has them all and takes the widest that the machine has, so that a consumer needs no
 /// flags; all give the same bytes, in which order and how numbers are added is written down in each kernel.
-enum class Route { portable, avx2, avx512 };
+enum class Route {
+  portable,
+  avx2,
+  avx_vnni,  ///< AVX2, and its products of eight bits (Intel's client CPUs since Alder Lake)
+  avx512,
+  avx512_vnni
+};
 
 inline std::string_view to_string(Route route) {
-  return route == Route::avx512 ? "avx512" : route == Route::avx2 ? "avx2" : "portable";
+  constexpr std::string_view names[] = {"portable", "avx2", "avx_vnni", "avx512", "avx512_vnni"};
+  return names[static_cast<std::size_t>(route)];
 }
+/// All of them, the widest last.
+inline constexpr Route all_routes[] = {Route::portable, Route::avx2, Route::avx_vnni, Route::avx512, Route::avx512_vnni};
 
 /// Whether this machine has them.
 inline bool has(Route route) {
 #if SAE_X86
   __builtin_cpu_init();
-  if (route == Route::avx512) return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
-  if (route == Route::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
+  switch (route) {
+    case Route::portable: return true;
+    case Route::avx2: return avx2;
+    case Route::avx_vnni: {
+      unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;  // clang 14 does not know it by name
+      return avx2 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1) != 0;
+    }
+    case Route::avx512: return avx512;
+    case Route::avx512_vnni: return avx512 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+  }
 #endif
   return route == Route::portable;
 }
 
 namespace detail {
 inline Route& chosen_route() {
-  static Route route = has(Route::avx512) ? Route::avx512 : has(Route::avx2) ? Route::avx2 : Route::portable;
+  static Route route = *std::find_if(std::rbegin(all_routes), std::rend(all_routes), has);
   return route;
 }
 }  // namespace detail
