@@ -380,12 +380,20 @@ inline constexpr ScreenKernels screen_kernels{.numbers = 4,
 }  // namespace avx_vnni
 #endif
 
+#if SAE_NEON
+namespace neon {
+#include <sae/kernels/screen_neon.inc>
+}
+#endif
+
 /// Those of the route that is taken; null where it multiplies small integers no faster than float32.
 inline const ScreenKernels* fast_screen_kernels() {
 #if SAE_X86
   if (route() == Route::avx512_vnni) return &avx512_vnni::screen_kernels;
   if (route() == Route::avx_vnni) return &avx_vnni::screen_kernels;
   if (route() == Route::avx2) return &avx2::screen_kernels;
+#elif SAE_NEON
+  if (route() == Route::neon_dot) return &neon::screen_kernels;
 #endif
   return nullptr;
 }
