@@ -19,7 +19,7 @@ template <class Body>
 void on_every_route(const Body& body) {
   using sae::kernels::Route;
   const KeepsRoute own;
-  for (const Route route : {Route::portable, Route::avx2, Route::avx512}) {
+  for (const Route route : sae::kernels::all_routes) {
     if (!sae::kernels::has(route)) continue;
     CAPTURE(std::string(sae::kernels::to_string(route)));
     sae::kernels::set_route(route);

@@ -4,7 +4,7 @@
 #include <Eigen/Core>
 
 // What a user may rely on, and what is checked before anything else is compiled. No other macro reaches a consumer:
-// SAE_VERSION_MAJOR, SAE_VERSION_MINOR, SAE_VERSION_PATCH and SAE_ABI (core/version.hpp), SAE_NOINLINE, SAE_X86 and SAE_TARGET (here).
+// SAE_VERSION_MAJOR, SAE_VERSION_MINOR, SAE_VERSION_PATCH and SAE_ABI (core/version.hpp), SAE_NOINLINE, SAE_X86, SAE_TARGET and SAE_NEON (here).
 #if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
 #error "sae needs C++20 (-std=c++20 or later)"
 #endif
@@ -25,4 +25,11 @@
 #else
 #define SAE_X86 0
 #define SAE_TARGET(features)
+#endif
+
+// SAE_NEON is 1 on 64-bit ARM, which has NEON always.
+#if defined(__aarch64__) && defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define SAE_NEON 1
+#else
+#define SAE_NEON 0
 #endif

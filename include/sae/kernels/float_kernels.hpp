@@ -9,6 +9,8 @@
 
 #if SAE_X86
 #include <immintrin.h>
+#elif SAE_NEON
+#include <arm_neon.h>
 #endif
 
 // The innermost loops over float32 numbers, for every route. The order of additions is part of what each computes, and every product
@@ -17,7 +19,7 @@ namespace sae::inline SAE_ABI::kernels::detail {
 
 /// fma(a, b, c), rounded once.
 inline float fused(float a, float b, float c) {
-#if defined(FP_FAST_FMAF) || defined(__FP_FAST_FMAF)
+#if defined(FP_FAST_FMAF) || defined(__FP_FAST_FMAF) || SAE_NEON
   return std::fma(a, b, c);
 #else
   // a b is exact in double. The sum is rounded to odd: its last bit tells that something was lost, and the second rounding, to
@@ -217,11 +219,24 @@ namespace avx512 {
 }  // namespace avx512
 #endif
 
+#if SAE_NEON
+namespace neon {
+#include <sae/kernels/float_neon.inc>
+}
+#endif
+
 /// Those of the route that is taken.
 inline const FloatKernels& float_kernels() {
 #if SAE_X86
-  if (route() == Route::avx512) return avx512::kernels;
-  if (route() == Route::avx2) return avx2::kernels;
+  switch (route()) {
+    case Route::avx2:
+    case Route::avx_vnni: return avx2::kernels;
+    case Route::avx512:
+    case Route::avx512_vnni: return avx512::kernels;
+    default: break;
+  }
+#elif SAE_NEON
+  if (route() != Route::portable) return neon::kernels;
 #endif
   return portable::kernels;
 }

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-// The loops of a screen (screen.hpp): numbers of eight bits, their product, and which of its results can matter.
+// The loops of a screen (screen.hpp): numbers of 8 or 16 bits, their product, and which of its results can matter.
 namespace sae::inline SAE_ABI::kernels::detail {
 
 inline constexpr Index screen_panel = 32;  ///< latents of a panel
@@ -15,13 +15,13 @@ inline constexpr Index screen_groups[] = {12, 4, 1};
 
 /// What the screen knows of the latents of a panel [screen_panel]: z is about scale s_b q_b . q_i + bias.
 struct ScreenPanel {
-  const std::uint8_t* codes;  ///< [quads][screen_panel][4], 128 added
+  const std::uint8_t* codes;  ///< [units][screen_panel][4]
   const float *scale, *bias, *error, *norm, *slack;
 };
 /// What it knows of a row.
 struct ScreenRow {
   float scale, alpha, beta;
-  std::int32_t offset;  ///< 128 times the sum of its codes
+  std::int32_t offset;  ///< `ScreenKernels::added` times the sum of its codes
 };
 /// Where candidates of a row go: latents and bounds of z.
 struct ScreenList {
@@ -29,20 +29,34 @@ struct ScreenList {
   float *lower, *upper;
 };
 
+/// Codes stand in units of four bytes: four of eight bits, or two of sixteen. What is lacking at a row's end is 0.
 struct ScreenKernels {
+  Index numbers;  ///< of a unit
+  int added;  ///< to the codes of a panel: 128 where the machine multiplies signed by unsigned numbers of eight bits, else 0
+
   /// max |x_j g_j|, 0 where n = 0. NaN is passed over.
   float (*largest)(const float* x, const float* g, Index n);
-  /// q_j = x_j g_j / step to the nearest; the sums of (x_j g_j)^2, of the squares of the error x_j g_j - step q_j, and of q_j.
+  /// q_j = x_j g_j / step to the nearest, 0 where that is none; the sums of (x_j g_j)^2, of the squares of the error x_j g_j - step q_j,
+  /// and of q_j.
   struct Sums {
     float squares, errors;
     std::int32_t codes;
   };
-  Sums (*quantise)(const float* x, const float* g, Index n, float step, std::int8_t* q);
-  /// out [rows x screen_panel] = the products of rows x [quads][rows][4] with a panel; one for each of screen_groups.
-  void (*products[3])(const std::int8_t* x, const std::uint8_t* codes, Index quads, std::int32_t* out);
-  /// Appends the latents of a panel that may have z >= bound; `first` is the number of its first latent. Returns how many.
+  Sums (*quantise)(const float* x, const float* g, Index n, float step, std::uint8_t* q);
+  /// out [rows x screen_panel] = the products of rows x [units][rows][4] with a panel; one for each of screen_groups.
+  void (*products[3])(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out);
+  /// Appends the latents of a panel that may have z >= bound; `first` is the number of its first latent. Returns how many. Writes
+  /// up to screen_panel numbers of each list.
   Index (*keep)(const std::int32_t* product, const ScreenPanel& panel, const ScreenRow& row, float bound, int first,
                 const ScreenList& to);
+
+  /// Turns a unit of codes into one of a panel, by exclusive or.
+  std::uint32_t flip() const { return added == 128 ? 0x80808080 : 0; }
+  Index units(Index width) const { return (width + numbers - 1) / numbers; }
+  /// Codes of rows of this width lie between -it and it: a product of two rows fits 32 bits.
+  int largest_code(Index width) const {
+    return numbers == 4 ? 127 : static_cast<int>(std::min(32767.0, std::sqrt(0x7FFFFFFF / static_cast<double>(width))));
+  }
 };
 
 namespace portable {
@@ -52,28 +66,29 @@ inline float largest(const float* x, const float* g, Index n) {
   for (Index j = 0; j < n; ++j) out = std::max(out, std::abs(x[j] * g[j]));
   return out;
 }
-inline ScreenKernels::Sums quantise(const float* x, const float* g, Index n, float step, std::int8_t* q) {
+inline ScreenKernels::Sums quantise(const float* x, const float* g, Index n, float step, std::uint8_t* q) {
   ScreenKernels::Sums out{0, 0, 0};
   const float inverse = 1 / step;
   for (Index j = 0; j < n; ++j) {
     const float value = x[j] * g[j], code = std::nearbyint(value * inverse);
     const float error = fused(-step, code, value);
-    q[j] = std::abs(code) <= 127 ? static_cast<std::int8_t>(code) : std::int8_t{0};  // NaN makes the sums NaN
+    const int number = std::abs(code) <= 127 ? static_cast<int>(code) : 0;  // NaN makes the sums NaN
+    q[j] = static_cast<std::uint8_t>(number);
     out.squares += value * value;
     out.errors += error * error;
-    out.codes += q[j];
+    out.codes += number;
   }
   return out;
 }
 template <Index rows>
-void screen_products(const std::int8_t* x, const std::uint8_t* codes, Index quads, std::int32_t* out) {
+void screen_products(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out) {
   std::fill_n(out, rows * screen_panel, 0);
-  for (Index q = 0; q < quads; ++q)
+  for (Index u = 0; u < units; ++u)
     for (Index r = 0; r < rows; ++r)
       for (Index i = 0; i < screen_panel; ++i)
         for (Index l = 0; l < 4; ++l)
-          out[r * screen_panel + i] +=
-              std::int32_t{x[(q * rows + r) * 4 + l]} * std::int32_t{codes[(q * screen_panel + i) * 4 + l]};
+          out[r * screen_panel + i] += std::int32_t{static_cast<std::int8_t>(x[(u * rows + r) * 4 + l])} *
+                                       std::int32_t{codes[(u * screen_panel + i) * 4 + l]};
 }
 inline Index keep(const std::int32_t* product, const ScreenPanel& of, const ScreenRow& row, float bound, int first,
                   const ScreenList& to) {
@@ -88,7 +103,9 @@ inline Index keep(const std::int32_t* product, const ScreenPanel& of, const Scre
   }
   return count;
 }
-inline constexpr ScreenKernels screen_kernels{.largest = largest,
+inline constexpr ScreenKernels screen_kernels{.numbers = 4,
+                                              .added = 128,
+                                              .largest = largest,
                                               .quantise = quantise,
                                               .products = {screen_products<12>, screen_products<4>, screen_products<1>},
                                               .keep = keep};
@@ -96,7 +113,7 @@ inline constexpr ScreenKernels screen_kernels{.largest = largest,
 }  // namespace portable
 
 #if SAE_X86
-namespace vnni {
+namespace avx512_vnni {
 #define SAE_VNNI SAE_TARGET("avx512f,avx512bw,avx512vl,avx512vnni")
 
 SAE_VNNI inline __m512 first(const float* p, Index count) {
@@ -116,7 +133,7 @@ SAE_VNNI inline float largest(const float* x, const float* g, Index n) {
   _mm512_storeu_ps(lanes, out);
   return *std::max_element(lanes, lanes + 16);
 }
-SAE_VNNI inline ScreenKernels::Sums quantise(const float* x, const float* g, Index n, float step, std::int8_t* q) {
+SAE_VNNI inline ScreenKernels::Sums quantise(const float* x, const float* g, Index n, float step, std::uint8_t* q) {
   __m512 squares = _mm512_setzero_ps(), errors = squares;
   __m512i codes = _mm512_setzero_si512();
   const __m512 by = _mm512_set1_ps(step), inverse = _mm512_set1_ps(1 / step);
@@ -137,11 +154,11 @@ SAE_VNNI inline ScreenKernels::Sums quantise(const float* x, const float* g, Ind
   return {sum(squares), sum(errors), total};
 }
 template <Index rows>
-SAE_VNNI void products(const std::int8_t* x, const std::uint8_t* codes, Index quads, std::int32_t* out) {
+SAE_VNNI void products(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out) {
   __m512i total[static_cast<std::size_t>(rows)][2];
 #pragma GCC unroll 16
   for (Index r = 0; r < rows; ++r) total[r][0] = total[r][1] = _mm512_setzero_si512();
-  for (Index q = 0; q < quads; ++q, x += 4 * rows, codes += 4 * screen_panel) {
+  for (Index u = 0; u < units; ++u, x += 4 * rows, codes += 4 * screen_panel) {
     const __m512i left = _mm512_loadu_si512(codes), right = _mm512_loadu_si512(codes + 64);
 #pragma GCC unroll 16
     for (Index r = 0; r < rows; ++r) {
@@ -182,27 +199,208 @@ SAE_VNNI inline Index keep(const std::int32_t* product, const ScreenPanel& of, c
   }
   return count;
 }
-inline constexpr ScreenKernels screen_kernels{
-    .largest = largest, .quantise = quantise, .products = {products<12>, products<4>, products<1>}, .keep = keep};
+inline constexpr ScreenKernels screen_kernels{.numbers = 4,
+                                              .added = 128,
+                                              .largest = largest,
+                                              .quantise = quantise,
+                                              .products = {products<12>, products<4>, products<1>},
+                                              .keep = keep};
 
 #undef SAE_VNNI
-}  // namespace vnni
+}  // namespace avx512_vnni
+
+namespace avx2 {
+#define SAE_AVX2 SAE_TARGET("avx2,fma,popcnt")
+
+SAE_AVX2 inline float sum(__m256 a) {
+  float lanes[8], out = 0;
+  _mm256_storeu_ps(lanes, a);
+  for (const float x : lanes) out += x;
+  return out;
+}
+SAE_AVX2 inline __m256 magnitude(__m256 a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }
+SAE_AVX2 inline float largest(const float* x, const float* g, Index n) {
+  __m256 out = _mm256_setzero_ps();
+  for (Index j = 0; j < n; j += 8)
+    out = _mm256_max_ps(magnitude(_mm256_mul_ps(load_first(x + j, n - j), load_first(g + j, n - j))), out);
+  float lanes[8];
+  _mm256_storeu_ps(lanes, out);
+  return *std::max_element(lanes, lanes + 8);
+}
+template <class Code>
+SAE_AVX2 ScreenKernels::Sums quantise(const float* x, const float* g, Index n, float step, std::uint8_t* q) {
+  __m256 squares = _mm256_setzero_ps(), errors = squares;
+  __m256i codes = _mm256_setzero_si256();
+  const __m256 by = _mm256_set1_ps(step), inverse = _mm256_set1_ps(1 / step);
+  for (Index j = 0; j < n; j += 8) {
+    const __m256 value = _mm256_mul_ps(load_first(x + j, n - j), load_first(g + j, n - j));
+    const __m256 exact = _mm256_mul_ps(value, inverse);
+    const __m256 number = _mm256_cmp_ps(exact, exact, _CMP_ORD_Q);
+    const __m256i code =
+        _mm256_and_si256(_mm256_cvtps_epi32(exact), _mm256_castps_si256(number));  // of NaN 0: the sums are NaN
+    const __m256 error = _mm256_fnmadd_ps(by, _mm256_cvtepi32_ps(code), value);
+    squares = _mm256_fmadd_ps(value, value, squares);
+    errors = _mm256_fmadd_ps(error, error, errors);
+    codes = _mm256_add_epi32(codes, code);
+    __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
+    if constexpr (sizeof(Code) == 1) packed = _mm_packs_epi16(packed, packed);
+    std::uint8_t eight[16];
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(eight), packed);
+    constexpr auto size = static_cast<Index>(sizeof(Code));
+    if (n - j >= 8) {
+      std::memcpy(q + j * size, eight, 8 * sizeof(Code));
+    } else {
+      std::memcpy(q + j * size, eight, static_cast<std::size_t>((n - j) * size));
+    }
+  }
+  std::int32_t lanes[8], total = 0;
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), codes);
+  for (const std::int32_t lane : lanes) total += lane;
+  return {sum(squares), sum(errors), total};
+}
+/// A unit of a row, in every lane.
+SAE_AVX2 inline __m256i spread_unit(const std::uint8_t* x) {
+  std::int32_t unit;
+  std::memcpy(&unit, x, 4);
+  return _mm256_set1_epi32(unit);
+}
+/// The products of some rows of a group with 16 latents.
+template <Index rows, Index group>
+SAE_AVX2 void some_products(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out) {
+  __m256i total[static_cast<std::size_t>(rows)][2];
+#pragma GCC unroll 16
+  for (Index r = 0; r < rows; ++r) total[r][0] = total[r][1] = _mm256_setzero_si256();
+  for (Index u = 0; u < units; ++u, x += 4 * group, codes += 4 * screen_panel) {
+    const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)),
+                  right = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32));
+#pragma GCC unroll 16
+    for (Index r = 0; r < rows; ++r) {
+      const __m256i all = spread_unit(x + 4 * r);
+      total[r][0] = _mm256_add_epi32(total[r][0], _mm256_madd_epi16(left, all));
+      total[r][1] = _mm256_add_epi32(total[r][1], _mm256_madd_epi16(right, all));
+    }
+  }
+#pragma GCC unroll 16
+  for (Index r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+    for (Index half = 0; half < 2; ++half)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + r * screen_panel + 8 * half), total[r][half]);
+}
+template <Index rows>
+SAE_AVX2 void products(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out) {
+  constexpr Index some = std::min<Index>(rows, 6);
+  for (Index r = 0; r < rows; r += some)
+    for (Index i = 0; i < screen_panel; i += 16)
+      some_products<some, rows>(x + 4 * r, codes + 4 * i, units, out + r * screen_panel + i);
+}
+/// The lanes that are set in a mask, ascending, eight bits each.
+struct LanesOfMask {
+  std::uint64_t of[256] = {};
+  constexpr LanesOfMask() {
+    for (unsigned mask = 0; mask < 256; ++mask)
+      for (unsigned lane = 0, count = 0; lane < 8; ++lane)
+        if ((mask >> lane & 1) != 0) of[mask] |= std::uint64_t{lane} << (8 * count++);
+  }
+};
+inline constexpr LanesOfMask lanes_of;
+SAE_AVX2 inline Index keep(const std::int32_t* product, const ScreenPanel& of, const ScreenRow& row, float bound, int first,
+                           const ScreenList& to) {
+  const __m256 scale = _mm256_set1_ps(row.scale), alpha = _mm256_set1_ps(row.alpha), beta = _mm256_set1_ps(row.beta),
+               least = _mm256_set1_ps(bound);
+  const __m256i offset = _mm256_set1_epi32(row.offset);
+  Index count = 0;
+#pragma GCC unroll 4
+  for (Index i = 0; i < screen_panel; i += 8) {
+    const __m256 about =
+        _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(product + i)), offset));
+    const __m256 z = _mm256_fmadd_ps(about, _mm256_mul_ps(_mm256_loadu_ps(of.scale + i), scale), _mm256_loadu_ps(of.bias + i));
+    const __m256 error = _mm256_fmadd_ps(alpha, _mm256_loadu_ps(of.error + i),
+                                         _mm256_fmadd_ps(beta, _mm256_loadu_ps(of.norm + i), _mm256_loadu_ps(of.slack + i)));
+    const __m256 upper = _mm256_add_ps(z, error);
+    const auto stays = static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(upper, least, _CMP_GE_OQ)));
+    if (stays == 0) continue;
+    const __m256i order = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes_of.of + stays)));
+    const __m256i number = _mm256_add_epi32(_mm256_set1_epi32(first + static_cast<int>(i)), order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.latents + count), number);
+    _mm256_storeu_ps(to.lower + count, _mm256_permutevar8x32_ps(_mm256_sub_ps(z, error), order));
+    _mm256_storeu_ps(to.upper + count, _mm256_permutevar8x32_ps(upper, order));
+    count += std::popcount(stays);
+  }
+  return count;
+}
+inline constexpr ScreenKernels screen_kernels{.numbers = 2,
+                                              .added = 0,
+                                              .largest = largest,
+                                              .quantise = quantise<std::int16_t>,
+                                              .products = {products<12>, products<4>, products<1>},
+                                              .keep = keep};
+
+#undef SAE_AVX2
+}  // namespace avx2
+
+namespace avx_vnni {
+#define SAE_AVX_VNNI SAE_TARGET("avx2,avxvnni,fma")
+
+template <Index rows, Index group>
+SAE_AVX_VNNI void some_products(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out) {
+  __m256i total[static_cast<std::size_t>(rows)][2];
+#pragma GCC unroll 16
+  for (Index r = 0; r < rows; ++r) total[r][0] = total[r][1] = _mm256_setzero_si256();
+  for (Index u = 0; u < units; ++u, x += 4 * group, codes += 4 * screen_panel) {
+    const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)),
+                  right = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32));
+#pragma GCC unroll 16
+    for (Index r = 0; r < rows; ++r) {
+      const __m256i all = avx2::spread_unit(x + 4 * r);
+      total[r][0] = _mm256_dpbusd_avx_epi32(total[r][0], left, all);
+      total[r][1] = _mm256_dpbusd_avx_epi32(total[r][1], right, all);
+    }
+  }
+#pragma GCC unroll 16
+  for (Index r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+    for (Index half = 0; half < 2; ++half)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + r * screen_panel + 8 * half), total[r][half]);
+}
+template <Index rows>
+SAE_AVX_VNNI void products(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out) {
+  constexpr Index some = std::min<Index>(rows, 6);
+  for (Index r = 0; r < rows; r += some)
+    for (Index i = 0; i < screen_panel; i += 16)
+      some_products<some, rows>(x + 4 * r, codes + 4 * i, units, out + r * screen_panel + i);
+}
+inline constexpr ScreenKernels screen_kernels{.numbers = 4,
+                                              .added = 128,
+                                              .largest = avx2::largest,
+                                              .quantise = avx2::quantise<std::int8_t>,
+                                              .products = {products<12>, products<4>, products<1>},
+                                              .keep = avx2::keep};
+
+#undef SAE_AVX_VNNI
+}  // namespace avx_vnni
 #endif
 
-/// Whether the machine multiplies numbers of eight bits faster than it does others.
-inline bool has_fast_screen() {
-#if SAE_X86
-  static const bool fast = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw");
-  return fast && route() == Route::avx512;
-#else
-  return false;
-#endif
+#if SAE_NEON
+namespace neon {
+#include <sae/kernels/screen_neon.inc>
 }
-inline const ScreenKernels& screen_kernels() {
-#if SAE_X86
-  if (has_fast_screen()) return vnni::screen_kernels;
 #endif
-  return portable::screen_kernels;
+
+/// Those of the route that is taken; null where it multiplies small integers no faster than float32.
+inline const ScreenKernels* fast_screen_kernels() {
+#if SAE_X86
+  if (route() == Route::avx512_vnni) return &avx512_vnni::screen_kernels;
+  if (route() == Route::avx_vnni) return &avx_vnni::screen_kernels;
+  if (route() == Route::avx2) return &avx2::screen_kernels;
+#elif SAE_NEON
+  if (route() == Route::neon_dot) return &neon::screen_kernels;
+#endif
+  return nullptr;
+}
+inline bool has_fast_screen() { return fast_screen_kernels() != nullptr; }
+inline const ScreenKernels& screen_kernels() {
+  const ScreenKernels* const fast = fast_screen_kernels();
+  return fast != nullptr ? *fast : portable::screen_kernels;
 }
 
 }  // namespace sae::inline SAE_ABI::kernels::detail

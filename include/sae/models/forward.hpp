@@ -300,7 +300,7 @@ void for_each_tile(const Activation& activation, const Parameters& parameters, c
 
 /// Shows the selectors what can be selected of the pre-activations alone, where finding it by a screen (models/screen.hpp) costs less
 /// than computing all. The selection is the same to the last bit. False where it does not: other numbers than float32, a machine without
-/// fast products of eight bits, few rows or latents, an activation that has no such rule, or one that did not prune enough lately.
+/// fast products of small integers, few rows or latents, an activation that has no such rule, or one that did not prune enough lately.
 /// \param restart  begins the selectors again, where they saw something that is of no use
 template <class Parameters, class Step, class Restart>
 bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads, const Restart& restart) {

@@ -10,10 +10,10 @@
 #include <span>
 #include <vector>
 
-// Which pre-activations z[b,i] = x_b . w_i + b_i of float32 can be among the k largest of their row, found by products of eight bits
-// and bounds that hold, so that only those need be computed.
+// Which pre-activations z[b,i] = x_b . w_i + b_i of float32 can be among the k largest of their row, found by products of small
+// integers and bounds that hold, so that only those need be computed.
 //
-// With any g > 0, x' = x / g and w' = w g: x . w = x' . w'. Let x' = s q + e and w' = t p + f, q and p integers of eight bits. Then
+// With any g > 0, x' = x / g and w' = w g: x . w = x' . w'. Let x' = s q + e and w' = t p + f, q and p integers of 8 or 16 bits. Then
 //
 //   |x . w - s t q . p| <= |s q| |f| + |e| |w'|        (Cauchy and Schwarz)
 //
@@ -30,9 +30,8 @@ inline float norm_above(float squares, Index n) {
 }
 /// What rounding can do to z, as a share of |x'| |w'| and of |b|; and to the screen's own arithmetic.
 inline float rounding_share(Index width) { return static_cast<float>((static_cast<double>(width) / 8 + 20) * 0x1p-24 * 1.1); }
-/// What a code of eight bits counts, of a row whose largest number this is; not so little that its inverse is infinite.
-inline float screen_step(float largest) { return std::max(largest / 127, 1e-30F); }
-inline Index quads_of(Index width) { return (width + 3) / 4; }
+/// What a code counts, of a row whose largest number this is; not so little that its inverse is infinite.
+inline float screen_step(float largest, int codes) { return std::max(largest / static_cast<float>(codes), 1e-30F); }
 
 /// Encoder rows w [F x D] and biases b [F] as the screen reads them.
 class ScreenWeights {
@@ -62,21 +61,23 @@ class ScreenWeights {
     width_ = width;
     of_ = w;
     built_from_ = seen_;
-    const Index panels = (latents + kernels::detail::screen_panel - 1) / kernels::detail::screen_panel, quads = quads_of(width);
+    loops_ = &kernels::detail::screen_kernels();
+    const auto& loops = *loops_;
+    const Index panels = (latents + kernels::detail::screen_panel - 1) / kernels::detail::screen_panel,
+                units = loops.units(width);
     const auto padded = static_cast<std::size_t>(panels * kernels::detail::screen_panel);
-    codes_.resize(padded * static_cast<std::size_t>(4 * quads));
+    codes_.resize(padded * static_cast<std::size_t>(4 * units));
     for (auto* const of : {&scale_, &bias_, &error_, &norm_, &slack_}) of->assign(padded, 0.0F);
     balance(w);
-    const auto& loops = kernels::detail::screen_kernels();
     const float share = rounding_share(width);
     finite_.assign(static_cast<std::size_t>(panels), 1);
     constexpr Index block_panels = 4;
-    one_.resize(static_cast<std::size_t>((panels + block_panels - 1) / block_panels * 4 * quads));
+    one_.resize(static_cast<std::size_t>((panels + block_panels - 1) / block_panels * 4 * units));
     threads.for_blocks(panels, block_panels, [&](Index begin, Index end, Index block) {
-      std::int8_t* const code = one_.data() + block * 4 * quads;
-      std::fill_n(code, 4 * quads, std::int8_t{0});
+      std::uint8_t* const code = one_.data() + block * 4 * units;
+      std::fill_n(code, 4 * units, std::uint8_t{0});
       for (Index panel = begin; panel < end; ++panel) {
-        std::uint8_t* const to = codes_.data() + panel * kernels::detail::screen_panel * 4 * quads;
+        std::uint8_t* const to = codes_.data() + panel * kernels::detail::screen_panel * 4 * units;
         for (Index l = 0; l < kernels::detail::screen_panel; ++l) {
           const Index i = panel * kernels::detail::screen_panel + l;
           const auto at = static_cast<std::size_t>(i);
@@ -85,11 +86,14 @@ class ScreenWeights {
             continue;
           }
           const float* const row = w + i * width;
-          const float step = screen_step(loops.largest(row, balance_.data(), width));
+          const float step = screen_step(loops.largest(row, balance_.data(), width), loops.largest_code(width));
           const auto sums = loops.quantise(row, balance_.data(), width, step, code);
-          for (Index q = 0; q < quads; ++q)
-            for (Index n = 0; n < 4; ++n)
-              to[(q * kernels::detail::screen_panel + l) * 4 + n] = static_cast<std::uint8_t>(code[4 * q + n] + 128);
+          for (Index u = 0; u < units; ++u) {
+            std::uint32_t unit;
+            std::memcpy(&unit, code + 4 * u, 4);
+            unit ^= loops.flip();
+            std::memcpy(to + (u * kernels::detail::screen_panel + l) * 4, &unit, 4);
+          }
           const float by = rule.norms == nullptr ? 1.0F : rule.norms[i];
           scale_[at] = by * step;
           error_[at] = by * (norm_above(sums.errors, width) * (1 + share));
@@ -108,10 +112,11 @@ class ScreenWeights {
   bool finite() const { return std::find(finite_.begin(), finite_.end(), 0) == finite_.end(); }
   Index latents() const { return latents_; }
   Index width() const { return width_; }
+  const kernels::detail::ScreenKernels& loops() const { return *loops_; }
   const float* inverse_balance() const { return inverse_.data(); }
   kernels::detail::ScreenPanel panel(Index number) const {
     const Index first = number * kernels::detail::screen_panel;
-    return {codes_.data() + first * 4 * quads_of(width_),
+    return {codes_.data() + first * 4 * loops_->units(width_),
             scale_.data() + first,
             bias_.data() + first,
             error_.data() + first,
@@ -142,16 +147,17 @@ class ScreenWeights {
     }
   }
 
+  const kernels::detail::ScreenKernels* loops_ = nullptr;  ///< those that its codes are for
   Index latents_ = 0, width_ = 0, seen_ = 0, built_from_ = 0;
   const float* of_ = nullptr;        ///< what it was built from
-  std::vector<std::uint8_t> codes_;  ///< [panels][quads][panel][4]
+  std::vector<std::uint8_t> codes_;  ///< [panels][units][panel][4]
   std::vector<float> scale_, bias_, error_, norm_, slack_, balance_, inverse_;
-  std::vector<char> finite_;      ///< of each panel
-  std::vector<std::int8_t> one_;  ///< scratch: the codes of a row, for each block
+  std::vector<char> finite_;       ///< of each panel
+  std::vector<std::uint8_t> one_;  ///< scratch: the codes of a row, for each block
   std::vector<double> squares_of_x_, squares_of_w_;
 };
 
-/// Whether screening costs less than the product: a machine with fast products of eight bits, and enough of everything.
+/// Whether screening costs less than the product: a machine with fast products of small integers, and enough of everything.
 /// \param kept  the weights were quantised before
 inline bool screen_pays(Index rows, Index width, Index latents, const ScreenRule& rule, bool kept = false) {
   return kernels::detail::has_fast_screen() && (kept || rows >= 192) && width >= 64 && width <= ScreenWeights::largest_width &&
@@ -165,8 +171,8 @@ class Screen {
   /// what nothing can be said of (infinity), are left to be computed whole: `whole_rows`. False where that is more than every fourth:
   /// what was found is of no use.
   bool find(const ScreenWeights& weights, const float* x, Index m, const ScreenRule& rule) {
-    const auto& loops = kernels::detail::screen_kernels();
-    const Index width = weights.width(), quads = quads_of(width);
+    const auto& loops = weights.loops();
+    const Index width = weights.width(), units = loops.units(width);
     capacity_ = rule.capacity(weights.latents());
     if (capacity_ > weights.latents()) return false;
     const auto room = static_cast<std::size_t>(m * capacity_);
@@ -182,12 +188,12 @@ class Screen {
     std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_groups[0] * kernels::detail::screen_panel)];
     for (Index first = 0; first < weights.latents(); first += kernels::detail::screen_panel) {
       const kernels::detail::ScreenPanel panel = weights.panel(first / kernels::detail::screen_panel);
-      const std::int8_t* codes = codes_.data();
+      const std::uint8_t* codes = codes_.data();
       Index b = 0;
       for (std::size_t group = 0; group < 3; ++group) {
         const Index rows = kernels::detail::screen_groups[group];
-        for (; b + rows <= m; b += rows, codes += 4 * quads * rows) {
-          loops.products[group](codes, panel.codes, quads, products);
+        for (; b + rows <= m; b += rows, codes += 4 * units * rows) {
+          loops.products[group](codes, panel.codes, units, products);
           for (Index r = 0; r < rows; ++r) {
             Index& count = count_[static_cast<std::size_t>(b + r)];
             if (count < 0) continue;
@@ -249,25 +255,25 @@ class Screen {
     whole_.push_back(b);
   }
   void quantise(const ScreenWeights& weights, const float* x, Index m, const kernels::detail::ScreenKernels& loops) {
-    const Index width = weights.width(), quads = quads_of(width);
+    const Index width = weights.width(), units = loops.units(width);
     const float share = rounding_share(width), *const g = weights.inverse_balance();
     rows_.resize(static_cast<std::size_t>(m));
-    codes_.resize(static_cast<std::size_t>(m * 4 * quads));
-    std::vector<std::int8_t>& code = one_;
-    code.assign(static_cast<std::size_t>(4 * quads), 0);
-    std::int8_t* to = codes_.data();
+    codes_.resize(static_cast<std::size_t>(m * 4 * units));
+    std::vector<std::uint8_t>& code = one_;
+    code.assign(static_cast<std::size_t>(4 * units), 0);
+    std::uint8_t* to = codes_.data();
     Index b = 0;
     for (const Index rows : kernels::detail::screen_groups)
-      for (; b + rows <= m; b += rows, to += 4 * quads * rows)
+      for (; b + rows <= m; b += rows, to += 4 * units * rows)
         for (Index r = 0; r < rows; ++r) {
           const float* const row = x + (b + r) * width;
-          const float step = screen_step(loops.largest(row, g, width));
+          const float step = screen_step(loops.largest(row, g, width), loops.largest_code(width));
           const auto sums = loops.quantise(row, g, width, step, code.data());
-          for (Index q = 0; q < quads; ++q) std::memcpy(to + (q * rows + r) * 4, code.data() + 4 * q, 4);
+          for (Index u = 0; u < units; ++u) std::memcpy(to + (u * rows + r) * 4, code.data() + 4 * u, 4);
           const float norm = norm_above(sums.squares, width), error = norm_above(sums.errors, width);
           const float alpha = norm + error;  // |s q| <= |x'| + |e|
           kernels::detail::ScreenRow& of = rows_[static_cast<std::size_t>(b + r)];
-          of = {step, alpha * (1 + share), (error + share * (norm + alpha)) * (1 + share), 128 * sums.codes};
+          of = {step, alpha * (1 + share), (error + share * (norm + alpha)) * (1 + share), loops.added * sums.codes};
           if (!std::isfinite(of.beta)) leave(b + r);
         }
   }
@@ -297,7 +303,7 @@ class Screen {
   std::vector<kernels::detail::ScreenRow> rows_;
   std::vector<std::size_t> next_;  ///< candidate of each row to go on from
   std::vector<float> values_;
-  std::vector<std::int8_t> codes_, one_;  ///< [groups][quads][rows of the group][4]
+  std::vector<std::uint8_t> codes_, one_;  ///< [groups][units][rows of the group][4]
 };
 
 }  // namespace sae::inline SAE_ABI::detail
