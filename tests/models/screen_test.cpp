@@ -297,13 +297,15 @@ TEST_CASE("codes are the same bytes with a screen and without", "[models][screen
   check_all(sae::TopK{.k = 16}, 3);
   check_all(sae::TopK{.k = 16, .rank_by_decoder_norm = true}, 3);
   if (fast == 0) SAE_SKIP_TEST("this machine has no fast screen");
+  check_all(sae::AbsTopK{.k = 16}, 3);
+  check_all(sae::AbsTopK{.k = 16, .rank_by_decoder_norm = true}, 3);
   check_all(sae::BatchTopK{.k = 12}, 2);  // the first batch has nothing to guess by
   check_all(sae::BatchTopK{.k = 12, .rank_by_decoder_norm = true}, 2);
   check_all(sae::ReLU{}, 3);
   check_all(sae::JumpReLU{.threshold = 3, .bandwidth = 2}, 3);
   check_all(sae::Gated{}, 3);
   check_all(sae::AnyActivation(sae::BatchTopK{.k = 12}), 2);
-  check_all(sae::AnyActivation(sae::AbsTopK{.k = 12}), 0);
+  check_all(sae::AnyActivation(sae::GroupMax{.k = 12}), 0);
   for (Index j = 0; j < p.width; ++j) p.row(650)[j] *= 1e30F;  // its block is computed whole
   check_all(sae::TopK{.k = 16}, 2);
   check_all(sae::ReLU{}, 2);

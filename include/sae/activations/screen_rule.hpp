@@ -14,6 +14,7 @@ struct ScreenRule {
   const float* norms = nullptr;  ///< [F], each >= 0; null: 1
   const float* shift = nullptr;  ///< [F]; null: 0
   float sign = 1;
+  bool magnitude = false;  ///< |z| in the place of z
   /// Candidates of a row at most: more of them would cost as much as the product.
   Index capacity(Index latents) const { return k > 0 ? 12 * k + 768 : std::min(latents / 4, 1024 + latents / 32); }
 };

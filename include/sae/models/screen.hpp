@@ -82,7 +82,7 @@ class ScreenWeights {
           const Index i = panel * kernels::detail::screen_panel + l;
           const auto at = static_cast<std::size_t>(i);
           if (i >= latents) {
-            bias_[at] = -std::numeric_limits<float>::infinity();  // never a candidate
+            bias_[at] = std::numeric_limits<float>::quiet_NaN();  // never a candidate
             continue;
           }
           const float* const row = w + i * width;
@@ -184,7 +184,7 @@ class Screen {
     count_.assign(static_cast<std::size_t>(m), 0);
     bound_.assign(static_cast<std::size_t>(m), rule.k > 0 ? std::numeric_limits<float>::denorm_min() : rule.bound);
     whole_.clear();
-    quantise(weights, x, m, loops);
+    quantise(weights, x, m, rule.magnitude ? 0x7FFFFFFF : -1, loops);
     std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_groups[0] * kernels::detail::screen_panel)];
     for (Index first = 0; first < weights.latents(); first += kernels::detail::screen_panel) {
       const kernels::detail::ScreenPanel panel = weights.panel(first / kernels::detail::screen_panel);
@@ -254,7 +254,8 @@ class Screen {
     count_[static_cast<std::size_t>(b)] = -1;
     whole_.push_back(b);
   }
-  void quantise(const ScreenWeights& weights, const float* x, Index m, const kernels::detail::ScreenKernels& loops) {
+  void quantise(const ScreenWeights& weights, const float* x, Index m, std::int32_t bits,
+                const kernels::detail::ScreenKernels& loops) {
     const Index width = weights.width(), units = loops.units(width);
     const float share = rounding_share(width), *const g = weights.inverse_balance();
     rows_.resize(static_cast<std::size_t>(m));
@@ -273,7 +274,7 @@ class Screen {
           const float norm = norm_above(sums.squares, width), error = norm_above(sums.errors, width);
           const float alpha = norm + error;  // |s q| <= |x'| + |e|
           kernels::detail::ScreenRow& of = rows_[static_cast<std::size_t>(b + r)];
-          of = {step, alpha * (1 + share), (error + share * (norm + alpha)) * (1 + share), loops.added * sums.codes};
+          of = {step, alpha * (1 + share), (error + share * (norm + alpha)) * (1 + share), loops.added * sums.codes, bits};
           if (!std::isfinite(of.beta)) leave(b + r);
         }
   }
