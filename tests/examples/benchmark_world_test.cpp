@@ -1,4 +1,5 @@
 // The benchmark on a world that takes seconds: its table is whole and its figures are possible ones.
+#include <algorithm>
 #include <filesystem>
 #include <string>
 
@@ -39,15 +40,16 @@ TEST_CASE("the benchmark scores every architecture by either recipe", "[examples
       CAPTURE(name, output.text());
       const auto rows = lines_of(output, name);
       REQUIRE(rows.size() == 1);
-      const auto& row = rows[0];  // MCC F1 P R uniqueness EV L0 dead shrinkage ms
-      REQUIRE(row.size() == 10);
+      const auto& row = rows[0];  // MCC F1 P R uniqueness EV L0 dead shrinkage, MCC of the encoder, ms
+      REQUIRE(row.size() == 11);
       CHECK((row[0] > 0.5 && row[0] <= 1));  // an untrained one: about 0.45
       for (const std::size_t i : {1U, 2U, 3U, 4U}) CHECK((row[i] > 0 && row[i] <= 1));
       CHECK((row[5] > 0.3 && row[5] < 1));
       CHECK((row[6] > 0 && row[6] <= 24));
       CHECK((row[7] >= 0 && row[7] < 12));
       CHECK((row[8] > 0.3 && row[8] < 1.2));
-      CHECK(row[9] > 0);
+      CHECK((row[9] > 0.4 && row[9] <= 1));
+      CHECK(row[10] > 0);
     }
     CHECK(lines_of(output, "topk")[0][6] <= 2);
     CHECK(lines_of(output, "matching_pursuit").at(0)[6] <= 2);
@@ -56,12 +58,39 @@ TEST_CASE("the benchmark scores every architecture by either recipe", "[examples
       CAPTURE(name, output.text());
       const auto rows = lines_of(output, name);
       REQUIRE(rows.size() == 1);
-      REQUIRE(rows[0].size() == 10);
+      REQUIRE(rows[0].size() == 11);
       CHECK((rows[0][0] > 0.4 && rows[0][0] <= 1));
       CHECK((rows[0][5] > 0 && rows[0][5] < 1));
       CHECK((rows[0][6] > 0 && rows[0][6] <= 24));
     }
   }
+}
+
+TEST_CASE("the benchmark scores architectures that no recipe names, at several sites too", "[examples]") {
+  if (!built()) SAE_SKIP_TEST("the example benchmark_world needs CLI11 and was not built");
+  const sae_test::ExampleOutput output(benchmark(
+      {"--recipe", "default", "--lr", "3e-3", "--only",
+       "topk,hierarchical,multi-topk,glu,orthogonal_matching_pursuit,transcoder,skip-transcoder,crosscoder,cross-layer"}));
+  const auto topk = lines_of(output, "topk").at(0);
+  for (const std::string name : {"hierarchical", "multi-topk", "glu", "orthogonal_matching_pursuit", "transcoder",
+                                 "skip-transcoder", "crosscoder", "cross-layer"}) {
+    CAPTURE(name, output.text());
+    const auto rows = lines_of(output, name);
+    REQUIRE(rows.size() == 1);
+    const auto& row = rows[0];
+    REQUIRE(row.size() == 11);
+    CHECK((row[0] > 0.6 && row[0] <= 1));  // decoders at random: about 0.45
+    CHECK((row[1] > 0.35 && row[1] <= 1));
+    CHECK((row[5] > 0.35 && row[5] < 1));
+    CHECK((row[6] > 0.5 && row[6] <= (name == "cross-layer" ? 4 : 2)));  // two layers of two
+    CHECK(row[7] < 12);
+    CHECK((row[9] > 0.55 && row[9] <= 1));
+    CHECK(row[0] != topk[0]);
+  }
+  // The rows of the first site are those of one site alone.
+  const auto alone =
+      lines_of(sae_test::ExampleOutput(benchmark({"--recipe", "default", "--lr", "3e-3", "--only", "topk"})), "topk");
+  CHECK(std::equal(topk.begin(), topk.end() - 1, alone.at(0).begin()));
 }
 
 TEST_CASE("the benchmark gives the mean and the range over seeds, whatever the threads", "[examples]") {
