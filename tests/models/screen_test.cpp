@@ -54,13 +54,13 @@ struct Problem {
 };
 
 /// Mean candidates of a row; negative where the screen gave up. \param whole  rows that it may leave to be computed whole
-double check(const Problem& p, Index k, const std::vector<Index>& whole = {}) {
+double check(const Problem& p, Index k, const std::vector<Index>& whole = {}, float level = 0) {
   sae::Threads threads(2);
   sae::detail::ScreenWeights weights;
   weights.see(p.x, p.width);
   weights.build(p.w.data(), p.b.data(), p.latents, p.width, {.k = k}, threads);
   sae::detail::Screen screen;
-  if (!weights.finite() || !screen.find(weights, p.x.data(), p.rows, {.k = k})) return -1;
+  if (!weights.finite() || !screen.find(weights, p.x.data(), p.rows, {.k = k}, level)) return -1;
   for (const Index row : screen.whole_rows()) {
     CAPTURE(row);
     REQUIRE(std::find(whole.begin(), whole.end(), row) != whole.end());
@@ -174,6 +174,31 @@ TEST_CASE("a screen's bounds hold where they are reached", "[models][screen]") {
   on_every_route([&] {
     CHECK(check(of_w, 1) >= 1);
     CHECK(check(of_x, 1) >= 1);
+  });
+}
+
+TEST_CASE("a screen may begin at a level, and leaves rows that have less", "[models][screen]") {
+  on_every_route([] {
+    const Problem p = fitted(40, 128, 2000, 3);
+    std::vector<Index> all(40);
+    std::iota(all.begin(), all.end(), Index{0});
+    sae::Threads threads(2);
+    sae::detail::ScreenWeights weights;
+    weights.see(p.x, p.width);
+    weights.build(p.w.data(), p.b.data(), p.latents, p.width, {.k = 8}, threads);
+    sae::detail::Screen screen;
+    REQUIRE(screen.find(weights, p.x.data(), p.rows, {.k = 8}));
+    std::vector<float> levels;
+    for (Index b = 0; b < p.rows; ++b) levels.push_back(screen.level(b));
+    std::sort(levels.begin(), levels.end());
+    REQUIRE(levels.front() > 0);
+    const double plain = check(p, 8);
+    CHECK(check(p, 8, {}, 0.9F * levels.front()) == plain);  // no row has less
+    const float low = 0.5F * (levels[4] + levels[5]);
+    REQUIRE(screen.find(weights, p.x.data(), p.rows, {.k = 8}, low));
+    CHECK(screen.whole_rows().size() == 5);
+    check(p, 8, all, low);
+    CHECK(check(p, 8, all, 2 * levels.back()) == -1);  // too many have
   });
 }
 

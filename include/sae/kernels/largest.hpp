@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -46,30 +47,36 @@ struct Candidate {
   int latent;
 };
 
+/// Something between `from` and the k-th largest of n >= 1 keys, none NaN, nearer to it with each halving; `from` where that is no less.
+/// After 64 it is the k-th largest.
+inline float toward_kth_largest(const float* keys, Index n, Index k, float from, int halvings) {
+  // The least t that fewer than k keys are above, found by halving the numbers between; as integers floats ascend in their order.
+  const auto ordered = [](float x) {
+    const auto bits = std::bit_cast<std::int32_t>(x);
+    return bits < 0 ? bits ^ 0x7FFFFFFF : bits;
+  };
+  const auto value = [](std::int32_t x) { return std::bit_cast<float>(x < 0 ? x ^ 0x7FFFFFFF : x); };
+  const auto& kernels = detail::float_kernels();
+  float least, most;
+  kernels.range(keys, n, &least, &most);
+  std::int64_t low = ordered(from), high = ordered(most);
+  for (; low < high && halvings > 0; --halvings) {
+    const std::int64_t middle = low + (high - low) / 2;
+    if (kernels.count_above(keys, n, value(static_cast<std::int32_t>(middle))) < k) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return value(static_cast<std::int32_t>(low));
+}
+
 /// The k-th largest of n keys, 1 <= k <= n, none NaN.
 template <class Scalar>
 Scalar kth_largest(const Scalar* keys, Index n, Index k) {
   if constexpr (std::is_same_v<Scalar, float>) {
-    // The least t that fewer than k keys are above, found by halving the numbers between; as integers floats ascend in their order.
-    const auto ordered = [](float x) {
-      const auto bits = std::bit_cast<std::int32_t>(x);
-      return bits < 0 ? bits ^ 0x7FFFFFFF : bits;
-    };
-    const auto value = [](std::int32_t x) { return std::bit_cast<float>(x < 0 ? x ^ 0x7FFFFFFF : x); };
-    const auto& kernels = detail::float_kernels();
-    const auto count = kernels.count_above;
-    float least, most;
-    kernels.range(keys, n, &least, &most);
-    std::int64_t low = ordered(least), high = ordered(most);
-    while (low < high) {
-      const std::int64_t middle = low + (high - low) / 2;
-      if (count(keys, n, value(static_cast<std::int32_t>(middle))) < k) {
-        high = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    return value(static_cast<std::int32_t>(low));
+    const float lowest = -std::numeric_limits<float>::infinity();
+    return toward_kth_largest(keys, n, k, lowest, 64);
   } else {
     std::vector<Scalar> copy(keys, keys + n);
     std::nth_element(copy.begin(), copy.begin() + (k - 1), copy.end(), std::greater<>());

@@ -316,17 +316,23 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads,
     if (!step.weights_stay) step.screen.forget();
     step.screen.see({step.input.data(), static_cast<std::size_t>(step.input.size())}, width);
     if (step.screen.wants_building(w)) step.screen.build(w, b, latents, width, *rule, threads);
+    // Where the k-th largest lies in most rows is much the same from batch to batch.
+    constexpr Index enough_rows = 64;
+    const bool levels = rule->k > 0 && rows >= enough_rows;
+    if (levels) step.screen_levels.assign(static_cast<std::size_t>(rows), 0.0F);
     std::atomic<Index> whole = step.screen.finite() ? 0 : rows;
     if (whole == 0)
       threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
         const float* const x = step.input.row(begin);
         auto screen = step.screens.borrow();
-        if (!screen->find(step.screen, x, end - begin, *rule)) {
+        if (!screen->find(step.screen, x, end - begin, *rule, levels ? step.screen_level : 0.0F)) {
           whole += end - begin;
           return for_each_pre_activation_of_block(
               x, end - begin, width, w, b, latents, step.scratch, EncoderGate<float>{},
               [&](Index row, Index first, std::span<const float> z) { step.selectors.take(block, row, first, z); });
         }
+        if (levels)
+          for (Index r = begin; r < end; ++r) step.screen_levels[static_cast<std::size_t>(r)] = screen->level(r - begin);
         screen->for_each_value(x, w, b, width, [&](Index row, std::span<const int> latents_of, std::span<const float> z) {
           step.selectors.offer(block, row, latents_of, z);
         });
@@ -342,6 +348,11 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads,
                                            step.selectors.take(block, left[static_cast<std::size_t>(n)], first, z);
                                          });
       });
+    if (levels) {
+      const auto low = step.screen_levels.begin() + rows / 256;
+      std::nth_element(step.screen_levels.begin(), low, step.screen_levels.end());
+      step.screen_level = 0.8F * *low;
+    }
     const bool holds = whole < rows && step.selectors.screen_holds();
     step.screen_failures = !holds || 2 * whole > rows ? std::min<Index>(step.screen_failures + 1, 4) : 0;
     step.screen_pause = (Index{1} << step.screen_failures) - 1;

@@ -170,7 +170,9 @@ class Screen {
   /// Finds all latents of x [m x D] that the rule asks for, by ascending latent. Rows for which the bounds prune too little, or that hold
   /// what nothing can be said of (infinity), are left to be computed whole: `whole_rows`. False where that is more than every fourth:
   /// what was found is of no use.
-  bool find(const ScreenWeights& weights, const float* x, Index m, const ScreenRule& rule) {
+  /// \param level  with k: where looking may begin, the k-th largest z of a row in units of its |x'|, see `level`; 0: unknown. Rows that
+  ///               have less are left, too.
+  bool find(const ScreenWeights& weights, const float* x, Index m, const ScreenRule& rule, float level = 0) {
     const auto& loops = weights.loops();
     const Index width = weights.width(), units = loops.units(width);
     capacity_ = rule.capacity(weights.latents());
@@ -182,9 +184,11 @@ class Screen {
       upper_.resize(room);
     }
     count_.assign(static_cast<std::size_t>(m), 0);
-    bound_.assign(static_cast<std::size_t>(m), rule.k > 0 ? std::numeric_limits<float>::denorm_min() : rule.bound);
     whole_.clear();
     quantise(weights, x, m, rule.magnitude ? 0x7FFFFFFF : -1, loops);
+    level_ = rule.k > 0 ? level : 0;
+    bound_.resize(static_cast<std::size_t>(m));
+    for (Index b = 0; b < m; ++b) bound_[static_cast<std::size_t>(b)] = rule.k > 0 ? first_bound(b) : rule.bound;
     std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_groups[0] * kernels::detail::screen_panel)];
     for (Index first = 0; first < weights.latents(); first += kernels::detail::screen_panel) {
       const kernels::detail::ScreenPanel panel = weights.panel(first / kernels::detail::screen_panel);
@@ -213,9 +217,19 @@ class Screen {
       }
       if (4 * static_cast<Index>(whole_.size()) > m) return false;
     }
-    for (Index b = 0; b < m; ++b) compact(b, rule.k);
+    for (Index b = 0; b < m; ++b) {
+      compact(b, rule.k);
+      // What was left out lies below the first bound, and so below the k-th where k are known to lie above.
+      if (level_ > 0 && count_[static_cast<std::size_t>(b)] >= 0 && !(bound_[static_cast<std::size_t>(b)] > first_bound(b)))
+        leave(b);
+    }
     std::sort(whole_.begin(), whole_.end());
-    return true;
+    return 4 * static_cast<Index>(whole_.size()) <= m;
+  }
+  /// Where the k-th largest z of row b lies at least, in units of its |x'|; 0 where that is not known.
+  float level(Index b) const {
+    const auto at = static_cast<std::size_t>(b);
+    return count_[at] < 0 ? 0.0F : bound_[at] / rows_[at].alpha;
   }
   std::span<const Index> whole_rows() const { return whole_; }  ///< ascending
   /// Of row b; of one that is left to be computed whole none.
@@ -250,6 +264,9 @@ class Screen {
   }
 
  private:
+  float first_bound(Index b) const {
+    return std::max(level_ * rows_[static_cast<std::size_t>(b)].alpha, std::numeric_limits<float>::denorm_min());
+  }
   void leave(Index b) {
     count_[static_cast<std::size_t>(b)] = -1;
     whole_.push_back(b);
@@ -284,7 +301,8 @@ class Screen {
     if (k == 0 || count < 0) return;
     float& bound = bound_[static_cast<std::size_t>(b)];
     const auto first = static_cast<std::size_t>(b * capacity_);
-    if (count >= k) bound = std::max(bound, kernels::kth_largest(lower_.data() + first, count, k));
+    constexpr int halvings = 12;  // near the k-th, and not above it, will do
+    if (count >= k) bound = kernels::toward_kth_largest(lower_.data() + first, count, k, bound, halvings);
     std::size_t to = first;
     for (std::size_t at = first; at < first + static_cast<std::size_t>(count); ++at) {
       latents_[to] = latents_[at];
@@ -296,6 +314,7 @@ class Screen {
   }
 
   Index capacity_ = 0;
+  float level_ = 0;
   std::vector<int> latents_;          ///< [m x capacity]
   std::vector<float> lower_, upper_;  ///< bounds of z
   std::vector<Index> count_;          ///< of each row; -1 where it is left
