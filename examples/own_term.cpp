@@ -9,7 +9,7 @@ struct CodeEnergy {
   static constexpr std::string_view name = "code_energy";
   void visit_settings(auto&& visitor) const { visitor("coefficient", coefficient); }
   void check(sae::Index /*d_in*/, sae::Index /*latents*/) const {
-    if (!(coefficient >= 0)) sae::throw_value("CodeEnergy: coefficient = ", coefficient, " is negative");
+    sae::require_non_negative("CodeEnergy: coefficient", coefficient);
   }
   bool needs_decoder_norms() const { return false; }
 

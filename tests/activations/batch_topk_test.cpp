@@ -160,7 +160,8 @@ TEST_CASE("BatchTopK refuses settings that are none", "[activations][batch_topk]
   CHECK_THROWS_AS((BatchTopK{.k = std::numeric_limits<double>::quiet_NaN()}.check(8)), sae::ValueError);
   CHECK_THROWS_WITH((BatchTopK{.k = 2, .threshold_rate = 0}.check(8)), "BatchTopK: threshold_rate = 0 is not in (0, 1]");
   CHECK_THROWS_WITH((BatchTopK{.k = 2, .threshold_rate = 1.5}.check(8)), "BatchTopK: threshold_rate = 1.5 is not in (0, 1]");
-  CHECK_THROWS_WITH((BatchTopK{.k = 2, .threshold_from = -2}.check(8)), "BatchTopK: threshold_from = -2 is negative");
+  CHECK_THROWS_WITH((BatchTopK{.k = 2, .threshold_from = -2}.check(8)),
+                    "BatchTopK: threshold_from = -2 is not in [0, infinity)");
   CHECK(BatchTopK{.rank_by_decoder_norm = true}.needs_decoder_norms());
   CHECK_FALSE(BatchTopK{}.needs_decoder_norms());
 }

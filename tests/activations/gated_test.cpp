@@ -309,6 +309,6 @@ TEST_CASE("a Gated model as a JumpReLU: thresholds below 0 and pre-activations a
 }
 
 TEST_CASE("GatedAux: settings that cannot be are refused", "[activations][gated]") {
-  CHECK_THROWS_WITH(sae::GatedAux{.coefficient = -1}.check(4, 8), "GatedAux: coefficient = -1 is negative");
+  CHECK_THROWS_WITH(sae::GatedAux{.coefficient = -1}.check(4, 8), "GatedAux: coefficient = -1 is not in [0, infinity)");
   CHECK_THROWS_AS(sae::GatedAux{.coefficient = std::numeric_limits<double>::quiet_NaN()}.check(4, 8), sae::ValueError);
 }

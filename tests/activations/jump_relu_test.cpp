@@ -199,8 +199,9 @@ TEST_CASE("JumpReLU and its terms: settings that cannot be are refused", "[activ
                           sae::JumpReLU{.bandwidth = std::numeric_limits<double>::infinity()}})
     CHECK_THROWS_AS(Model(4, 8, bad), sae::ValueError);
   CHECK_THROWS_WITH(Model(4, 8, {.bandwidth = 0}), "JumpReLU: bandwidth = 0 is not in (0, infinity)");
-  CHECK_THROWS_WITH(sae::L0Penalty{.coefficient = -1}.check(4, 8), "L0Penalty: coefficient = -1 is negative");
-  CHECK_THROWS_WITH((sae::L0Penalty{.form = sae::L0Form::target}.check(4, 8)), "L0Penalty: target = 0 is not positive");
-  CHECK_THROWS_WITH(sae::TanhPenalty{.scale = 0}.check(4, 8), "TanhPenalty: scale = 0 is not positive");
-  CHECK_THROWS_WITH(sae::PreActivationLoss{.coefficient = -1}.check(4, 8), "PreActivationLoss: coefficient = -1 is negative");
+  CHECK_THROWS_WITH(sae::L0Penalty{.coefficient = -1}.check(4, 8), "L0Penalty: coefficient = -1 is not in [0, infinity)");
+  CHECK_THROWS_WITH((sae::L0Penalty{.form = sae::L0Form::target}.check(4, 8)), "L0Penalty: target = 0 is not in (0, infinity)");
+  CHECK_THROWS_WITH(sae::TanhPenalty{.scale = 0}.check(4, 8), "TanhPenalty: scale = 0 is not in (0, infinity)");
+  CHECK_THROWS_WITH(sae::PreActivationLoss{.coefficient = -1}.check(4, 8),
+                    "PreActivationLoss: coefficient = -1 is not in [0, infinity)");
 }

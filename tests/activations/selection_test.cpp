@@ -78,7 +78,7 @@ TEST_CASE("a threshold starts where its config says and is a parameter like any 
   CHECK(names == std::vector<std::string>{"W_enc", "b_enc", "W_dec", "b_dec", "threshold"});
   CHECK(model.parameters().activation.threshold.map() == sae::Matrix<double>::Constant(1, latents, 0.25));
   CHECK(Model<TestJumpReLU>::Parameters(width, latents).activation.threshold.map().isZero(0));  // a gradient starts at 0
-  CHECK_THROWS_WITH(Model<TestJumpReLU>(2, 3, {.bandwidth = 0}), "TestJumpReLU: bandwidth = 0 is not positive");
+  CHECK_THROWS_WITH(Model<TestJumpReLU>(2, 3, {.bandwidth = 0}), "TestJumpReLU: bandwidth = 0 is not in (0, infinity)");
 }
 
 TEST_CASE("a gate with a threshold: gradients, sparse and dense", "[activations][seam]") {

@@ -469,3 +469,24 @@ TEST_CASE("hook names: TransformerLens' and ours name the same sites", "[formats
   for (const SiteKind kind : {SiteKind::residual, SiteKind::mlp_out, SiteKind::attn_out})
     CHECK(sae::site_of_hook(sae::hook_of_site({12, kind})) == Site{12, kind});
 }
+
+TEST_CASE("an AnySae that takes other weights forgets what it kept of its own", "[formats][saelens]") {
+  const auto make = [](std::uint64_t seed) {
+    return sae::AnySae(sae::AnyModel(128, 3000, sae::AnyActivation(sae::TopK{.k = 8}), {.initialization = {.seed = seed}}));
+  };
+  sae::Random random(3);
+  sae::Tensor<float> x(300, 128);
+  for (Index i = 0; i < x.size(); ++i) x[i] = static_cast<float>(random.normal());
+  const sae::Batch<float> rows(x.data(), 300, 128);
+  const auto same = [&](const sae::AnySae& sae) { return sae.encode(rows).dense() == sae.model().encode(rows).dense(); };
+  sae::AnySae first = make(1), second = make(2);
+  CHECK(same(first));
+  CHECK(same(second));
+  const sae::AnySae copy = first;
+  CHECK(same(copy));
+  first = second;  // into the same memory
+  CHECK(same(first));
+  second = make(3);
+  CHECK(same(second));
+  CHECK(first.encode(rows).dense() != second.encode(rows).dense());
+}

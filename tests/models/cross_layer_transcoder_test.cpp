@@ -244,8 +244,8 @@ TEST_CASE("a cross-layer transcoder refuses what does not fit in one sentence", 
   CHECK_THROWS_WITH(Relu(0, 2, 3),
                     "CrossLayerTranscoder: sizes layers = 0, d_in = 2, latents = 3 are not all positive with layers d_in and "
                     "latents at most 2^30");
-  CHECK_THROWS_WITH(Relu(2, 2, 3, {}, {.encoder_norm = -1}), "CrossLayerTranscoder: encoder_norm = -1 is not positive");
-  CHECK_THROWS_WITH(Relu(2, 2, 3, {}, {.decoder_norm = -1}), "CrossLayerTranscoder: decoder_norm = -1 is negative");
+  CHECK_THROWS_WITH(Relu(2, 2, 3, {}, {.encoder_norm = -1}), "CrossLayerTranscoder: encoder_norm = -1 is not in (0, infinity)");
+  CHECK_THROWS_WITH(Relu(2, 2, 3, {}, {.decoder_norm = -1}), "CrossLayerTranscoder: decoder_norm = -1 is not in [0, infinity)");
   CHECK_THROWS_WITH(
       (Model<sae::TopK>(2, 2, 3, {.k = 1, .rank_by_decoder_norm = true})),
       "CrossLayerTranscoder: decoder_norm = 0, and topk ranks by the decoder norm: no latent would ever be active");

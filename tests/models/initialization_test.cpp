@@ -67,5 +67,5 @@ TEST_CASE("the untied start: torch's linear layer and its directions", "[models]
   CHECK(model.b_enc().minCoeff() < -0.9 * bound);
   CHECK(std::abs(model.W_dec().row(7).norm() - 1) <= 1e-15);
   CHECK_THROWS_WITH(sae::UntiedInitialization{.decoder_norm = 0}(model.parameters()),
-                    "UntiedInitialization: decoder_norm = 0 is not positive");
+                    "UntiedInitialization: decoder_norm = 0 is not in (0, infinity)");
 }

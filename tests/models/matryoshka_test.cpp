@@ -432,9 +432,9 @@ TEST_CASE("prefix losses refuse bad settings in a sentence", "[models][matryoshk
                     "Matryoshka: width 17 after 4: widths increase strictly within [1, 16] (the number of latents)");
   CHECK_THROWS_WITH(matryoshka({.widths = {4}, .weights = {1}}), "Matryoshka: 1 weights for 2 levels");
   CHECK_THROWS_WITH(matryoshka({.weights = {1}, .random_levels = 2}), "Matryoshka: 1 weights for 2 levels");
-  CHECK_THROWS_WITH(matryoshka({.widths = {4}, .weights = {1, -2}}), "Matryoshka: weight -2 is negative");
+  CHECK_THROWS_WITH(matryoshka({.widths = {4}, .weights = {1, -2}}), "Matryoshka: weight = -2 is not in [0, infinity)");
   CHECK_THROWS_AS(matryoshka({.widths = {4}, .weights = {1, std::numeric_limits<double>::quiet_NaN()}}), sae::ValueError);
-  CHECK_THROWS_WITH(matryoshka({.widths = {4}, .scale = 0}), "Matryoshka: scale = 0 is not positive");
+  CHECK_THROWS_WITH(matryoshka({.widths = {4}, .scale = 0}), "Matryoshka: scale = 0 is not in (0, infinity)");
   CHECK_THROWS_WITH(matryoshka({}), "Matryoshka: give either widths (0 of them) or random_levels (0)");
   CHECK_THROWS_WITH(matryoshka({.widths = {4}, .random_levels = 2}),
                     "Matryoshka: give either widths (1 of them) or random_levels (2)");

@@ -187,8 +187,8 @@ TEST_CASE("the squared error: any threads, fixed or chosen at run time, the same
 }
 
 TEST_CASE("SquaredError refuses bad settings and lists them", "[models][squared_error]") {
-  CHECK_THROWS_WITH((SquaredError{.scale = 0}.check(4, 8)), "SquaredError: scale = 0 is not positive");
-  CHECK_THROWS_WITH((SquaredError{.scale = -1}.check(4, 8)), "SquaredError: scale = -1 is not positive");
+  CHECK_THROWS_WITH((SquaredError{.scale = 0}.check(4, 8)), "SquaredError: scale = 0 is not in (0, infinity)");
+  CHECK_THROWS_WITH((SquaredError{.scale = -1}.check(4, 8)), "SquaredError: scale = -1 is not in (0, infinity)");
   std::string seen;
   SquaredError{.scale = 2, .normaliser = ErrorNormaliser::row_norms}.visit_settings(
       [&](std::string_view name, const auto& value) { seen += sae::detail::concat(name, "=", value, ";"); });

@@ -172,8 +172,10 @@ TEST_CASE("wrong sizes and settings are refused in a sentence", "[models]") {
   CHECK_THROWS_AS(model.encode(narrow), sae::ShapeError);
   CHECK_THROWS_WITH(model.decode(sae::Codes<float>(9)), "codes have 9 latents, the model has 10");
   CHECK_THROWS_AS(model.decode(sae::Matrix<float>(sae::Matrix<float>::Zero(2, 11))), sae::ShapeError);
-  CHECK_THROWS_WITH(model.gradient(x, sae::Objective{sae::L1{.coefficient = -1}}), "L1: coefficient = -1 is negative");
-  CHECK_THROWS_WITH(model.loss(x, sae::Objective{sae::AuxK{.coefficient = -0.5}}), "AuxK: coefficient = -0.5 is negative");
+  CHECK_THROWS_WITH(model.gradient(x, sae::Objective{sae::L1{.coefficient = -1}}),
+                    "L1: coefficient = -1 is not in [0, infinity)");
+  CHECK_THROWS_WITH(model.loss(x, sae::Objective{sae::AuxK{.coefficient = -0.5}}),
+                    "AuxK: coefficient = -0.5 is not in [0, infinity)");
   CHECK_THROWS_WITH(model.loss(x, sae::Objective{sae::AuxK{.k = 11}}),
                     "AuxK: k = 11 is not in [0, 10] (the number of latents; 0 takes D / 2)");
   TopKModel::Workspace<> workspace;

@@ -365,8 +365,8 @@ TEST_CASE("a transcoder refuses what does not fit in one sentence", "[models][tr
   CHECK_THROWS_WITH(Relu(0, 3, 4), "Transcoder: sizes d_in = 0, d_out = 3, latents = 4 are not positive");
   CHECK_THROWS_WITH((sae::Transcoder<2, 3, 4, sae::ReLU>(2, 4, 4)),
                     "Transcoder: sizes [2 -> 4 -> 4] differ from the fixed ones [2 -> 4 -> 3]");
-  CHECK_THROWS_WITH(Relu(2, 3, 4, {}, {.encoder_norm = 0}), "Transcoder: encoder_norm = 0 is not positive");
-  CHECK_THROWS_WITH(Relu(2, 3, 4, {}, {.decoder_norm = -1}), "Transcoder: decoder_norm = -1 is negative");
+  CHECK_THROWS_WITH(Relu(2, 3, 4, {}, {.encoder_norm = 0}), "Transcoder: encoder_norm = 0 is not in (0, infinity)");
+  CHECK_THROWS_WITH(Relu(2, 3, 4, {}, {.decoder_norm = -1}), "Transcoder: decoder_norm = -1 is not in [0, infinity)");
   CHECK_THROWS_WITH(Relu(2, 3, 4, {}, {.sites = {2, 2}}),
                     "Transcoder: the widths of the sites add up to 4 and not to d_out = 3");
   CHECK_THROWS_WITH(Relu(2, 3, 4, {}, {.sites = {0, 3}}), "Transcoder: a site of width 0 is not in [1, 3] (D_out)");

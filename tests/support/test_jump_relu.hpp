@@ -27,9 +27,7 @@ struct TestJumpReLU {
     visitor("threshold", threshold);
     visitor("bandwidth", bandwidth);
   }
-  void check(Index) const {
-    if (!(bandwidth > 0)) sae::throw_value("TestJumpReLU: bandwidth = ", bandwidth, " is not positive");
-  }
+  void check(Index) const { sae::require_positive("TestJumpReLU: bandwidth", bandwidth); }
   bool needs_decoder_norms() const { return false; }
 
   template <class Scalar>

@@ -44,7 +44,7 @@ TEST_CASE("Adam's settings are checked", "[training][adam]") {
   CHECK_NOTHROW((sae::Adam{.beta1 = 0, .beta2 = 0}.check()));
   CHECK_THROWS_WITH((sae::Adam{.beta1 = 1}.check()), "Adam: beta1 = 1 is not in [0, 1)");
   CHECK_THROWS_WITH((sae::Adam{.beta2 = -0.1}.check()), "Adam: beta2 = -0.1 is not in [0, 1)");
-  CHECK_THROWS_WITH((sae::Adam{.epsilon = 0}.check()), "Adam: epsilon = 0 is not positive");
+  CHECK_THROWS_WITH((sae::Adam{.epsilon = 0}.check()), "Adam: epsilon = 0 is not in (0, infinity)");
   CHECK_THROWS_AS((sae::Adam{.beta1 = std::nan("")}.check()), sae::ValueError);
 }
 

@@ -215,5 +215,5 @@ TEST_CASE("AuxK and MatryoshkaAuxK refuse bad settings in a sentence", "[trainin
   CHECK_THROWS_WITH((MatryoshkaAuxK{.widths = {3}, .level = {.detach_residual = false}}.check(4, 8)),
                     "MatryoshkaAuxK: level.detach_residual = false: the residual of a prefix is held constant");
   CHECK_THROWS_WITH((MatryoshkaAuxK{.widths = {3}, .level = {.coefficient = -1}}.check(4, 8)),
-                    "AuxK: coefficient = -1 is negative");
+                    "AuxK: coefficient = -1 is not in [0, infinity)");
 }

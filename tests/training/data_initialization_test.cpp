@@ -181,12 +181,12 @@ TEST_CASE("starts that look at data refuse what they cannot read", "[training][d
   const Dense start = model.W_dec();
   CHECK_THROWS_WITH(sae::initialize_from_data(model, x, {.share = 1.5}), "initialize_from_data: share = 1.5 is not in [0, 1]");
   CHECK_THROWS_WITH(sae::initialize_from_data(model, x, {.decoder_norm = 0}),
-                    "initialize_from_data: decoder_norm = 0 is not positive");
+                    "initialize_from_data: decoder_norm = 0 is not in (0, infinity)");
   CHECK_THROWS_WITH(sae::initialize_from_data(model, random_rows(10, 5, 1)),
                     "initialize_from_data: rows have 5 columns, the model reads 6");
   CHECK_THROWS_WITH(sae::center_pre_activations(model, Dense(0, 6)), "center_pre_activations: there are no rows");
   CHECK_THROWS_WITH(sae::search_decoder_norm(model, x, {.encoder_factor = 0}),
-                    "search_decoder_norm: encoder_factor = 0 is not positive");
+                    "search_decoder_norm: encoder_factor = 0 is not in (0, infinity)");
   for (const Index dimensions : {0, 7})
     CHECK_THROWS_WITH(sae::project_decoder_on_active_subspace(model, x, dimensions),
                       "project_decoder_on_active_subspace: dimensions = " + std::to_string(dimensions) +

@@ -188,7 +188,7 @@ TEST_CASE("forward and backward: order, shapes, numbers", "[training][end_to_end
   trainer.forward(rows);
   CHECK_THROWS_WITH(trainer.backward(Dense(Dense::Zero(batch, 5))),
                     "Trainer: dL/dx' is [20 x 5], the reconstruction is [20 x 6]");
-  CHECK_THROWS_WITH(trainer.backward(zero, -1), "Trainer: reconstruction_weight = -1 is negative");
+  CHECK_THROWS_WITH(trainer.backward(zero, -1), "Trainer: reconstruction_weight = -1 is not in [0, infinity)");
   Dense bad = zero;
   bad(3, 1) = std::numeric_limits<double>::quiet_NaN();
   CHECK_THROWS_WITH(trainer.backward(bad), "Trainer: row 3 of dL/dx' at step 1 holds a number that is not finite");

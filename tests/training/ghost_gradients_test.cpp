@@ -145,5 +145,6 @@ TEST_CASE("ghost gradients: no dead latent, large exponents, threads", "[trainin
   const Dense rows_of = x.cast<double>(), residual = rows_of - naive_decode(twin, model.encode(x).dense().cast<double>());
   const Constants constant = constants_of(residual, ghost(twin, rows_of, dead));
   CHECK(one.loss.terms[0].second == Approx(ghost_loss(constant, ghost(twin, rows_of, dead))).epsilon(1e-3));
-  CHECK_THROWS_WITH(sae::GhostGradients{.coefficient = -1}.check(2, 2), "GhostGradients: coefficient = -1 is negative");
+  CHECK_THROWS_WITH(sae::GhostGradients{.coefficient = -1}.check(2, 2),
+                    "GhostGradients: coefficient = -1 is not in [0, infinity)");
 }

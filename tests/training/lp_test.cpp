@@ -159,7 +159,9 @@ TEST_CASE("Lp: rows of zeros and decoder rows of norm 0 give no NaN", "[training
 }
 
 TEST_CASE("Lp: settings that cannot be are refused", "[training][lp]") {
-  CHECK_THROWS_WITH(Lp{.coefficient = -1}.check(4, 8), "Lp: coefficient = -1 is negative");
+  CHECK_THROWS_WITH(Lp{.coefficient = -1}.check(4, 8), "Lp: coefficient = -1 is not in [0, infinity)");
+  CHECK_THROWS_WITH(Lp{.coefficient = std::numeric_limits<double>::infinity()}.check(4, 8),
+                    "Lp: coefficient = inf is not in [0, infinity)");
   CHECK_THROWS_WITH((Lp{.p = 0}.check(4, 8)), "Lp: p = 0 is not in (0, infinity)");
   for (const double p : {-1.0, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()})
     CHECK_THROWS_AS((Lp{.p = p}.check(4, 8)), sae::ValueError);

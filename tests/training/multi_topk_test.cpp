@@ -158,7 +158,7 @@ TEST_CASE("Multi-TopK refuses bad settings and lists them", "[training][multi_to
   CHECK_THROWS_WITH((MultiTopK{.k = 4, .factor = 0}.check(4, 16)),
                     "MultiTopK: factor k = 0 x 4 is not in [1, 16] (the number of latents)");
   CHECK_THROWS_AS((MultiTopK{.k = std::numeric_limits<Index>::max()}.check(4, 16)), sae::ValueError);
-  CHECK_THROWS_WITH((MultiTopK{.k = 4, .coefficient = -1}.check(4, 16)), "MultiTopK: coefficient = -1 is negative");
+  CHECK_THROWS_WITH((MultiTopK{.k = 4, .coefficient = -1}.check(4, 16)), "MultiTopK: coefficient = -1 is not in [0, infinity)");
   std::string seen;
   MultiTopK{.k = 4}.visit_settings(
       [&](std::string_view name, const auto& value) { seen += sae::detail::concat(name, "=", value, ";"); });

@@ -412,7 +412,7 @@ TEST_CASE("settings of optimizers are checked", "[training][optimizer]") {
   };
   const double nan = std::nan("");
   refused(sae::AdamW{.beta2 = 1}, "AdamW: beta2 = 1 is not in [0, 1)");
-  refused(sae::AdamW{.weight_decay = -1}, "AdamW: weight_decay = -1 is negative");
+  refused(sae::AdamW{.weight_decay = -1}, "AdamW: weight_decay = -1 is not in [0, infinity)");
   refused(sae::Sgd{.momentum = 1}, "Sgd: momentum = 1 is not in [0, 1)");
   refused(sae::Sgd{.momentum = nan}, "Sgd: momentum = nan is not in [0, 1)");
   refused(sae::Sgd{.nesterov = true}, "Sgd: nesterov needs a momentum above 0, it is 0");
@@ -421,14 +421,14 @@ TEST_CASE("settings of optimizers are checked", "[training][optimizer]") {
   refused(sae::ScheduleFree{.momentum = 1}, "ScheduleFree: momentum = 1 is not in (0, 1)");
   refused(sae::Muon{.momentum = 1}, "Muon: momentum = 1 is not in [0, 1)");
   refused(sae::Muon{.iterations = 0}, "Muon: iterations = 0 is below 1");
-  refused(sae::Muon{.weight_decay = -0.1}, "Muon: weight_decay = -0.1 is negative");
-  refused(sae::Muon{.vector_rate = 0}, "Muon: vector_rate = 0 is not positive");
+  refused(sae::Muon{.weight_decay = -0.1}, "Muon: weight_decay = -0.1 is not in [0, infinity)");
+  refused(sae::Muon{.vector_rate = 0}, "Muon: vector_rate = 0 is not in (0, infinity)");
   refused(sae::Muon{.vectors = {.beta1 = 1}}, "Muon: vectors: beta1 = 1 is not in [0, 1)");
   refused(sae::Adafactor{.decay = 0}, "Adafactor: decay = 0 is not in (0, 1]");
   refused(sae::Adafactor{.decay = 1.5}, "Adafactor: decay = 1.5 is not in (0, 1]");
-  refused(sae::Adafactor{.epsilon = 0}, "Adafactor: epsilon = 0 is not positive");
-  refused(sae::Adafactor{.clip = nan}, "Adafactor: clip = nan is not positive");
-  refused(sae::Adafactor{.least_scale = 0}, "Adafactor: least_scale = 0 is not positive");
+  refused(sae::Adafactor{.epsilon = 0}, "Adafactor: epsilon = 0 is not in (0, infinity)");
+  refused(sae::Adafactor{.clip = nan}, "Adafactor: clip = nan is not in (0, infinity)");
+  refused(sae::Adafactor{.least_scale = 0}, "Adafactor: least_scale = 0 is not in (0, infinity)");
   sae::OptimizerState<double> state(sae::Adam{});
   state.add("w", 2, 3);
   CHECK(state.size() == 12);

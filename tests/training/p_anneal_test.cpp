@@ -138,10 +138,12 @@ TEST_CASE("PAnneal: settings that cannot be are refused", "[training][p_anneal]"
   CHECK_THROWS_WITH(with([](PAnneal& t) { t.p_end = 0; }).check(4, 8),
                     "PAnneal: p_end = 0 is not in (0, 1]; p = 0 counts every latent, active or not, and the norm divides by p");
   CHECK_THROWS_AS(with([](PAnneal& t) { t.p_end = 1.1; }).check(4, 8), sae::ValueError);
-  CHECK_THROWS_WITH(with([](PAnneal& t) { t.coefficient = -1; }).check(4, 8), "PAnneal: coefficient = -1 is negative");
+  CHECK_THROWS_WITH(with([](PAnneal& t) { t.coefficient = -1; }).check(4, 8),
+                    "PAnneal: coefficient = -1 is not in [0, infinity)");
   CHECK_THROWS_WITH(with([](PAnneal& t) { t.p_start = 0; }).check(4, 8), "PAnneal: p_start = 0 is not in (0, infinity)");
   CHECK_THROWS_WITH(with([](PAnneal& t) { t.updates = 1; }).check(4, 8), "PAnneal: updates = 1 are fewer than 2");
-  CHECK_THROWS_WITH(with([](PAnneal& t) { t.anneal_start = -1; }).check(4, 8), "PAnneal: anneal_start = -1 is negative");
+  CHECK_THROWS_WITH(with([](PAnneal& t) { t.anneal_start = -1; }).check(4, 8),
+                    "PAnneal: anneal_start = -1 is not in [0, infinity)");
   CHECK_THROWS_WITH(
       with([](PAnneal& t) { t.anneal_end = 11; }).check(4, 8),
       "PAnneal: anneal_end = 11 is below anneal_start + updates - 1 = 12; each change of p takes a step of its own");

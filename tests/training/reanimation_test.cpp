@@ -85,5 +85,5 @@ TEST_CASE("reanimation: all active, none active, settings", "[training][reanimat
   const auto got = model.gradient(x, sae::Objective{sae::Reanimation{.coefficient = 1}});
   CHECK(got.loss.terms[0].second > 400);
   for (Index i = 0; i < 20; ++i) CHECK(got.parameters.b_enc[i] == Approx(-5 / 20.000001).epsilon(1e-12));
-  CHECK_THROWS_WITH(sae::Reanimation{.coefficient = -1}.check(2, 2), "Reanimation: coefficient = -1 is negative");
+  CHECK_THROWS_WITH(sae::Reanimation{.coefficient = -1}.check(2, 2), "Reanimation: coefficient = -1 is not in [0, infinity)");
 }

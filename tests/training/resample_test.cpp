@@ -283,11 +283,11 @@ TEST_CASE("resampling refuses what it cannot do", "[training][resample]") {
   const auto form = ResamplingForm::loss_squared;
   CHECK(message({.form = form}).empty());
   CHECK(message({.form = form, .every = 0}) == "Resampling: every = 0 is below 1");
-  CHECK(message({.form = form, .times = -1}) == "Resampling: times = -1 is negative");
+  CHECK(message({.form = form, .times = -1}) == "Resampling: times = -1 is not in [0, infinity)");
   CHECK(message({.form = form, .every = 10, .window = 11}) == "Resampling: window = 11 is not in [1, 10] (every)");
   CHECK(message({.form = form, .every = 10, .window = 10, .rows = 0}) == "Resampling: rows = 0 is not in [1, 10] (every)");
   CHECK(message({.form = form, .dead_share = 1}) == "Resampling: dead_share = 1 is not in [0, 1)");
-  CHECK(message({.form = form, .encoder_scale = 0}) == "Resampling: encoder_scale = 0 is not positive");
+  CHECK(message({.form = form, .encoder_scale = 0}) == "Resampling: encoder_scale = 0 is not in (0, infinity)");
   CHECK(message({.every = 0}).empty());  // off
   CHECK(message({.form = form}, {.decoder = true}) ==
         "Trainer: resampling gives latents new encoder and decoder rows and biases, and frozen holds them");

@@ -102,8 +102,9 @@ TEST_CASE("tanh-quad reaches thresholds through the whole window", "[training][t
 }
 
 TEST_CASE("TanhPenalty refuses bad settings and lists them", "[training][tanh]") {
-  CHECK_THROWS_WITH((TanhPenalty{.frequency_scale = -1}.check(4, 8)), "TanhPenalty: frequency_scale = -1 is negative");
-  CHECK_THROWS_WITH((TanhPenalty{.scale = 0}.check(4, 8)), "TanhPenalty: scale = 0 is not positive");
+  CHECK_THROWS_WITH((TanhPenalty{.frequency_scale = -1}.check(4, 8)),
+                    "TanhPenalty: frequency_scale = -1 is not in [0, infinity)");
+  CHECK_THROWS_WITH((TanhPenalty{.scale = 0}.check(4, 8)), "TanhPenalty: scale = 0 is not in (0, infinity)");
   std::string seen;
   TanhPenalty{}.visit_settings(
       [&](std::string_view name, const auto& value) { seen += sae::detail::concat(name, "=", value, ";"); });

@@ -98,7 +98,7 @@ TEST_CASE("k annealing refuses what it cannot do", "[training][k_annealing]") {
   CHECK(made(sae::GroupMax{.k = 4}, {.from = 5, .steps = 3}) ==
         "Trainer: k_annealing.from = 5, and the activation group_max has no k to anneal (topk, batch_topk and abs_topk have)");
   CHECK(made(sae::TopK{.k = 3}, {.from = 41, .steps = 3}) == "Trainer: k_annealing.from = 41 is not in [1, 40] (the latents)");
-  CHECK(made(sae::TopK{.k = 3}, {.from = -1}) == "Trainer: k_annealing.from = -1 is negative");
+  CHECK(made(sae::TopK{.k = 3}, {.from = -1}) == "Trainer: k_annealing.from = -1 is not in [0, infinity)");
   CHECK(made(sae::TopK{.k = 3}, {.from = 5, .steps = 9}) ==
         "Trainer: k_annealing.steps = 9 is not in [1, 8] (the steps of the run)");
   Model<sae::TopK> model(width, latents, {.k = 3});
@@ -129,6 +129,28 @@ TEST_CASE("k annealing: a resumed run ends with the same bytes", "[training][k_a
   sae::load_checkpoint(resumed->trainer, path);
   resumed->trainer.fit(resumed->source);
   CHECK(small_training::bytes_of(straight->model) == small_training::bytes_of(resumed->model));
+}
+
+TEST_CASE("decoder rows are brought to their norm before the update where that is asked for", "[training][decoder]") {
+  const Dense x = random_rows(20, width, 3, 1);
+  const sae::AnyObjective objective{sae::AuxK{}};
+  for (const double clip : {0.0, 1e9}) {  // both routes
+    Model<sae::TopK> model(width, latents, sae::TopK{.k = 4});
+    for (Index i = 0; i < latents; ++i) model.parameters().W_dec.map().row(i) *= 1 + 0.1 * static_cast<double>(i);
+    const auto g = model.gradient(x, objective).parameters;  // of rows as they are
+    const Dense norms = model.parameters().W_dec.map().rowwise().norm();
+    const Dense unit = model.parameters().W_dec.map().array().colwise() / norms.col(0).array();
+    const Dense along = (g.W_dec.map().array() * unit.array()).rowwise().sum();
+    const Dense want = unit - 0.01 * (g.W_dec.map() - (unit.array().colwise() * along.col(0).array()).matrix());
+    auto config = plain(2);
+    config.optimizer = sae::Sgd{.momentum = 0};
+    config.normalise_before_update = true;
+    config.clip_norm = clip;
+    sae::Trainer trainer(model, config, objective);
+    trainer.train_step(x);
+    CHECK((model.parameters().W_dec.map() - want).cwiseAbs().maxCoeff() < 1e-14);
+    CHECK((want.rowwise().norm().array() - 1).abs().maxCoeff() > 1e-9);  // the update left them so
+  }
 }
 
 TEST_CASE("frozen tensors stay, the others move as they would", "[training][frozen]") {

@@ -3,9 +3,13 @@
 #include <sae/training/trainer.hpp>
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -328,6 +332,52 @@ TEST_CASE("batches are filled from a source that gives fewer rows at a time", "[
   }
 }
 
+namespace {
+
+/// How many batches the source was asked for, and a term that waits until it is asked for the one behind its own.
+struct Asked {
+  std::atomic<Index> batches = 0, overlapped = 0;
+};
+struct CountedSource {
+  sae::MatrixSource<double>& inner;
+  Asked& asked;
+  Index width() const { return inner.width(); }
+  Index next(sae::Tensor<double>& batch) { return ++asked.batches, inner.next(batch); }
+  sae::SourceState state() const { return inner.state(); }
+  void restore(const sae::SourceState& state) { inner.restore(state); }
+};
+struct WaitsForTheNext {
+  Asked* asked;
+  static constexpr std::string_view name = "waits";
+  void visit_settings(auto&&) const {}
+  void check(Index, Index) const {}
+  bool needs_decoder_norms() const { return false; }
+  template <class Step>
+  double apply(Step& step, sae::NoSelection&, sae::Threads&) const {
+    for (int wait = 0; wait < 100 && asked->batches < step.number + 2; ++wait)
+      std::this_thread::sleep_for(std::chrono::milliseconds(step.number % 3 == 2 ? 1 : 100));
+    asked->overlapped += asked->batches >= step.number + 2;
+    return 0;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("the source is read while a step works, but not ahead of a callback", "[training][trainer][threads]") {
+  const Dense rows = data(70);
+  TopKModel model(width, 40, {.k = 3});
+  sae::TrainerConfig config = plain(9, 20);
+  config.report_every = 3;
+  Asked asked;
+  auto inner = in_order(rows);
+  CountedSource source{inner, asked};
+  sae::Trainer trainer(model, config, sae::Objective{WaitsForTheNext{&asked}});
+  std::vector<Index> before;
+  trainer.fit(source, [&](const sae::StepReport&) { before.push_back(asked.batches); });
+  CHECK(before == std::vector<Index>{3, 6, 9});
+  CHECK(asked.overlapped == 6);
+}
+
 TEST_CASE("after an exception fit goes on where it was", "[training][trainer]") {
   const Dense rows = data(400);
   const auto config = [] { return sae::TrainerConfig{.steps = 12, .batch = 20, .learning_rate = 0.01}; };
@@ -459,23 +509,25 @@ TEST_CASE("settings that make no sense are refused in a sentence", "[training][t
     refused(config, message);
   };
   with([](auto& c) { c.batch = 0; }, "Trainer: batch = 0 is below 1 row");
-  with([](auto& c) { c.learning_rate = 0; }, "Trainer: learning_rate = 0 is not positive");
-  with([](auto& c) { c.learning_rate = nan_value; }, "Trainer: learning_rate = nan is not positive");
+  with([](auto& c) { c.learning_rate = 0; }, "Trainer: learning_rate = 0 is not in (0, infinity)");
+  with([](auto& c) { c.learning_rate = std::numeric_limits<double>::infinity(); },
+       "Trainer: learning_rate = inf is not in (0, infinity)");
+  with([](auto& c) { c.learning_rate = nan_value; }, "Trainer: learning_rate = nan is not in (0, infinity)");
   with([](auto& c) { c.schedule.warmup = 11; }, "Schedule: warmup = 11 and decay = 0 steps do not fit into 10 steps");
   with([](auto& c) { c.optimizer = sae::Adam{.beta1 = 1}; }, "Adam: beta1 = 1 is not in [0, 1)");
-  with([](auto& c) { c.sparsity_warmup = -1; }, "Trainer: sparsity_warmup = -1 is negative");
-  with([](auto& c) { c.clip_norm = -1; }, "Trainer: clip_norm = -1 is negative");
-  with([](auto& c) { c.clip_norm = nan_value; }, "Trainer: clip_norm = nan is negative");
-  with([](auto& c) { c.clip_epsilon = -1; }, "Trainer: clip_epsilon = -1 is negative");
-  with([](auto& c) { c.projection_epsilon = -1; }, "Trainer: projection_epsilon = -1 is negative");
-  with([](auto& c) { c.unit_norm_epsilon = -1; }, "Trainer: unit_norm_epsilon = -1 is negative");
+  with([](auto& c) { c.sparsity_warmup = -1; }, "Trainer: sparsity_warmup = -1 is not in [0, infinity)");
+  with([](auto& c) { c.clip_norm = -1; }, "Trainer: clip_norm = -1 is not in [0, infinity)");
+  with([](auto& c) { c.clip_norm = nan_value; }, "Trainer: clip_norm = nan is not in [0, infinity)");
+  with([](auto& c) { c.clip_epsilon = -1; }, "Trainer: clip_epsilon = -1 is not in [0, infinity)");
+  with([](auto& c) { c.projection_epsilon = -1; }, "Trainer: projection_epsilon = -1 is not in [0, infinity)");
+  with([](auto& c) { c.unit_norm_epsilon = -1; }, "Trainer: unit_norm_epsilon = -1 is not in [0, infinity)");
   with([](auto& c) { c.statistics_rows = 0; }, "Trainer: statistics_rows = 0 is below 1");
-  with([](auto& c) { c.dead.window = -1; }, "Trainer: dead.window = -1 is negative");
+  with([](auto& c) { c.dead.window = -1; }, "Trainer: dead.window = -1 is not in [0, infinity)");
   with([](auto& c) { c.report_every = 0; }, "Trainer: report_every = 0 is below 1");
   CHECK_THROWS_WITH(sae::Trainer(model, good(), sae::Objective{sae::AuxK{.k = 21}}),
                     "AuxK: k = 21 is not in [0, 20] (the number of latents; 0 takes D / 2)");
   CHECK_THROWS_WITH(sae::Trainer(model, good(), sae::Objective{sae::L1{.coefficient = -1}}),
-                    "L1: coefficient = -1 is negative");
+                    "L1: coefficient = -1 is not in [0, infinity)");
 
   sae::Trainer trainer(model, good());
   sae::MatrixSource<double> narrow(Dense(Dense::Ones(10, 5)));

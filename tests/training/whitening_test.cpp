@@ -80,7 +80,7 @@ TEST_CASE("whitened rows have covariance 1, by hand and by numbers", "[training]
   CHECK(constant.matrix.map().isIdentity(0));
   CHECK(constant.inverse.map().isIdentity(0));
   CHECK(sae::whitening_of(tensor_of(Dense::Constant(1, 3, 2.0)), 1e-3).mean[1] == 2);
-  CHECK_THROWS_WITH(sae::whitening_of(tensor_of(rows), 0), "whitening: floor = 0 is not a positive finite number");
+  CHECK_THROWS_WITH(sae::whitening_of(tensor_of(rows), 0), "whitening: floor = 0 is not in (0, infinity)");
   CHECK_THROWS_WITH(sae::whitening_of(sae::Tensor<double>(0, 3), 1e-3), "whitening: there are no rows");
 }
 
@@ -198,10 +198,10 @@ TEST_CASE("whitening and row norms that do not go together are refused", "[train
   CHECK_NOTHROW(sae::Trainer(layer, config, none));
   config = config_of(1);
   config.whitening_floor = 0;
-  CHECK_THROWS_WITH(sae::Trainer(plain, config, none), "Trainer: whitening_floor = 0 is not a positive finite number");
+  CHECK_THROWS_WITH(sae::Trainer(plain, config, none), "Trainer: whitening_floor = 0 is not in (0, infinity)");
   config = config_of(1);
   config.decoder_norm = 0;
-  CHECK_THROWS_WITH(sae::Trainer(plain, config, none), "Trainer: decoder_norm = 0 is not a positive finite number");
+  CHECK_THROWS_WITH(sae::Trainer(plain, config, none), "Trainer: decoder_norm = 0 is not in (0, infinity)");
 }
 
 TEST_CASE("normalised rows: where b_dec starts, what a report says, decoder rows of a fixed norm", "[training][whitening]") {

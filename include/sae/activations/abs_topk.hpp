@@ -3,7 +3,9 @@
 #include <sae/kernels/largest.hpp>
 
 #include <cmath>
+#include <optional>
 #include <string_view>
+#include <type_traits>
 
 namespace sae::inline SAE_ABI {
 
@@ -44,6 +46,7 @@ struct AbsTopK {
    public:
     void begin(const AbsTopK& config, const Parameters<Scalar>&, std::span<const Scalar> decoder_norms, Index rows) {
       norms_ = config.rank_by_decoder_norm ? decoder_norms : std::span<const Scalar>();
+      k_ = config.k;
       largest_.begin(rows, config.k, Scalar(0));
     }
     Scalar bound(Index row) const { return largest_.bound(row); }
@@ -53,12 +56,19 @@ struct AbsTopK {
       const Scalar* const norms = norms_.data() + first;
       largest_.take(row, first, z, [&](Index j) { return std::abs(values[j]) * norms[j]; });
     }
+    std::optional<ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
+      return ScreenRule{.k = k_, .norms = norms_.empty() ? nullptr : norms_.data(), .magnitude = true};
+    }
+    void offer(Index row, Index latent, Scalar z) {
+      largest_.offer(row, norms_.empty() ? std::abs(z) : std::abs(z) * norms_[static_cast<std::size_t>(latent)], z, latent);
+    }
     static void merge(std::span<Selector> /*blocks*/) {}
     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& /*band*/) {
       for (const auto& e : largest_.finish(row)) active.push(e.latent, e.z, e.z);
     }
 
    private:
+    Index k_ = 0;
     kernels::LargestPerRow<Scalar> largest_;
     std::span<const Scalar> norms_;
   };

@@ -216,9 +216,9 @@ class SelectorBlocks<AnyActivation, Scalar> {
   void take(Index block, Index row, Index first, std::span<const Scalar> z) {
     std::visit([&](auto& blocks) { blocks.take(block, row, first, z); }, value_);
   }
-  std::optional<kernels::ScreenRule> screened() const {
+  std::optional<ScreenRule> screened() const {
     return std::visit(
-        [](const auto& blocks) -> std::optional<kernels::ScreenRule> {
+        [](const auto& blocks) -> std::optional<ScreenRule> {
           if constexpr (requires { blocks.screened(); }) return blocks.screened();
           return std::nullopt;
         },

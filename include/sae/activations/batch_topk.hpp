@@ -60,7 +60,7 @@ struct BatchTopK {
       throw_value("BatchTopK: k = ", k, " is not in (0, ", latents, "] (the number of latents)");
     if (!(threshold_rate > 0 && threshold_rate <= 1))
       throw_value("BatchTopK: threshold_rate = ", threshold_rate, " is not in (0, 1]");
-    if (threshold_from < 0) throw_value("BatchTopK: threshold_from = ", threshold_from, " is negative");
+    require_non_negative("BatchTopK: threshold_from", threshold_from);
   }
   bool needs_decoder_norms() const { return rank_by_decoder_norm; }
   /// floor(k rows): entries that a batch keeps. A batch of less than 1 / k rows keeps none.
@@ -144,13 +144,14 @@ struct BatchTopK {
           static_cast<Index>(z.size()), [&](Index j) { return values[j] * norms[j]; }, bound, keep);
     }
     /// Everything above a guess, somewhat less than the smallest key of the last batch.
-    std::optional<kernels::ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
-      if (!norms_.empty() || !(guess_ > 0)) return std::nullopt;
-      return kernels::ScreenRule{.bound = guess_};
+    std::optional<ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
+      if (!(guess_ > 0)) return std::nullopt;
+      return ScreenRule{.bound = guess_, .norms = norms_.empty() ? nullptr : norms_.data()};
     }
     void offer(Index row, Index latent, Scalar z) {
-      above_guess_ += z >= guess_;
-      offer({z, z, static_cast<int>(row), static_cast<int>(latent)});
+      const Scalar key = norms_.empty() ? z : z * norms_[static_cast<std::size_t>(latent)];
+      above_guess_ += key >= guess_;
+      offer({key, z, static_cast<int>(row), static_cast<int>(latent)});
     }
     /// Where as many are above the guess as are kept, the smallest key that is kept is above it, and nothing that counts was left out;
     /// also where the pool's floor has passed it.

@@ -84,8 +84,8 @@ struct Gated {
             kept.push_back({static_cast<int>(first + j), values[j]});
           });
     }
-    std::optional<kernels::ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
-      return kernels::ScreenRule{.bound = std::numeric_limits<float>::denorm_min(), .shift = parameters_->b_gate.data()};
+    std::optional<ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
+      return ScreenRule{.bound = std::numeric_limits<float>::denorm_min(), .shift = parameters_->b_gate.data()};
     }
     void offer(Index row, Index latent, Scalar z) {
       if (z + parameters_->b_gate[latent] > Scalar(0))

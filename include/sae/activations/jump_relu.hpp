@@ -93,8 +93,8 @@ struct JumpReLU {
             kept.push_back({static_cast<int>(first + j), values[j]});
           });
     }
-    std::optional<kernels::ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
-      return kernels::ScreenRule{.bound = -half_ * (1 + 1e-6F) - 1e-35F, .shift = theta_, .sign = -1};
+    std::optional<ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
+      return ScreenRule{.bound = -half_ * (1 + 1e-6F) - 1e-35F, .shift = theta_, .sign = -1};
     }
     void offer(Index row, Index latent, Scalar z) {
       if (z - theta_[latent] > -half_) rows_[static_cast<std::size_t>(row)].push_back({static_cast<int>(latent), z});

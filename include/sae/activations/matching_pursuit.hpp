@@ -4,8 +4,11 @@
 #include <sae/kernels/pursuit.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -59,23 +62,24 @@ void pursue_rows(const Parameters& parameters, Step& step, Index rounds, bool by
   const Index width = step.input.cols(), latents = parameters.latents();
   const Tensor<Scalar>& w = parameters.encoder();
   threads.for_blocks(step.input.rows(), pursuit_block_rows, [&](Index begin, Index end, Index) {
-    auto loan = step.scratch.borrow(pursuit_block_rows * (width + kernels::match_tile));
+    auto loan = step.scratch.borrow(pursuit_block_rows * (width + kernels::match_tile + 1));
     Scalar *const residuals = loan.data(), *const scratch = residuals + pursuit_block_rows * width;
     std::copy_n(step.input.row(begin), (end - begin) * width, residuals);
-    std::vector<Index> running;  // the row of each residual
-    for (Index b = begin; b < end; ++b) running.push_back(b);
-    std::vector<int> best(running.size());
-    for (Index round = 0; round < rounds && !running.empty(); ++round) {
-      kernels::best_matches(residuals, static_cast<Index>(running.size()), width, w.data(), latents, by_magnitude, scratch,
+    std::array<Index, pursuit_block_rows> running;  // the row of each residual
+    std::array<int, pursuit_block_rows> best;
+    auto left = static_cast<std::size_t>(end - begin);
+    std::iota(running.begin(), running.begin() + (end - begin), begin);
+    for (Index round = 0; round < rounds && left > 0; ++round) {
+      kernels::best_matches(residuals, static_cast<Index>(left), width, w.data(), latents, by_magnitude, scratch,
                             std::span<int>(best));
       std::size_t kept = 0;
-      for (std::size_t n = 0; n < running.size(); ++n) {
+      for (std::size_t n = 0; n < left; ++n) {
         Scalar* const residual = residuals + static_cast<Index>(n) * width;
         if (best[n] < 0 || !choose(running[n], best[n], residual)) continue;
         if (kept != n) std::copy_n(residual, width, residuals + static_cast<Index>(kept) * width);
         running[kept++] = running[n];
       }
-      running.resize(kept);
+      left = kept;
     }
   });
 }
@@ -86,14 +90,16 @@ void gather_choices(Step& step, Index rows, Index latents) {
   using Scalar = typename Step::Scalar;
   step.main.entries.reset(latents);
   step.band.entries.reset(latents);
-  std::vector<Choice<Scalar>> sorted;
+  auto& sorted = step.choice_order;  // latents and when they were chosen
   for (Index b = 0; b < rows; ++b) {
-    sorted = step.choices[static_cast<std::size_t>(b)];
-    std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& c) { return a.latent < c.latent; });
+    const auto& chosen = step.choices[static_cast<std::size_t>(b)];
+    sorted.clear();
+    for (std::size_t t = 0; t < chosen.size(); ++t) sorted.emplace_back(chosen[t].latent, t);
+    std::sort(sorted.begin(), sorted.end());
     for (std::size_t t = 0; t < sorted.size();) {
-      const int latent = sorted[t].latent;
+      const int latent = sorted[t].first;
       Scalar sum = 0;
-      for (; t < sorted.size() && sorted[t].latent == latent; ++t) sum += sorted[t].value;
+      for (; t < sorted.size() && sorted[t].first == latent; ++t) sum += chosen[sorted[t].second].value;
       step.main.entries.push(latent, sum, sum);
     }
     step.main.entries.finish_row();

@@ -41,9 +41,7 @@ struct ReLU {
             kept.push_back({static_cast<int>(first + j), z[static_cast<std::size_t>(j)]});
           });
     }
-    std::optional<kernels::ScreenRule> screened() const {
-      return kernels::ScreenRule{.bound = std::numeric_limits<float>::denorm_min()};
-    }
+    std::optional<ScreenRule> screened() const { return ScreenRule{.bound = std::numeric_limits<float>::denorm_min()}; }
     void offer(Index row, Index latent, Scalar z) {
       if (z > Scalar(0)) rows_[static_cast<std::size_t>(row)].push_back({static_cast<int>(latent), z});
     }

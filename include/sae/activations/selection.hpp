@@ -1,6 +1,6 @@
 #pragma once
+#include <sae/activations/screen_rule.hpp>
 #include <sae/core/codes.hpp>
-#include <sae/kernels/screen.hpp>
 
 #include <algorithm>
 #include <optional>
@@ -34,7 +34,7 @@
 //   void backward(const Backward<Scalar>& at, const Parameters<Scalar>&, Parameters<Scalar>& gradient) const;
 //
 // It may have, besides:
-//   std::optional<kernels::ScreenRule> Selector::screened() const; void Selector::offer(Index row, Index latent, Scalar z);
+//   std::optional<ScreenRule> Selector::screened() const; void Selector::offer(Index row, Index latent, Scalar z);
 //   static bool Selector::screen_holds(std::span<const Selector> blocks);
 //                                                       see SelectorBlocks; of float32 alone, `screened` after `begin` and `link`
 //   bool encoder_bias() const;                          false: the model has no b_enc
@@ -143,7 +143,7 @@ class SelectorBlocks {
     blocks_[static_cast<std::size_t>(block)].take(row, first, z);
   }
   /// What of the float32 pre-activations of this batch can be selected, where a screen may find it; else nothing.
-  std::optional<kernels::ScreenRule> screened() const {
+  std::optional<ScreenRule> screened() const {
     if constexpr (requires(const Selector& selector) { selector.screened(); })
       if (count_ > 0) return blocks_[0].screened();
     return std::nullopt;

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string_view>
+#include <type_traits>
 
 namespace sae::inline SAE_ABI {
 
@@ -59,11 +60,12 @@ struct TopK {
       const Scalar *const values = z.data(), *const norms = norms_.data() + first;
       largest_.take(row, first, z, [&](Index j) { return values[j] * norms[j]; });
     }
-    std::optional<kernels::ScreenRule> screened() const {
-      if (norms_.empty()) return kernels::ScreenRule{.k = k_};
-      return std::nullopt;
+    std::optional<ScreenRule> screened() const requires(std::is_same_v<Scalar, float>) {
+      return ScreenRule{.k = k_, .norms = norms_.empty() ? nullptr : norms_.data()};
     }
-    void offer(Index row, Index latent, Scalar z) { largest_.offer(row, z, z, latent); }
+    void offer(Index row, Index latent, Scalar z) {
+      largest_.offer(row, norms_.empty() ? z : z * norms_[static_cast<std::size_t>(latent)], z, latent);
+    }
     /// Called once when all blocks have seen everything; a rank over the whole batch (BatchTopK) works here.
     static void merge(std::span<Selector> /*blocks*/) {}
     void emit(Index row, Entries<Scalar>& active, Entries<Scalar>& /*band*/) {

@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <concepts>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -67,6 +68,17 @@ template <class... Parts>
 template <class... Parts>
 [[noreturn]] SAE_NOINLINE void throw_host(const Parts&... parts) {
   throw HostError(detail::concat(parts...));
+}
+
+/// \throws ValueError  value is not in [0, infinity); a NaN is not. `setting` names it: "L1: coefficient".
+template <class T>
+void require_non_negative(std::string_view setting, T value) {
+  if (!(value >= 0 && value <= std::numeric_limits<T>::max())) throw_value(setting, " = ", value, " is not in [0, infinity)");
+}
+/// \throws ValueError  value is not in (0, infinity); a NaN is not.
+template <class T>
+void require_positive(std::string_view setting, T value) {
+  if (!(value > 0 && value <= std::numeric_limits<T>::max())) throw_value(setting, " = ", value, " is not in (0, infinity)");
 }
 
 }  // namespace sae::inline SAE_ABI

@@ -178,8 +178,7 @@ struct MakeProbability {
 };
 struct CheckProbability {
   void operator()(const ZipfianFiring& c) const {
-    if (!(c.exponent > 0 && std::isfinite(c.exponent)))
-      throw_value("synthetic firing_probability: exponent = ", c.exponent, " is not positive");
+    require_positive("synthetic firing_probability: exponent", c.exponent);
     check_range(c.min_prob, c.max_prob);
   }
   void operator()(const LinearFiring& c) const { check_range(c.min_prob, c.max_prob); }
@@ -220,7 +219,7 @@ struct MakeMagnitude {
 struct CheckMagnitude {
   std::string_view key;
   void operator()(const ConstantMagnitude& c) const {
-    if (!(c.value >= 0 && std::isfinite(c.value))) throw_value("synthetic ", key, ": value = ", c.value, " is negative");
+    require_non_negative(detail::concat("synthetic ", key, ": value"), c.value);
   }
   void operator()(const LinearMagnitude& c) const { check_ends(c.start, c.end); }
   void operator()(const ExponentialMagnitude& c) const { check_ends(c.start, c.end); }
@@ -247,15 +246,15 @@ inline void SyntheticConfig::check() const {
   std::visit(detail::CheckProbability{}, firing_probability);
   std::visit(detail::CheckMagnitude{"std_firing_magnitudes"}, std_firing_magnitudes);
   std::visit(detail::CheckMagnitude{"mean_firing_magnitudes"}, mean_firing_magnitudes);
-  if (!(bias >= 0 && std::isfinite(bias))) throw_value("synthetic: bias = ", bias, " is negative");
+  require_non_negative("synthetic: bias", bias);
   if (hierarchy) {
     const HierarchyConfig& h = *hierarchy;
-    if (h.total_root_nodes < 1) throw_value("synthetic hierarchy: total_root_nodes = ", h.total_root_nodes, " is not positive");
+    require_positive("synthetic hierarchy: total_root_nodes", h.total_root_nodes);
     if (h.branching_factor < 2) throw_value("synthetic hierarchy: branching_factor = ", h.branching_factor, " is below 2");
     if (h.branching_factor_max != 0 && h.branching_factor_max < h.branching_factor)
       throw_value("synthetic hierarchy: branching_factor = [", h.branching_factor, ", ", h.branching_factor_max,
                   "] does not ascend");
-    if (h.max_depth < 0) throw_value("synthetic hierarchy: max_depth = ", h.max_depth, " is negative");
+    require_non_negative("synthetic hierarchy: max_depth", h.max_depth);
     if (!(h.mutually_exclusive_portion >= 0 && h.mutually_exclusive_portion <= 1))
       throw_value("synthetic hierarchy: mutually_exclusive_portion = ", h.mutually_exclusive_portion, " is not in [0, 1]");
     if (h.mutually_exclusive_min_depth < 0 ||

@@ -204,7 +204,7 @@ class NpyRowWriter {
   /// \param dtype  float32, float16, float64, or bfloat16 (stored as uint16); values are rounded to nearest, ties to even
   NpyRowWriter(const std::filesystem::path& path, Index width, Dtype dtype = Dtype::float32, OutputOptions options = {})
       : width_(width), dtype_(dtype), out_(path, options) {
-    if (width < 1) throw_value("NpyRowWriter: width = ", width, " is not positive");
+    require_positive("NpyRowWriter: width", width);
     if (!is_floating(dtype)) throw_value("NpyRowWriter: rows are floating-point numbers, not ", to_string(dtype));
     const std::string header = detail::npy_header(dtype_, std::array<Index, 2>{0, width_});
     header_bytes_ = header.size();

@@ -56,6 +56,28 @@ std::map<std::string, std::vector<Index>> parameter_shapes(const Model& model) {
 }
 }  // namespace detail
 
+namespace detail {
+/// Encodes with workspaces that keep what follows from the weights of a model that does not change, from any thread. A copy, which is
+/// of other weights, starts without any.
+template <class Model>
+class KeptEncoder {
+ public:
+  KeptEncoder() = default;
+  KeptEncoder(const KeptEncoder&) {}
+  KeptEncoder(KeptEncoder&&) noexcept = default;
+  KeptEncoder& operator=(const KeptEncoder&) { return *this = KeptEncoder(); }
+  KeptEncoder& operator=(KeptEncoder&&) noexcept = default;
+  Codes<float> operator()(const Model& model, const Batch<float>& rows, Threads& threads) const {
+    auto workspace = workspaces_.borrow();
+    workspace->keep_weights();
+    return model.encode_into(rows, *workspace, threads);
+  }
+
+ private:
+  mutable Pool<typename Model::template Workspace<>> workspaces_;
+};
+}  // namespace detail
+
 /// A trained SAE whose architecture is known at run time only, with what its files say about it. Copies copy the weights. Const
 /// members may be called from several threads at once.
 class AnySae : public StoredDetails {
@@ -73,7 +95,7 @@ class AnySae : public StoredDetails {
   InputNormalisation input_normalisation() const { return model_.input_normalisation(); }
 
   Codes<float> encode(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
-    return model_.encode(rows, threads);
+    return encoder_(model_, rows, threads);
   }
   Matrix<float> decode(const Codes<float>& codes, Threads& threads = Threads::shared()) const {
     return model_.decode(codes, threads);
@@ -86,7 +108,7 @@ class AnySae : public StoredDetails {
     return model_.row_spreads(rows, threads);
   }
   Matrix<float> reconstruct(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
-    return model_.reconstruct(rows, threads);
+    return decode(encode(rows, threads), rows, threads);
   }
 
   AnyModel::ConstWeights W_enc() const { return model_.W_enc(); }       ///< [F x D]
@@ -105,6 +127,7 @@ class AnySae : public StoredDetails {
 
  private:
   AnyModel model_;
+  detail::KeptEncoder<AnyModel> encoder_;
 };
 
 /// The same of a transcoder.
@@ -122,7 +145,7 @@ class AnyStoredTranscoder : public StoredDetails {
   }
   std::string activation() const { return detail::activation_text(model_.activation()); }
   Codes<float> encode(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
-    return model_.encode(rows, threads);
+    return encoder_(model_, rows, threads);
   }
   /// Predictions [N x D_out].
   Matrix<float> reconstruct(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
@@ -132,6 +155,7 @@ class AnyStoredTranscoder : public StoredDetails {
 
  private:
   AnyTranscoder model_;
+  detail::KeptEncoder<AnyTranscoder> encoder_;
 };
 
 namespace detail {

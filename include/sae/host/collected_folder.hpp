@@ -138,7 +138,7 @@ class CollectedWriter {
         folder_(path, {.overwrite = options.overwrite, .marker = std::string(detail::collect_file)}),
         tokens_(folder_ / "tokens.npy") {
     if (info_.sites.empty()) throw_value("CollectedWriter: there is no site");
-    if (info_.width < 1) throw_value("CollectedWriter: width = ", info_.width, " is not positive");
+    require_positive("CollectedWriter: width", info_.width);
     if (!is_floating(info_.dtype)) throw_value("CollectedWriter: rows are floating-point numbers");
     shard_rows_ = (std::max)(Index{1}, options.shard_bytes / (info_.width * item_size(info_.dtype)));
     tokens_.write(tokens_header(0));

@@ -25,7 +25,7 @@ class Windows {
   Windows(std::span<const Token> tokens, Token bos, const WindowOptions& options)
       : context_(options.context), bos_(bos), skipped_(options.skip_tokens) {
     if (options.context < 2) throw_value("windows: context = ", options.context, " is below 2 (a token and the next one)");
-    if (options.skip_tokens < 0) throw_value("windows: skip_tokens = ", options.skip_tokens, " is negative");
+    require_non_negative("windows: skip_tokens", options.skip_tokens);
     if (options.tokens < 0) throw_value("windows: tokens = ", options.tokens, " is negative (0 takes all)");
     const Index total = static_cast<Index>(tokens.size()), text = text_per_window();
     if (total == 0) throw_value("windows: the text is empty (it has no tokens)");

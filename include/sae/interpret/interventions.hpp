@@ -78,7 +78,7 @@ class EditedRows {
   static EditedRows after_first() { return from(1); }
   /// Positions first, first + 1, ...
   static EditedRows from(Index first) {
-    if (first < 0) throw_value("EditedRows: position ", first, " is negative");
+    require_non_negative("EditedRows: position", first);
     EditedRows out;
     out.first_ = first;
     return out;
@@ -86,7 +86,7 @@ class EditedRows {
   /// These positions alone, in any order; none is legal and edits nothing.
   static EditedRows at(std::vector<Index> positions) {
     std::sort(positions.begin(), positions.end());
-    if (!positions.empty() && positions.front() < 0) throw_value("EditedRows: position ", positions.front(), " is negative");
+    if (!positions.empty()) require_non_negative("EditedRows: position", positions.front());
     EditedRows out;
     out.listed_ = true;
     out.positions_ = std::move(positions);

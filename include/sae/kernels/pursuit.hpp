@@ -13,11 +13,12 @@ namespace sae::inline SAE_ABI::kernels {
 inline constexpr Index match_tile = 512;  ///< latents that `best_matches` looks at in one product
 
 /// best[b] = argmax_i r_b . w_i, or of |r_b . w_i| with `by_magnitude`, where it is above 0; else -1. Ties go to the lower i; NaN is
-/// above nothing. r [n x width], w [latents x width], scratch [n x match_tile]. Cost: the dense product n x latents x width.
+/// above nothing. r [n x width], w [latents x width], scratch [n x (match_tile + 1)]. Cost: the dense product n x latents x width.
 template <class Scalar>
 void best_matches(const Scalar* r, Index n, Index width, const Scalar* w, Index latents, bool by_magnitude, Scalar* scratch,
                   std::span<int> best) {
-  std::vector<Scalar> highest(static_cast<std::size_t>(n), Scalar(0));
+  Scalar* const highest = scratch + n * match_tile;
+  std::fill_n(highest, n, Scalar(0));
   std::fill_n(best.begin(), n, -1);
   for (Index first = 0; first < latents; first += match_tile) {
     const Index count = std::min(match_tile, latents - first);
@@ -25,14 +26,14 @@ void best_matches(const Scalar* r, Index n, Index width, const Scalar* w, Index 
     add_product_nt(scratch, match_tile, r, width, w + first * width, width, n, count, width);
     for (Index b = 0; b < n; ++b) {
       const Scalar* const z = scratch + b * match_tile;
-      Scalar high = highest[static_cast<std::size_t>(b)];
+      Scalar high = highest[b];
       for (Index j = 0; j < count; ++j) {
         const Scalar key = by_magnitude ? std::abs(z[j]) : z[j];
         if (!(key > high)) continue;
         high = key;
         best[static_cast<std::size_t>(b)] = static_cast<int>(first + j);
       }
-      highest[static_cast<std::size_t>(b)] = high;
+      highest[b] = high;
     }
   }
 }

@@ -22,6 +22,7 @@ struct ScreenPanel {
 struct ScreenRow {
   float scale, alpha, beta;
   std::int32_t offset;  ///< `ScreenKernels::added` times the sum of its codes
+  std::int32_t bits;    ///< of z that count: all, or all but the sign where |z| is looked at
 };
 /// Where candidates of a row go: latents and bounds of z.
 struct ScreenList {
@@ -45,7 +46,7 @@ struct ScreenKernels {
   Sums (*quantise)(const float* x, const float* g, Index n, float step, std::uint8_t* q);
   /// out [rows x screen_panel] = the products of rows x [units][rows][4] with a panel; one for each of screen_groups.
   void (*products[3])(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out);
-  /// Appends the latents of a panel that may have z >= bound; `first` is the number of its first latent. Returns how many. Writes
+  /// Appends the latents of a panel that may have z >= bound, or |z|; `first` is the number of its first latent. Returns how many. Writes
   /// up to screen_panel numbers of each list.
   Index (*keep)(const std::int32_t* product, const ScreenPanel& panel, const ScreenRow& row, float bound, int first,
                 const ScreenList& to);
@@ -94,7 +95,8 @@ inline Index keep(const std::int32_t* product, const ScreenPanel& of, const Scre
                   const ScreenList& to) {
   Index count = 0;
   for (Index i = 0; i < screen_panel; ++i) {
-    const float z = static_cast<float>(product[i] - row.offset) * (of.scale[i] * row.scale) + of.bias[i];
+    const float about = static_cast<float>(product[i] - row.offset) * (of.scale[i] * row.scale) + of.bias[i];
+    const auto z = std::bit_cast<float>(std::bit_cast<std::int32_t>(about) & row.bits);
     const float error = row.alpha * of.error[i] + row.beta * of.norm[i] + of.slack[i];
     if (!(z + error >= bound)) continue;
     to.latents[count] = first + static_cast<int>(i);
@@ -179,12 +181,14 @@ SAE_VNNI inline Index keep(const std::int32_t* product, const ScreenPanel& of, c
                            const ScreenList& to) {
   const __m512 scale = _mm512_set1_ps(row.scale), alpha = _mm512_set1_ps(row.alpha), beta = _mm512_set1_ps(row.beta),
                least = _mm512_set1_ps(bound);
-  const __m512i offset = _mm512_set1_epi32(row.offset);
+  const __m512i offset = _mm512_set1_epi32(row.offset), bits = _mm512_set1_epi32(row.bits);
   Index count = 0;
 #pragma GCC unroll 2
   for (Index i = 0; i < screen_panel; i += 16) {
     const __m512 about = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_sub_epi32(_mm512_loadu_si512(product + i), offset));
-    const __m512 z = _mm512_fmadd_ps(about, _mm512_mul_ps(_mm512_loadu_ps(of.scale + i), scale), _mm512_loadu_ps(of.bias + i));
+    const __m512 sum =
+        _mm512_fmadd_ps(about, _mm512_mul_ps(_mm512_loadu_ps(of.scale + i), scale), _mm512_loadu_ps(of.bias + i));
+    const __m512 z = _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(sum), bits));
     const __m512 error = _mm512_fmadd_ps(alpha, _mm512_loadu_ps(of.error + i),
                                          _mm512_fmadd_ps(beta, _mm512_loadu_ps(of.norm + i), _mm512_loadu_ps(of.slack + i)));
     const __m512 upper = _mm512_add_ps(z, error);
@@ -308,12 +312,15 @@ SAE_AVX2 inline Index keep(const std::int32_t* product, const ScreenPanel& of, c
   const __m256 scale = _mm256_set1_ps(row.scale), alpha = _mm256_set1_ps(row.alpha), beta = _mm256_set1_ps(row.beta),
                least = _mm256_set1_ps(bound);
   const __m256i offset = _mm256_set1_epi32(row.offset);
+  const __m256 bits = _mm256_castsi256_ps(_mm256_set1_epi32(row.bits));
   Index count = 0;
 #pragma GCC unroll 4
   for (Index i = 0; i < screen_panel; i += 8) {
     const __m256 about =
         _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(product + i)), offset));
-    const __m256 z = _mm256_fmadd_ps(about, _mm256_mul_ps(_mm256_loadu_ps(of.scale + i), scale), _mm256_loadu_ps(of.bias + i));
+    const __m256 sum =
+        _mm256_fmadd_ps(about, _mm256_mul_ps(_mm256_loadu_ps(of.scale + i), scale), _mm256_loadu_ps(of.bias + i));
+    const __m256 z = _mm256_and_ps(sum, bits);
     const __m256 error = _mm256_fmadd_ps(alpha, _mm256_loadu_ps(of.error + i),
                                          _mm256_fmadd_ps(beta, _mm256_loadu_ps(of.norm + i), _mm256_loadu_ps(of.slack + i)));
     const __m256 upper = _mm256_add_ps(z, error);

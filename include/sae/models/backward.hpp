@@ -334,18 +334,18 @@ void add_column_sums(const Tensor<Scalar>& m, Scalar* out, Tensor<Scalar>& parti
 ///   dL/db_dec = sum_b G_b - c sum_i (sum_b dz[b,i]) W_enc[i]          dL/dW_skip = G^T x
 /// and what terms add to either.
 template <class Step, class Parameters>
-void shared_gradients(Step& step, const Tensor<typename Step::Scalar>* read, Parameters& gradient,
-                      Tensor<typename Step::Scalar>& partial, Threads& threads) {
+void shared_gradients(Step& step, const Tensor<typename Step::Scalar>* read, Parameters& gradient, Threads& threads) {
   using Scalar = typename Step::Scalar;
   gradient.b_dec.set_zero();
-  if (step.decoder_bias != &step.no_bias) add_column_sums(step.cotangent, gradient.b_dec.data(), partial, threads);
+  if (step.decoder_bias != &step.no_bias) add_column_sums(step.cotangent, gradient.b_dec.data(), step.column_sums, threads);
   for (std::size_t j = 0; j < step.own_decoder_bias_gradient.size(); ++j)
     gradient.b_dec[static_cast<Index>(j)] += step.own_decoder_bias_gradient[j];
   if (read != nullptr)
     for (Index k = 0; k < read->rows(); ++k) kernels::add_scaled(gradient.b_dec.data(), Scalar(-1), read->row(k), read->cols());
   if (gradient.W_skip.size() == 0) return;
   const Index out = step.output_width(), in = step.input_width(), rows = step.rows();
-  Tensor<Scalar> transposed(out, rows);
+  Tensor<Scalar>& transposed = step.transposed;
+  if (transposed.rows() != out || transposed.cols() != rows) transposed.resize(out, rows);
   transposed.map() = step.cotangent.map().transpose();
   for (const auto* further : step.skip_cotangents) transposed.map() += further->map().transpose();
   gradient.W_skip.set_zero();
@@ -363,7 +363,8 @@ void materialise_gradient(const Model& model, Step& step, typename Model::Parame
   const bool subtracts = model.subtracts_decoder_bias(), has_bias = gradient.b_enc.size() > 0;
   const Tensor<Scalar>& encoder = *step.encoder;
   const Index blocks = (latents + gradient_block_latents - 1) / gradient_block_latents;
-  Tensor<Scalar> read(subtracts ? blocks : 0, in), partial;
+  Tensor<Scalar>& read = step.read_sums;
+  if (subtracts) read.resize(blocks, in);
   threads.for_blocks(latents, gradient_block_latents, [&](Index begin, Index end, Index block) {
     visit_latent_gradients(step, begin, end, [&](Index i, Scalar* g_enc, Scalar g_bias, Scalar* g_dec) {
       if (g_enc != nullptr) std::copy_n(g_enc, in, gradient.W_enc.row(i));
@@ -372,7 +373,7 @@ void materialise_gradient(const Model& model, Step& step, typename Model::Parame
       if (subtracts) kernels::add_scaled(read.row(block), g_bias, encoder.row(i), in);
     });
   });
-  shared_gradients(step, subtracts ? &read : nullptr, gradient, partial, threads);
+  shared_gradients(step, subtracts ? &read : nullptr, gradient, threads);
 }
 
 }  // namespace sae::inline SAE_ABI::detail

@@ -171,10 +171,8 @@ class CrossLayerTranscoder {
     if (detail::has_tied_weights(activation_))
       throw_value("CrossLayerTranscoder: ", std::string_view(activation_.name),
                   " ties encoder and decoder, whose widths differ");
-    if (!(options.encoder_norm > 0))
-      throw_value("CrossLayerTranscoder: encoder_norm = ", options.encoder_norm, " is not positive");
-    if (!(options.decoder_norm >= 0))
-      throw_value("CrossLayerTranscoder: decoder_norm = ", options.decoder_norm, " is negative");
+    require_positive("CrossLayerTranscoder: encoder_norm", options.encoder_norm);
+    require_non_negative("CrossLayerTranscoder: decoder_norm", options.decoder_norm);
     if (activation_.needs_decoder_norms() && options.decoder_norm == 0)
       throw_value("CrossLayerTranscoder: decoder_norm = 0, and ", std::string_view(activation_.name),
                   " ranks by the decoder norm: no latent would ever be active");

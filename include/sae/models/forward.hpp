@@ -5,6 +5,7 @@
 #include <sae/models/step.hpp>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <optional>
@@ -24,6 +25,8 @@ inline constexpr Index dense_entries_per_1000 = 200;
 inline Index encode_block_rows(Index rows) { return std::clamp<Index>((rows + 3) / 4, 32, 256); }
 
 inline bool is_dense(Index entries, Index cells) { return entries * 1000 > cells * dense_entries_per_1000; }
+/// Rows of a block of what goes by entries: where they are many, a tile of them is a product.
+inline constexpr Index dense_block_rows = 256, sparse_block_rows = 32;
 
 /// Calls take(row, first latent, z) for every tile of pre-activations z = x w^T + b of every row of a block; the latents of a row ascend.
 /// x [rows x width], w [latents x width], b [latents] or null: 0. With a gate z = (x w^T + b) sigmoid(x w_gate^T + b_gate).
@@ -55,12 +58,38 @@ void for_each_pre_activation_of_block(const Scalar* x, Index rows, Index width, 
     for (Index r = 0; r < rows; ++r) take(r, first, std::span<const Scalar>(z + r * tile_latents, static_cast<std::size_t>(n)));
   }
 }
+// A single block is worth sharing among threads from so many multiplications on: what they take is some times what waking a thread
+// does (5 to 10 us).
+inline constexpr Index shared_block_cells = 1 << 20;
+
 /// The same of all blocks, as take(block, row in block, first latent, z): blocks run in parallel, the calls of one block in order.
 template <class Scalar, class Take>
 void for_each_pre_activation(const Scalar* x, Index rows, Index width, const Scalar* w, const Scalar* b, Index latents,
                              ScratchPool<Scalar>& scratch, Threads& threads, const Take& take,
                              const EncoderGate<Scalar>& gate = {}) {
-  threads.for_blocks(rows, encode_block_rows(rows), [&](Index begin, Index end, Index block) {
+  const Index block_rows = encode_block_rows(rows);
+  if (rows <= block_rows && threads.count() > 1 && rows * width * latents >= shared_block_cells) {
+    // A few rows are one block: the threads share its latents, then all z [rows x latents] are shown in order.
+    auto loan = scratch.borrow(rows * latents);
+    Scalar* const all = loan.data();
+    const Index tiles = (latents + tile_latents - 1) / tile_latents;
+    const Index piece = (tiles + threads.count() - 1) / threads.count() * tile_latents;
+    threads.for_blocks(latents, piece, [&](Index begin, Index end, Index) {
+      const auto at = [&](const Scalar* p, Index stride) { return p == nullptr ? nullptr : p + begin * stride; };
+      for_each_pre_activation_of_block(x, rows, width, w + begin * width, at(b, 1), end - begin, scratch,
+                                       EncoderGate<Scalar>{at(gate.weights, width), at(gate.bias, 1)},
+                                       [&](Index row, Index first, std::span<const Scalar> z) {
+                                         std::copy(z.begin(), z.end(), all + row * latents + begin + first);
+                                       });
+    });
+    for (Index first = 0; first < latents; first += tile_latents)
+      for (Index r = 0; r < rows; ++r)
+        take(Index{0}, r, first,
+             std::span<const Scalar>(all + r * latents + first,
+                                     static_cast<std::size_t>(std::min(tile_latents, latents - first))));
+    return;
+  }
+  threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
     for_each_pre_activation_of_block(x + begin * width, end - begin, width, w, b, latents, scratch, gate,
                                      [&](Index row, Index first, std::span<const Scalar> z) { take(block, row, first, z); });
   });
@@ -140,7 +169,7 @@ void add_decoded(const Codes<Scalar>& codes, const Tensor<Scalar>& w, Tensor<Sca
                  Threads& threads) {
   const Index width = w.cols(), latents = w.rows();
   const bool dense = is_dense(codes.size(), codes.rows() * latents);
-  threads.for_blocks(codes.rows(), dense ? 256 : 32, [&](Index begin, Index end, Index) {
+  threads.for_blocks(codes.rows(), dense ? dense_block_rows : sparse_block_rows, [&](Index begin, Index end, Index) {
     const Index rows = end - begin;
     if (!dense) {
       for (Index b = begin; b < end; ++b) {
@@ -151,7 +180,7 @@ void add_decoded(const Codes<Scalar>& codes, const Tensor<Scalar>& w, Tensor<Sca
       }
       return;
     }
-    std::vector<Index> next(static_cast<std::size_t>(rows));
+    std::array<Index, dense_block_rows> next;
     for (Index r = 0; r < rows; ++r) next[static_cast<std::size_t>(r)] = codes.begin(begin + r);
     add_decoded_range(codes, w, out, begin, end, 0, latents, next.data(), true, scratch);
   });
@@ -168,7 +197,7 @@ void add_code_gradient(const Codes<Scalar>& codes, const Tensor<Scalar>& cotange
   };
   const Index width = w.cols(), latents = w.rows(), all_rows = codes.rows();
   const bool dense = !own_rows && is_dense(codes.size(), codes.rows() * latents);
-  threads.for_blocks(codes.rows(), dense ? 256 : 32, [&](Index begin, Index end, Index) {
+  threads.for_blocks(codes.rows(), dense ? dense_block_rows : sparse_block_rows, [&](Index begin, Index end, Index) {
     const Index rows = end - begin;
     if (!dense) {
       for (Index b = begin; b < end; ++b) {
@@ -184,7 +213,7 @@ void add_code_gradient(const Codes<Scalar>& codes, const Tensor<Scalar>& cotange
     }
     auto loan = scratch.borrow(rows * tile_latents);
     Scalar* const tile = loan.data();
-    std::vector<Index> next(static_cast<std::size_t>(rows));
+    std::array<Index, dense_block_rows> next;
     for (Index r = 0; r < rows; ++r) next[static_cast<std::size_t>(r)] = codes.begin(begin + r);
     for (Index first = 0, n = 0; first < latents; first += n) {
       const auto [level, level_end] = level_of(first);
@@ -250,6 +279,14 @@ void load_decoder_bias(const Tensor<Scalar>& b_dec, const Tensor<Scalar>* skip, 
   });
 }
 
+/// Fills step.decoder_norms where the activation needs them.
+template <class Activation, class Scalar, class Step>
+void load_decoder_norms(const Activation& activation, const Tensor<Scalar>& w, std::span<const Index> sites, Step& step,
+                        Threads& threads) {
+  if (!activation.needs_decoder_norms() || (step.weights_stay && step.decoder_norms.size() == w.rows())) return;
+  decoder_norms(w, sites, step.decoder_norms, threads);
+}
+
 /// The tiles of pre-activations of rows [B x D_in] as the activation's selector sees them.
 template <class Activation, class Parameters, class Scalar, class Take>
 void for_each_tile(const Activation& activation, const Parameters& parameters, const Tensor<Scalar>& input,
@@ -261,7 +298,7 @@ void for_each_tile(const Activation& activation, const Parameters& parameters, c
                           threads, take, gate);
 }
 
-/// Shows the selectors what can be selected of the pre-activations alone, where finding it by a screen (kernels/screen.hpp) costs less
+/// Shows the selectors what can be selected of the pre-activations alone, where finding it by a screen (models/screen.hpp) costs less
 /// than computing all. The selection is the same to the last bit. False where it does not: other numbers than float32, a machine without
 /// fast products of small integers, few rows or latents, an activation that has no such rule, or one that did not prune enough lately.
 /// \param restart  begins the selectors again, where they saw something that is of no use
@@ -271,14 +308,14 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads,
   if constexpr (std::is_same_v<Scalar, float> && requires { step.selectors.screened(); }) {
     const Index rows = step.input.rows(), width = step.input.cols(), latents = parameters.latents();
     const Index block_rows = encode_block_rows(rows);
-    const std::optional<kernels::ScreenRule> rule = step.selectors.screened();
-    if (!rule || !kernels::screen_pays(rows, width, latents, *rule)) return false;
+    const std::optional<ScreenRule> rule = step.selectors.screened();
+    if (!rule || !screen_pays(rows, width, latents, *rule, step.weights_stay)) return false;
     if (step.screen_pause > 0) return --step.screen_pause, false;
     const auto* const w = parameters.encoder().data();
     const auto* const b = parameters.b_enc.size() > 0 ? parameters.b_enc.data() : nullptr;
-    constexpr Index samples = 64;
-    step.screen.build(w, b, latents, width, *rule,
-                      {step.input.data(), static_cast<std::size_t>(std::min(samples, rows) * width)}, threads);
+    if (!step.weights_stay) step.screen.forget();
+    step.screen.see({step.input.data(), static_cast<std::size_t>(step.input.size())}, width);
+    if (step.screen.wants_building(w)) step.screen.build(w, b, latents, width, *rule, threads);
     std::atomic<Index> whole = step.screen.finite() ? 0 : rows;
     if (whole == 0)
       threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
@@ -306,7 +343,8 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads,
                                          });
       });
     const bool holds = whole < rows && step.selectors.screen_holds();
-    if (!holds || 2 * whole > rows) step.screen_pause = 15;  // batches, until it is tried again
+    step.screen_failures = !holds || 2 * whole > rows ? std::min<Index>(step.screen_failures + 1, 4) : 0;
+    step.screen_pause = (Index{1} << step.screen_failures) - 1;
     if (!holds) restart();
     return holds;
   } else {

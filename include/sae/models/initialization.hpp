@@ -54,8 +54,8 @@ struct TiedInitialization {
 
   template <class Parameters>
   void operator()(Parameters& parameters) const {
-    if (!(decoder_norm > 0)) throw_value("TiedInitialization: decoder_norm = ", decoder_norm, " is not positive");
-    if (!(encoder_scale > 0)) throw_value("TiedInitialization: encoder_scale = ", encoder_scale, " is not positive");
+    require_positive("TiedInitialization: decoder_norm", decoder_norm);
+    require_positive("TiedInitialization: encoder_scale", encoder_scale);
     if (parameters.tied() && encoder_scale != 1)
       throw_value("TiedInitialization: encoder_scale = ", encoder_scale, " of tied weights, which have one scale: 1");
     detail::require_one_width("TiedInitialization", parameters);
@@ -84,7 +84,7 @@ struct UntiedInitialization {
   template <class Parameters>
   void operator()(Parameters& parameters) const {
     using Scalar = typename Parameters::Scalar;
-    if (!(decoder_norm > 0)) throw_value("UntiedInitialization: decoder_norm = ", decoder_norm, " is not positive");
+    require_positive("UntiedInitialization: decoder_norm", decoder_norm);
     detail::require_one_width("UntiedInitialization", parameters);
     if (parameters.tied()) throw_value("UntiedInitialization: encoder and decoder of the model are tied");
     const Index width = parameters.width();

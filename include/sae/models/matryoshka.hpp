@@ -3,9 +3,11 @@
 #include <sae/models/reconstruction_loss.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <numeric>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,13 +28,14 @@ namespace detail {
 /// \param decoder  decoder(begin, end): of the rows begin <= b < end, a function that adds the entries of level m to step.residual,
 ///                 called with m = 0, 1, ..., M-1
 template <class Step, class Decoder>
-double prefix_errors(Step& step, const std::vector<double>& weights, ErrorNormaliser normaliser, double scale, Index block_rows,
+double prefix_errors(Step& step, std::span<const double> weights, ErrorNormaliser normaliser, double scale, Index block_rows,
                      const Decoder& decoder, Threads& threads) {
   using Scalar = typename Step::Scalar;
   const auto levels = static_cast<Index>(weights.size());
   const Index rows = step.rows(), width = step.output_width();
   load_decoder_bias(*step.decoder_bias, step.skip, step.raw, rows, step.residual, threads);
-  std::vector<double> factors, loss(static_cast<std::size_t>(rows), 0.0);
+  std::vector<double>&factors = step.row_factors, &loss = step.level_loss;
+  loss.assign(static_cast<std::size_t>(rows), 0.0);
   error_factors(step, normaliser, factors);
   step.has_levels = true;
   if (step.level_cotangent.rows() != levels * rows || step.level_cotangent.cols() != width)
@@ -78,9 +81,9 @@ inline void check_widths(std::string_view who, const std::vector<Index>& widths,
   }
 }
 /// The widths, and F behind them where it is missing.
-inline std::vector<Index> with_last(std::vector<Index> widths, Index latents) {
-  if (widths.empty() || widths.back() != latents) widths.push_back(latents);
-  return widths;
+inline void put_with_last(const std::vector<Index>& widths, Index latents, std::vector<Index>& out) {
+  out = widths;
+  if (out.empty() || out.back() != latents) out.push_back(latents);
 }
 template <class Number>
 std::string joined(const std::vector<Number>& list) {
@@ -130,40 +133,33 @@ struct Matryoshka {
     detail::check_widths("Matryoshka", widths, latents);
     if (!weights.empty() && weights.size() != levels(latents))
       throw_value("Matryoshka: ", weights.size(), " weights for ", levels(latents), " levels");
-    for (const double w : weights)
-      if (!(w >= 0)) throw_value("Matryoshka: weight ", w, " is negative");
-    if (!(scale > 0)) throw_value("Matryoshka: scale = ", scale, " is not positive");
+    for (const double w : weights) require_non_negative("Matryoshka: weight", w);
+    require_positive("Matryoshka: scale", scale);
   }
   bool needs_decoder_norms() const { return false; }
 
   /// The prefixes of step `number`, ascending, the last one F.
   std::vector<Index> prefixes(Index latents, Index number) const {
-    if (random_levels == 0) return detail::with_last(widths, latents);
-    Random random(seed, (std::uint64_t{0x4d61} << 40) + static_cast<std::uint64_t>(number));
-    std::vector<Index> out{latents};
-    while (static_cast<Index>(out.size()) < random_levels) {
-      const double length = std::exp(random.uniform(0.0, std::log(static_cast<double>(latents))));
-      const Index drawn = std::clamp<Index>(static_cast<Index>(length), 1, latents);
-      if (std::find(out.begin(), out.end(), drawn) == out.end()) out.push_back(drawn);
-    }
-    std::sort(out.begin(), out.end());
+    std::vector<Index> out;
+    put_prefixes(latents, number, out);
     return out;
   }
 
   template <class Step>
   double reconstruct(Step& step, Threads& threads) const {
-    const std::vector<double> each = weights.empty() ? std::vector<double>(levels(step.latents()), 1.0) : weights;
     const auto& codes = step.main.entries.codes;
     auto& ends = step.main.level_ends;
-    ends = prefixes(step.latents(), step.number);
+    put_prefixes(step.latents(), step.number, ends);
     step.band.level_ends = ends;
+    step.level_weights = weights;
+    if (weights.empty()) step.level_weights.assign(ends.size(), 1.0);
     const bool dense = detail::is_dense(codes.size(), codes.rows() * codes.latents());
     return detail::prefix_errors(
-        step, each, ErrorNormaliser::rows, scale, dense ? 256 : 32,
+        step, step.level_weights, ErrorNormaliser::rows, scale, dense ? detail::dense_block_rows : detail::sparse_block_rows,
         [&](Index begin, Index end) {
-          std::vector<Index> next(static_cast<std::size_t>(end - begin));
+          std::array<Index, detail::dense_block_rows> next;
           for (Index b = begin; b < end; ++b) next[static_cast<std::size_t>(b - begin)] = codes.begin(b);
-          return [&, begin, end, next = std::move(next)](Index m) mutable {
+          return [&, begin, end, next](Index m) mutable {
             const auto level = static_cast<std::size_t>(m);
             detail::add_decoded_range(codes, *step.decoder, step.residual, begin, end, m > 0 ? ends[level - 1] : 0, ends[level],
                                       next.data(), dense, step.scratch);
@@ -173,8 +169,20 @@ struct Matryoshka {
   }
 
  private:
+  void put_prefixes(Index latents, Index number, std::vector<Index>& out) const {
+    if (random_levels == 0) return detail::put_with_last(widths, latents, out);
+    Random random(seed, (std::uint64_t{0x4d61} << 40) + static_cast<std::uint64_t>(number));
+    out.assign(1, latents);
+    while (static_cast<Index>(out.size()) < random_levels) {
+      const double length = std::exp(random.uniform(0.0, std::log(static_cast<double>(latents))));
+      const Index drawn = std::clamp<Index>(static_cast<Index>(length), 1, latents);
+      if (std::find(out.begin(), out.end(), drawn) == out.end()) out.push_back(drawn);
+    }
+    std::sort(out.begin(), out.end());
+  }
   std::size_t levels(Index latents) const {
-    return random_levels > 0 ? static_cast<std::size_t>(random_levels) : detail::with_last(widths, latents).size();
+    return random_levels > 0 ? static_cast<std::size_t>(random_levels)
+                             : widths.size() + (widths.empty() || widths.back() != latents ? 1 : 0);
   }
 };
 

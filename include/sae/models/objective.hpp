@@ -122,6 +122,11 @@ template <class Activation, class Scalar, class Objective>
 struct Workspace {
   Step<Activation, Scalar> step;
   typename detail::SelectionsOf<Objective, Scalar>::type selections;
+
+  /// Promises that the model it is used with is one and the same in all calls, and that its weights do not change any more: what
+  /// follows from them (encoder rows of eight bits, decoder norms) is then kept from call to call. F D bytes; results are the same to
+  /// the last bit.
+  void keep_weights() { step.weights_stay = true; }
 };
 
 }  // namespace sae::inline SAE_ABI

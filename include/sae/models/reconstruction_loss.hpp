@@ -22,10 +22,10 @@ inline std::string_view name_of(ErrorNormaliser normaliser) {
   return names[static_cast<int>(normaliser)];
 }
 
-/// mean_b |y_b - mean y|^2 (sum over D) in double.
+/// mean_b |y_b - mean y|^2 (sum over D) in double. \param mean  takes mean y
 template <class Scalar>
-double row_variance(const RowsView<Scalar>& y) {
-  std::vector<double> mean(static_cast<std::size_t>(y.cols), 0.0);
+double row_variance(const RowsView<Scalar>& y, std::vector<double>& mean) {
+  mean.assign(static_cast<std::size_t>(y.cols), 0.0);
   for (Index b = 0; b < y.rows; ++b)
     for (Index j = 0; j < y.cols; ++j) mean[static_cast<std::size_t>(j)] += static_cast<double>(y.row(b)[j]);
   for (double& m : mean) m /= static_cast<double>(y.rows);
@@ -44,7 +44,7 @@ void error_factors(const Step& step, ErrorNormaliser normaliser, std::vector<dou
   const auto rows = static_cast<double>(step.rows());
   double all = 1 / rows;
   if (normaliser == ErrorNormaliser::target_variance) {
-    const double variance = row_variance(step.measured_target);
+    const double variance = row_variance(step.measured_target, out);
     all = variance > 0 ? 1 / (rows * variance) : 0.0;
   }
   out.assign(static_cast<std::size_t>(step.rows()), all);
@@ -120,9 +120,7 @@ struct SquaredError {
     visitor("scale", scale);
     visitor("normaliser", detail::name_of(normaliser));
   }
-  void check(Index, Index) const {
-    if (!(scale > 0)) throw_value("SquaredError: scale = ", scale, " is not positive");
-  }
+  void check(Index, Index) const { require_positive("SquaredError: scale", scale); }
   bool needs_decoder_norms() const { return false; }
 
   template <class Step>
@@ -142,7 +140,7 @@ struct SquaredError {
       for (const double loss : step.row_loss) sum += loss;
       return scale * (sum / static_cast<double>(step.rows()));
     }
-    std::vector<double> factors;
+    std::vector<double>& factors = step.row_factors;
     detail::error_factors(step, normaliser, factors);
     threads.for_blocks(step.rows(), 64, [&](Index begin, Index end, Index) {
       for (Index b = begin; b < end; ++b) {

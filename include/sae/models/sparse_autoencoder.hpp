@@ -154,8 +154,7 @@ class SparseAutoencoder {
     step.encoder = &parameters_.encoder();
     step.encoder_bias = &parameters_.b_enc;
     step.decoder = &parameters_.W_dec;
-    if (activation_.needs_decoder_norms())
-      detail::decoder_norms(parameters_.W_dec, options_.sites, step.decoder_norms, threads);
+    detail::load_decoder_norms(activation_, parameters_.W_dec, options_.sites, step, threads);
     detail::select(activation_, parameters_, step, threads);
     return step.main.entries.codes;
   }
@@ -259,8 +258,7 @@ class SparseAutoencoder {
   /// \throws ValueError  the scale is not positive and finite; the model has layer_norm, whose 1e-5 no weights can rescale; the
   ///                     weights are tied and were to be changed.
   void fold_input_scale(double scale, ScaleFold fold = ScaleFold::activations) {
-    if (!(scale > 0 && std::isfinite(scale)))
-      throw_value("fold_input_scale: scale = ", scale, " is not a positive finite number");
+    require_positive("fold_input_scale: scale", scale);
     if (input_normalisation() == InputNormalisation::layer_norm && scale != 1)
       throw_value("fold_input_scale: scale = ", scale,
                   ": a model with layer_norm adds 1e-5 to the deviation of a row as it is scaled; only 1 can be folded");

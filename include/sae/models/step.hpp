@@ -1,9 +1,9 @@
 #pragma once
 #include <sae/activations/selection.hpp>
 #include <sae/core/threads.hpp>
-#include <sae/kernels/screen.hpp>
 #include <sae/kernels/vector.hpp>
 #include <sae/models/input_normalisation.hpp>
+#include <sae/models/screen.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -182,6 +182,7 @@ struct Step {
   LossValues loss;
   /// What a pursuit chose, for each row in its order.
   std::vector<std::vector<Choice<Scalar>>> choices;
+  std::vector<std::pair<int, std::size_t>> choice_order;  ///< scratch: those of one row by latent
 
   // Backward: filled by the reconstruction loss and the terms.
   Tensor<Scalar> cotangent;                  ///< dL/dx' [B x D_out]: of b_dec, and of every code but for `level_cotangent`
@@ -204,10 +205,14 @@ struct Step {
   Tensor<Scalar> no_bias;  ///< zeros [1 x D_out] where b_dec is not added to x'
   SelectorBlocks<Activation, Scalar> selectors;
   std::vector<Entries<Scalar>> block_active, block_band;
+  Tensor<Scalar> read_sums, column_sums, transposed;           ///< of the gradients that all latents share
+  std::vector<double> row_factors, level_loss, level_weights;  ///< of a reconstruction loss [B], [B], [levels]
   ScratchPool<Scalar> scratch;
-  kernels::ScreenWeights screen;  ///< of the encoder, where selecting by a screen pays
-  Pool<kernels::Screen> screens;
-  Index screen_pause = 0;  ///< batches until a screen that pruned too little is tried again
+  detail::ScreenWeights screen;  ///< of the encoder, where selecting by a screen pays
+  Pool<detail::Screen> screens;
+  Index screen_pause = 0,
+        screen_failures = 0;  ///< batches until a screen that pruned too little is tried again; how often it did
+  bool weights_stay = false;  ///< see Workspace::keep_weights
 
   Index rows() const { return input.rows(); }
   Index input_width() const { return input.cols(); }

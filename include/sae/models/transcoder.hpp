@@ -70,8 +70,8 @@ class Transcoder {
                   F, " -> ", D_out, "]");
     if (d_in > (Index{1} << 30) || d_out > (Index{1} << 30) || latents > (Index{1} << 30))
       throw_value("Transcoder: sizes d_in = ", d_in, ", d_out = ", d_out, ", latents = ", latents, " are not all at most 2^30");
-    if (!(options.encoder_norm > 0)) throw_value("Transcoder: encoder_norm = ", options.encoder_norm, " is not positive");
-    if (!(options.decoder_norm >= 0)) throw_value("Transcoder: decoder_norm = ", options.decoder_norm, " is negative");
+    require_positive("Transcoder: encoder_norm", options.encoder_norm);
+    require_non_negative("Transcoder: decoder_norm", options.decoder_norm);
     for (const Index width : sites_)
       if (width < 1 || width > d_out) throw_value("Transcoder: a site of width ", width, " is not in [1, ", d_out, "] (D_out)");
     if (const Index all = std::accumulate(sites_.begin(), sites_.end(), Index{0}); !sites_.empty() && all != d_out)
@@ -124,7 +124,7 @@ class Transcoder {
     step.encoder = &parameters_.encoder();
     step.encoder_bias = &parameters_.b_enc;
     step.decoder = &parameters_.W_dec;
-    if (activation_.needs_decoder_norms()) detail::decoder_norms(parameters_.W_dec, sites_, step.decoder_norms, threads);
+    detail::load_decoder_norms(activation_, parameters_.W_dec, sites_, step, threads);
     detail::select(activation_, parameters_, step, threads);
     return step.main.entries.codes;
   }

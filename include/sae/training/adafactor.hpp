@@ -47,9 +47,9 @@ struct Adafactor {
   }
   void check() const {
     if (!(decay > 0 && decay <= 1)) throw_value("Adafactor: decay = ", decay, " is not in (0, 1]");
-    if (!(epsilon > 0)) throw_value("Adafactor: epsilon = ", epsilon, " is not positive");
-    if (!(clip > 0)) throw_value("Adafactor: clip = ", clip, " is not positive");
-    if (!(least_scale > 0)) throw_value("Adafactor: least_scale = ", least_scale, " is not positive");
+    require_positive("Adafactor: epsilon", epsilon);
+    require_positive("Adafactor: clip", clip);
+    require_positive("Adafactor: least_scale", least_scale);
   }
 
   /// One step of one tensor; g is overwritten. Sums run in float64 and in a fixed order.

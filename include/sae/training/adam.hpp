@@ -40,7 +40,7 @@ struct Adam {
   void check(std::string_view who) const {
     if (!(beta1 >= 0 && beta1 < 1)) throw_value(who, ": beta1 = ", beta1, " is not in [0, 1)");
     if (!(beta2 >= 0 && beta2 < 1)) throw_value(who, ": beta2 = ", beta2, " is not in [0, 1)");
-    if (!(epsilon > 0)) throw_value(who, ": epsilon = ", epsilon, " is not positive");
+    require_positive(detail::concat(who, ": epsilon"), epsilon);
   }
 
   /// One step's constants, made once and applied to every row.
@@ -106,7 +106,7 @@ struct AdamW {
   }
   void check() const {
     adam().check("AdamW");
-    if (!(weight_decay >= 0)) throw_value("AdamW: weight_decay = ", weight_decay, " is negative");
+    require_non_negative("AdamW: weight_decay", weight_decay);
   }
 
   template <class Scalar>

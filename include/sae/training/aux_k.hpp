@@ -63,7 +63,7 @@ struct AuxK {
     visitor("through_decoder_bias", through_decoder_bias);
   }
   void check(Index, Index latents) const {
-    if (!(coefficient >= 0)) throw_value("AuxK: coefficient = ", coefficient, " is negative");
+    require_non_negative("AuxK: coefficient", coefficient);
     if (k < 0 || k > latents)
       throw_value("AuxK: k = ", k, " is not in [0, ", latents, "] (the number of latents; 0 takes D / 2)");
     if (by_magnitude && !raw_values)
@@ -108,7 +108,7 @@ struct AuxK {
         const auto rule = step.selectors.screened();  // of the last batch: a first one watches
         const Index latents = step.encoder->rows();
         return rule && 8 * static_cast<Index>(dead_.size()) <= latents && step.screen_pause == 0 &&
-               kernels::screen_pays(step.rows(), step.input_width(), latents, *rule);
+               detail::screen_pays(step.rows(), step.input_width(), latents, *rule);
       } else {
         return false;
       }
@@ -142,7 +142,6 @@ struct AuxK {
     std::vector<Index> dead_;
     std::vector<kernels::LargestPerRow<Scalar>> blocks_;
     detail::GatheredLatents<Scalar> gathered_;
-    Tensor<Scalar> column_sums_;
     std::vector<double> row_loss_;
   };
 
@@ -182,7 +181,8 @@ struct AuxK {
       if (!step.row_weight.empty()) detail::weigh_rows(step, weighted = residual, true);
       const double variance = detail::row_variance(normaliser == AuxKNormaliser::target_variance ? step.measured_target
                                                    : step.row_weight.empty()                     ? RowsView<Scalar>(residual)
-                                                                                                 : RowsView<Scalar>(weighted));
+                                                                                                 : RowsView<Scalar>(weighted),
+                                                   step.row_factors);
       factor = variance > 0 ? factor / variance : 0.0;
     }
     const double value = factor * square;
@@ -195,8 +195,7 @@ struct AuxK {
     detail::add_code_gradient(path.entries.codes, error, *step.decoder, path.df, step.scratch, threads);
     path.dz = path.df;  // relu'd values are positive where they were kept
     if (!detach_residual) step.add_to_cotangent(Scalar(1), error);
-    if (through_decoder_bias)
-      detail::add_column_sums(error, step.decoder_bias_gradient().data(), selection.column_sums_, threads);
+    if (through_decoder_bias) detail::add_column_sums(error, step.decoder_bias_gradient().data(), step.column_sums, threads);
     return value;
   }
 

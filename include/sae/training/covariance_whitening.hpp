@@ -14,7 +14,7 @@ namespace sae::inline SAE_ABI {
 /// with a floor in the units of the rows); arXiv:2511.13981.
 template <class Scalar>
 Whitening whitening_of(const Tensor<Scalar>& x, double floor) {
-  if (!(floor > 0 && std::isfinite(floor))) throw_value("whitening: floor = ", floor, " is not a positive finite number");
+  require_positive("whitening: floor", floor);
   if (x.rows() == 0) throw_value("whitening: there are no rows");
   const Index width = x.cols(), rows = x.rows();
   Whitening out(width);

@@ -63,8 +63,7 @@ void initialize_from_data(Model& model, const Batch<typename Model::Scalar>& row
   detail::require_one_width("initialize_from_data", p);
   if (!(options.share >= 0 && options.share <= 1))
     throw_value("initialize_from_data: share = ", options.share, " is not in [0, 1]");
-  if (!(options.decoder_norm > 0))
-    throw_value("initialize_from_data: decoder_norm = ", options.decoder_norm, " is not positive");
+  require_positive("initialize_from_data: decoder_norm", options.decoder_norm);
   const std::vector<double> mean = detail::mean_row("initialize_from_data", rows, width);
   const auto count = static_cast<std::uint64_t>(rows.rows());
   const Permutation order(count, options.seed, detail::initialization_stream);
@@ -168,8 +167,7 @@ template <class Model>
 double search_decoder_norm(Model& model, const Batch<typename Model::Scalar>& rows, const DecoderNormSearch& options = {},
                            Threads& threads = Threads::shared()) {
   using Scalar = typename Model::Scalar;
-  if (!(options.encoder_factor > 0))
-    throw_value("search_decoder_norm: encoder_factor = ", options.encoder_factor, " is not positive");
+  require_positive("search_decoder_norm: encoder_factor", options.encoder_factor);
   detail::mean_row("search_decoder_norm", rows, model.d_in());
   auto& p = model.parameters();
   const Tensor<Scalar> start = p.W_dec;

@@ -57,6 +57,7 @@ class Evaluation {
         filter_(options.max_norm),
         kept_(output_width(model), model.latents()),
         dropped_(output_width(model), model.latents()) {
+    workspace_.keep_weights();
     if (options.block < 1) throw_value("evaluate: block = ", options.block, " is below 1 row");
     if (options.rows < -1 || options.rows == 0)
       throw_value("evaluate: rows = ", options.rows, " is neither positive nor -1 (all rows)");

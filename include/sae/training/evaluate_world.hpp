@@ -48,6 +48,7 @@ GroundTruthReport evaluate_on_world(const Model& model, const SyntheticWorld& wo
   Tensor<Scalar> batch((std::min)(options.block, options.rows), model.d_in()), output;
   Codes<Scalar> active;
   typename Model::template Workspace<> workspace;
+  workspace.keep_weights();
   ScratchPool<Scalar> scratch;
   for (Index got = 0; (got = source.next(batch, active)) > 0;) {
     const typename Model::Rows x(batch.data(), got, model.d_in(), batch.cols());

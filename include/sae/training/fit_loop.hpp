@@ -4,8 +4,10 @@
 
 #include <cmath>
 #include <functional>
+#include <future>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 namespace sae::inline SAE_ABI::detail {
 
@@ -53,17 +55,25 @@ class FitLoop {
     restored_ = false;
     return true;
   }
-  /// Steps to the end of the schedule, the end of the source, or until a callback asks to stop.
+  /// Steps to the end of the schedule, the end of the source, or until a callback asks to stop. While a step works that calls no
+  /// callback, another thread asks the source for the next batch; callbacks find the source where their step left it.
   template <class AnyTrainer, class Source, class... Callbacks>
   FitStatus run(AnyTrainer& trainer, Source& source, Callbacks&... callbacks) {
     ask_source_ = [&source] { return source.state(); };
     const Asking asking{*this};
     const Index rows = trainer.config().batch, steps = trainer.config().total_steps();
-    Tensor<typename AnyTrainer::Scalar> batch(rows, source.width());
+    Tensor<typename AnyTrainer::Scalar> batch(rows, source.width()), next;
+    std::future<Index> reading;  // of `next`: how many rows. Its end waits, whatever was thrown.
     while (trainer.step() < steps) {
-      if (fill_batch(source, batch) < rows) return FitStatus::exhausted;
+      const bool ahead = reading.valid();
+      if ((ahead ? reading.get() : fill_batch(source, batch)) < rows) return FitStatus::exhausted;
+      if (ahead) std::swap(batch, next);
       const Index number = trainer.step() + 1;
       const bool wanted = number % trainer.config().report_every == 0 || number == steps;
+      if (!wanted) {
+        if (next.rows() != rows) next.resize(rows, source.width());
+        reading = std::async(std::launch::async | std::launch::deferred, [&] { return fill_batch(source, next); });
+      }
       const StepReport& report = trainer.train_step(batch, wanted);
       bool stop = false;
       if (wanted) ((stop = call_back(trainer, callbacks, report) || stop), ...);  // all of them, in order

@@ -38,9 +38,7 @@ struct GatedAux {
     visitor("detach_decoder", detach_decoder);
     visitor("weighted_by_decoder_norm", weighted_by_decoder_norm);
   }
-  void check(Index, Index) const {
-    if (!(coefficient >= 0)) throw_value("GatedAux: coefficient = ", coefficient, " is negative");
-  }
+  void check(Index, Index) const { require_non_negative("GatedAux: coefficient", coefficient); }
   bool needs_decoder_norms() const { return weighted_by_decoder_norm; }
 
   /// The entries with pi > 0.
@@ -77,7 +75,6 @@ struct GatedAux {
     std::vector<std::vector<Open>> rows_;
     Codes<Scalar> difference_;  // rho - f
     std::vector<double> row_loss_;
-    Tensor<Scalar> column_sums_;
   };
 
   template <class Step>
@@ -129,7 +126,7 @@ struct GatedAux {
     path.dz = path.df;
     if (!detach_decoder) {
       path.cotangent = &path.own_cotangent;
-      detail::add_column_sums(error, step.decoder_bias_gradient().data(), selection.column_sums_, threads);
+      detail::add_column_sums(error, step.decoder_bias_gradient().data(), step.column_sums, threads);
       step.skip_cotangents.push_back(&error);
     }
     return value;

@@ -32,9 +32,7 @@ struct GhostGradients {
   void visit_settings(Visitor&& visitor) const {
     visitor("coefficient", coefficient);
   }
-  void check(Index, Index) const {
-    if (!(coefficient >= 0)) throw_value("GhostGradients: coefficient = ", coefficient, " is negative");
-  }
+  void check(Index, Index) const { require_non_negative("GhostGradients: coefficient", coefficient); }
   bool needs_decoder_norms() const { return false; }
 
   template <class Step>

@@ -34,8 +34,8 @@ struct L0Penalty {
     visitor("target", target);
   }
   void check(Index, Index) const {
-    if (!(coefficient >= 0)) throw_value("L0Penalty: coefficient = ", coefficient, " is negative");
-    if (form != L0Form::linear && !(target > 0)) throw_value("L0Penalty: target = ", target, " is not positive");
+    require_non_negative("L0Penalty: coefficient", coefficient);
+    if (form != L0Form::linear) require_positive("L0Penalty: target", target);
   }
   bool needs_decoder_norms() const { return false; }
 

@@ -22,9 +22,7 @@ struct L1 {
     visitor("coefficient", coefficient);
     visitor("weighted_by_decoder_norm", weighted_by_decoder_norm);
   }
-  void check(Index, Index) const {
-    if (!(coefficient >= 0)) throw_value("L1: coefficient = ", coefficient, " is negative");
-  }
+  void check(Index, Index) const { require_non_negative("L1: coefficient", coefficient); }
   bool needs_decoder_norms() const { return weighted_by_decoder_norm; }
 
   template <class Step>

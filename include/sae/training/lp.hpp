@@ -44,7 +44,7 @@ struct Lp {
     visitor("divide_by_input_norm", divide_by_input_norm);
   }
   void check(Index, Index) const {
-    if (!(coefficient >= 0)) throw_value("Lp: coefficient = ", coefficient, " is negative");
+    require_non_negative("Lp: coefficient", coefficient);
     if (!(p > 0 && std::isfinite(p))) throw_value("Lp: p = ", p, " is not in (0, infinity)");
   }
   bool needs_decoder_norms() const { return weighted_by_decoder_norm; }

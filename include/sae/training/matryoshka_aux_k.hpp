@@ -41,7 +41,7 @@ struct MatryoshkaAuxK {
    public:
     template <class Step>
     bool begin(const MatryoshkaAuxK& term, const Step& step, Index blocks, Index block_rows) {
-      ends_ = detail::with_last(term.widths, step.decoder->rows());
+      detail::put_with_last(term.widths, step.decoder->rows(), ends_);
       levels_.resize(ends_.size());
       bool watching = false;
       for (std::size_t m = 0; m < ends_.size(); ++m)

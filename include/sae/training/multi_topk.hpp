@@ -38,7 +38,7 @@ struct MultiTopK {
   void check(Index, Index latents) const {
     if (k < 1 || factor < 1 || k > latents / factor)
       throw_value("MultiTopK: factor k = ", factor, " x ", k, " is not in [1, ", latents, "] (the number of latents)");
-    if (!(coefficient >= 0)) throw_value("MultiTopK: coefficient = ", coefficient, " is negative");
+    require_non_negative("MultiTopK: coefficient", coefficient);
   }
   bool needs_decoder_norms() const { return rank_by_decoder_norm; }
 
@@ -68,7 +68,6 @@ struct MultiTopK {
     const Scalar* norms_ = nullptr;
     std::vector<kernels::LargestPerRow<Scalar>> blocks_;
     std::vector<double> factors_;
-    Tensor<Scalar> column_sums_;
   };
 
   template <class Step>
@@ -102,7 +101,7 @@ struct MultiTopK {
     path.df.assign(static_cast<std::size_t>(path.entries.size()), Scalar(0));
     detail::add_code_gradient(path.entries.codes, error, *step.decoder, path.df, step.scratch, threads);
     path.dz = path.df;  // what was kept is positive
-    detail::add_column_sums(error, step.decoder_bias_gradient().data(), selection.column_sums_, threads);
+    detail::add_column_sums(error, step.decoder_bias_gradient().data(), step.column_sums, threads);
     step.skip_cotangents.push_back(&error);
     return value;
   }

@@ -122,8 +122,8 @@ struct Muon {
   void check() const {
     if (!(momentum >= 0 && momentum < 1)) throw_value("Muon: momentum = ", momentum, " is not in [0, 1)");
     if (iterations < 1) throw_value("Muon: iterations = ", iterations, " is below 1");
-    if (!(weight_decay >= 0)) throw_value("Muon: weight_decay = ", weight_decay, " is negative");
-    if (!(vector_rate > 0)) throw_value("Muon: vector_rate = ", vector_rate, " is not positive");
+    require_non_negative("Muon: weight_decay", weight_decay);
+    require_positive("Muon: vector_rate", vector_rate);
     vectors.check("Muon: vectors");
   }
 

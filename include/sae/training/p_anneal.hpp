@@ -62,13 +62,13 @@ struct PAnneal {
     visitor("window", window);
   }
   void check(Index, Index) const {
-    if (!(coefficient >= 0)) throw_value("PAnneal: coefficient = ", coefficient, " is negative");
+    require_non_negative("PAnneal: coefficient", coefficient);
     if (!(p_start > 0 && std::isfinite(p_start))) throw_value("PAnneal: p_start = ", p_start, " is not in (0, infinity)");
     if (!(p_end > 0 && p_end <= p_start))
       throw_value("PAnneal: p_end = ", p_end, " is not in (0, ", p_start,
                   "]; p = 0 counts every latent, active or not, and the norm divides by p");
     if (updates < 2) throw_value("PAnneal: updates = ", updates, " are fewer than 2");
-    if (anneal_start < 0) throw_value("PAnneal: anneal_start = ", anneal_start, " is negative");
+    require_non_negative("PAnneal: anneal_start", anneal_start);
     if (anneal_end - anneal_start < updates - 1)
       throw_value("PAnneal: anneal_end = ", anneal_end, " is below anneal_start + updates - 1 = ", anneal_start + updates - 1,
                   "; each change of p takes a step of its own");

@@ -28,9 +28,7 @@ struct PreActivationLoss {
     visitor("coefficient", coefficient);
     visitor("dead_only", dead_only);
   }
-  void check(Index, Index) const {
-    if (!(coefficient >= 0)) throw_value("PreActivationLoss: coefficient = ", coefficient, " is negative");
-  }
+  void check(Index, Index) const { require_non_negative("PreActivationLoss: coefficient", coefficient); }
   bool needs_decoder_norms() const { return true; }
 
   template <class Step>

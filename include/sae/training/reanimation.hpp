@@ -26,9 +26,7 @@ struct Reanimation {
   void visit_settings(Visitor&& visitor) const {
     visitor("coefficient", coefficient);
   }
-  void check(Index, Index) const {
-    if (!(coefficient >= 0)) throw_value("Reanimation: coefficient = ", coefficient, " is negative");
-  }
+  void check(Index, Index) const { require_non_negative("Reanimation: coefficient", coefficient); }
   bool needs_decoder_norms() const { return false; }
 
   template <class Scalar>
@@ -43,7 +41,7 @@ struct Reanimation {
 
    private:
     friend struct Reanimation;
-    Tensor<Scalar> mean_, partial_;
+    Tensor<Scalar> mean_;
   };
 
   template <class Step>
@@ -61,7 +59,7 @@ struct Reanimation {
     const auto rows = static_cast<double>(step.rows());
     Tensor<Scalar>& mean = selection.mean_;
     mean.resize(1, width);
-    detail::add_column_sums(step.input, mean.data(), selection.partial_, threads);
+    detail::add_column_sums(step.input, mean.data(), step.column_sums, threads);
     kernels::scale(mean.data(), static_cast<Scalar>(1 / rows), width);
     const double force = coefficient * rows / (silent + epsilon);
     Path<Scalar>* const path = step.wants_gradient ? &step.add_path() : nullptr;

@@ -212,6 +212,7 @@ inline Recipe recipe_openai(const RecipeProblem& problem) {
   c.learning_rate = 1e-4;
   c.optimizer = Adam{.epsilon = 6.25e-10};
   c.ema = 0.999;
+  c.normalise_before_update = true;
   c.center = Center::geometric_median;
   c.normalisation = Normalisation::mean_square;
   c.dead = {.window = 10'000'000, .least_value = 1e-3};
@@ -220,12 +221,14 @@ inline Recipe recipe_openai(const RecipeProblem& problem) {
                                   .scale_by_dead = false,
                                   .normaliser = AuxKNormaliser::residual_variance,
                                   .through_decoder_bias = true}};
-  r.deviations = {"gradients are set to 0 before each step (train.py never does)",
-                  "decoder rows are made unit vectors after the step, not before it",
-                  "the error's scale is 1 / the variance of the batch, not of a sample at the start",
-                  "rows have a mean squared norm of 1 (train.py leaves its rows to the user)",
-                  "W_enc is not divided by the mean norm of reconstructions of unit vectors at the start "
-                  "(scale_encoder_to_unit_reconstruction does it)"};
+  r.deviations = {
+      "gradients are set to 0 before each step (train.py never does)",
+      "the average of weights takes each update in, the last one too (train.py averages before it updates), and ends with "
+      "unit decoder rows",
+      "the error's scale is 1 / the variance of the batch, not of a sample at the start",
+      "rows have a mean squared norm of 1 (train.py leaves its rows to the user)",
+      "W_enc is not divided by the mean norm of reconstructions of unit vectors at the start "
+      "(scale_encoder_to_unit_reconstruction does it)"};
   return std::move(r);
 }
 

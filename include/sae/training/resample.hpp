@@ -77,9 +77,9 @@ struct Resampling {
   void check() const {
     if (form == ResamplingForm::off) return;
     if (every < 1) throw_value("Resampling: every = ", every, " is below 1");
-    if (!(encoder_scale > 0)) throw_value("Resampling: encoder_scale = ", encoder_scale, " is not positive");
+    require_positive("Resampling: encoder_scale", encoder_scale);
     if (form == ResamplingForm::residual) return;
-    if (times < 0) throw_value("Resampling: times = ", times, " is negative");
+    require_non_negative("Resampling: times", times);
     if (window < 1 || window > every) throw_value("Resampling: window = ", window, " is not in [1, ", every, "] (every)");
     if (rows < 1 || rows > every) throw_value("Resampling: rows = ", rows, " is not in [1, ", every, "] (every)");
     if (!(dead_share >= 0 && dead_share < 1)) throw_value("Resampling: dead_share = ", dead_share, " is not in [0, 1)");

@@ -132,7 +132,7 @@ inline double sparsity_warmup_factor(Index t, Index warmup) {
 /// \throws ValueError  latents < 1, or base is not positive.
 inline double auto_learning_rate(Index latents, double base = 2e-4) {
   if (latents < 1) throw_value("auto_learning_rate: latents = ", latents, " is below 1");
-  if (!(base > 0)) throw_value("auto_learning_rate: base = ", base, " is not positive");
+  require_positive("auto_learning_rate: base", base);
   return base / std::sqrt(static_cast<double>(latents) / 16384.0);
 }
 
@@ -146,7 +146,8 @@ enum class AnnealShape {
 /// \throws ValueError  t or steps is negative, from or to is below 1.
 /// Source: dictionary_learning trainers/top_k.py; sparsify trainer.py; llamascopium trainer.py.
 inline Index annealed_k(Index t, Index steps, Index from, Index to, AnnealShape shape = AnnealShape::linear) {
-  if (t < 0 || steps < 0) throw_value("annealed_k: t = ", t, " or steps = ", steps, " is negative");
+  require_non_negative("annealed_k: t", t);
+  require_non_negative("annealed_k: steps", steps);
   if (from < 1 || to < 1) throw_value("annealed_k: from = ", from, " or to = ", to, " is below 1");
   if (t >= steps) return to;
   const double p = static_cast<double>(t) / static_cast<double>(steps);

@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/core/types.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -30,6 +31,12 @@ class RowStatistics {
     norms_ += other.norms_;
     rows_ += other.rows_;
   }
+  /// As new, with its memory.
+  void clear() {
+    std::fill(sum_.begin(), sum_.end(), 0.0);
+    squares_ = norms_ = 0;
+    rows_ = 0;
+  }
   Index rows() const { return rows_; }
   std::vector<double> mean() const {
     std::vector<double> out = sum_;
@@ -40,7 +47,7 @@ class RowStatistics {
   /// mean |x - mean x|^2
   double variance() const {
     double squared_mean = 0;
-    for (const double x : mean()) squared_mean += x * x;
+    for (const double x : sum_) squared_mean += (x / static_cast<double>(rows_)) * (x / static_cast<double>(rows_));
     return mean_squared_norm() - squared_mean;
   }
   double mean_norm() const { return norms_ / static_cast<double>(rows_); }

@@ -34,9 +34,9 @@ struct TanhPenalty {
     visitor("frequency_scale", frequency_scale);
   }
   void check(Index, Index) const {
-    if (!(coefficient >= 0)) throw_value("TanhPenalty: coefficient = ", coefficient, " is negative");
-    if (!(scale > 0)) throw_value("TanhPenalty: scale = ", scale, " is not positive");
-    if (!(frequency_scale >= 0)) throw_value("TanhPenalty: frequency_scale = ", frequency_scale, " is negative");
+    require_non_negative("TanhPenalty: coefficient", coefficient);
+    require_positive("TanhPenalty: scale", scale);
+    require_non_negative("TanhPenalty: frequency_scale", frequency_scale);
   }
   bool needs_decoder_norms() const { return true; }
 

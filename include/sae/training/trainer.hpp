@@ -214,7 +214,7 @@ class Trainer {
   const StepReport& backward(const Batch<Scalar>& reconstruction_gradient, double reconstruction_weight = 0,
                              bool report = true) {
     if (!pending_) throw_value("Trainer: backward without a forward before it");
-    if (!(reconstruction_weight >= 0)) throw_value("Trainer: reconstruction_weight = ", reconstruction_weight, " is negative");
+    require_non_negative("Trainer: reconstruction_weight", reconstruction_weight);
     const RowsView<Scalar> given(reconstruction_gradient);
     if (given.rows != outer_.rows() || given.cols != outer_.cols())
       throw_shape("Trainer: dL/dx' is [", given.rows, " x ", given.cols, "], the reconstruction is [", outer_.rows(), " x ",
@@ -279,6 +279,7 @@ class Trainer {
   }
   /// Whether decoder rows are kept at norm 1.
   bool unit_decoder() const { return config_.decoder == DecoderNorm::unit && !config_.frozen.decoder; }
+  bool normalises_after() const { return unit_decoder() && !config_.normalise_before_update; }
 
   /// The model has the k of step `step_` while it lives.
   class AnnealedK {
@@ -383,8 +384,9 @@ class Trainer {
     Parameters::visit_activation([](std::string_view, auto& tensor) { tensor.set_zero(); }, shared_gradient_);
   }
 
-  /// g -= (g . d^) d^ with d^ = d / (|d| + epsilon).
-  void project(const Scalar* direction, Scalar* gradient) const {
+  /// g -= (g . d^) d^ with d^ = d / (|d| + epsilon), d brought to its norm first where that comes before the update.
+  void constrain_row(Scalar* direction, Scalar* gradient) const {
+    if (config_.normalise_before_update) normalise(direction);
     const Index width = model_.parameters().output_width();
     const Scalar norm = std::sqrt(kernels::squared_norm(direction, width)) + static_cast<Scalar>(config_.projection_epsilon);
     if (!(norm > Scalar(0))) return;
@@ -402,27 +404,29 @@ class Trainer {
     auto& step = workspace_.step;
     Parameters& p = model_.parameters();
     const Index in = p.width(), out = p.output_width(), latents = p.latents();
-    const bool unit = unit_decoder(), subtracts = model_.subtracts_decoder_bias() && !config_.frozen.b_dec;
+    const bool unit = unit_decoder(), renorm = normalises_after(),
+               subtracts = model_.subtracts_decoder_bias() && !config_.frozen.b_dec;
     const bool has_bias = p.b_enc.size() > 0 && !config_.frozen.b_enc;
     const bool reads = !p.tied() && !config_.frozen.encoder, writes = !config_.frozen.decoder;
     auto* const dec = writes ? &moments_.slots("W_dec") : nullptr;
     auto* const enc = reads ? &moments_.slots("W_enc") : nullptr;
     auto* const bias = has_bias ? &moments_.slots("b_enc") : nullptr;
     const Index blocks = (latents + detail::gradient_block_latents - 1) / detail::gradient_block_latents;
-    if (subtracts && (partial_.rows() != blocks || partial_.cols() != in)) partial_.resize(blocks, in);
+    Tensor<Scalar>& partial = step.read_sums;
+    if (subtracts && (partial.rows() != blocks || partial.cols() != in)) partial.resize(blocks, in);
     threads_.for_blocks(latents, detail::gradient_block_latents, [&](Index begin, Index end, Index block) {
-      if (subtracts) std::fill_n(partial_.row(block), in, Scalar(0));
+      if (subtracts) std::fill_n(partial.row(block), in, Scalar(0));
       detail::visit_latent_gradients(step, begin, end, [&](Index i, Scalar* g_enc, Scalar g_bias, Scalar* g_dec) {
         // The gradient of b_dec reads W_enc before it moves.
-        if (subtracts) kernels::add_scaled(partial_.row(block), g_bias, p.encoder().row(i), in);
-        if (unit) project(p.W_dec.row(i), g_dec);
+        if (subtracts) kernels::add_scaled(partial.row(block), g_bias, p.encoder().row(i), in);
+        if (unit) constrain_row(p.W_dec.row(i), g_dec);
         if (reads) moments_.update_rows(*enc, i * in, p.W_enc.row(i), g_enc, in);
         if (writes) moments_.update_rows(*dec, i * out, p.W_dec.row(i), g_dec, out);
         if (has_bias) moments_.update_rows(*bias, i, &p.b_enc[i], &g_bias, 1);
-        if (unit) normalise(p.W_dec.row(i));
+        if (renorm) normalise(p.W_dec.row(i));
       });
     });
-    detail::shared_gradients(step, subtracts ? &partial_ : nullptr, shared_gradient_, column_sums_, threads_);
+    detail::shared_gradients(step, subtracts ? &step.read_sums : nullptr, shared_gradient_, threads_);
     const auto update = [&](std::string_view name, auto& w, auto& g) {
       if (w.size() > 0 && !config_.frozen.holds(name)) moments_.update(moments_.slots(name), w, g, threads_);
     };
@@ -437,13 +441,12 @@ class Trainer {
     if (gradient_.latents() != p.latents()) gradient_.resize_like(p);
     detail::materialise_gradient(model_, workspace_.step, gradient_, threads_);
     Parameters::visit_activation([](std::string_view, auto& to, const auto& from) { to = from; }, gradient_, shared_gradient_);
-    const bool unit = unit_decoder();
-    if (unit)
+    if (unit_decoder())
       threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
-        for (Index i = begin; i < end; ++i) project(p.W_dec.row(i), gradient_.W_dec.row(i));
+        for (Index i = begin; i < end; ++i) constrain_row(p.W_dec.row(i), gradient_.W_dec.row(i));
       });
     double squares = 0;
-    std::vector<double> row_squares;
+    std::vector<double>& row_squares = row_squares_;
     Parameters::visit(
         [&](std::string_view name, const auto& g) {
           if (config_.frozen.holds(name)) return;
@@ -467,7 +470,7 @@ class Trainer {
           moments_.update(moments_.slots(name), w, g, threads_);
         },
         p, gradient_);
-    if (unit)
+    if (normalises_after())
       threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
         for (Index i = begin; i < end; ++i) normalise(p.W_dec.row(i));
       });
@@ -489,15 +492,16 @@ class Trainer {
   static Index active_entries(const Codes<Scalar>& codes) {
     return codes.size() - static_cast<Index>(std::count(codes.values().begin(), codes.values().end(), Scalar(0)));
   }
-  double batch_variance() const {
+  double batch_variance() {
     const RowsView<Scalar> rows = workspace_.step.measured_target;
-    std::vector<RowStatistics> blocks(static_cast<std::size_t>((rows.rows + row_block - 1) / row_block));
+    std::vector<RowStatistics>& blocks = batch_statistics_;  // the last one of all
+    blocks.resize(static_cast<std::size_t>((rows.rows + row_block - 1) / row_block) + 1);
+    for (RowStatistics& block : blocks) block.clear();
     threads_.for_blocks(rows.rows, row_block, [&](Index begin, Index end, Index block) {
       for (Index b = begin; b < end; ++b) blocks[static_cast<std::size_t>(block)].add(rows.row(b), rows.cols);
     });
-    RowStatistics statistics;
-    for (const RowStatistics& block : blocks) statistics.merge(block);
-    return statistics.variance();
+    for (std::size_t block = 0; block + 1 < blocks.size(); ++block) blocks.back().merge(blocks[block]);
+    return blocks.back().variance();
   }
   Model& model_;
   TrainerConfig config_;
@@ -519,7 +523,8 @@ class Trainer {
   typename Model::template Workspace<Terms> workspace_;
   Parameters shared_gradient_;  ///< of b_dec, W_skip and the activation's own tensors; the others are empty
   Parameters gradient_;         ///< all gradients; empty where none needs them
-  Tensor<Scalar> partial_, column_sums_;
+  std::vector<RowStatistics> batch_statistics_;
+  std::vector<double> row_squares_;
   Tensor<Scalar> outer_;  ///< x' of `forward`, then dL/dx'
 };
 

@@ -8,7 +8,6 @@
 #include <sae/training/whitening.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -118,6 +117,9 @@ struct TrainerConfig {
   double decoder_norm = 1;                       ///< > 0: norm of the decoder rows where `decoder` is `unit`, before any fold
   double projection_epsilon = 0;                 ///< gradient projected on d / (|d| + epsilon)
   double unit_norm_epsilon = 0;                  ///< rows divided by |d| + epsilon
+  /// Rows are brought to `decoder_norm` between gradient and projection, not after the update (OpenAI's train.py): the next forward
+  /// reads them as the update left them, and so does who reads the model at the end.
+  bool normalise_before_update = false;
   Center center = Center::mean;
   Normalisation normalisation = Normalisation::mean_square;
   /// Finds the map of Normalisation::whitening from rows [N x D]: sae::covariance_whitening (training/covariance_whitening.hpp).
@@ -163,6 +165,7 @@ struct TrainerConfig {
     visitor("decoder_norm", decoder_norm);
     visitor("projection_epsilon", projection_epsilon);
     visitor("unit_norm_epsilon", unit_norm_epsilon);
+    visitor("normalise_before_update", normalise_before_update);
     visitor("center", centers[static_cast<int>(center)]);
     visitor("normalisation", normalisations[static_cast<int>(normalisation)]);
     visitor("whitening_floor", whitening_floor);
@@ -178,32 +181,30 @@ struct TrainerConfig {
     if (batch < 1) throw_value("Trainer: batch = ", batch, " is below 1 row");
     if ((tokens > 0) == (steps > 0)) throw_value("Trainer: give either tokens (", tokens, ") or steps (", steps, ")");
     if (total_steps() < 1) throw_value("Trainer: tokens = ", tokens, " are fewer than one batch of ", batch);
-    if (!(learning_rate > 0)) throw_value("Trainer: learning_rate = ", learning_rate, " is not positive");
+    require_positive("Trainer: learning_rate", learning_rate);
     schedule.check(total_steps());
     sae::check(optimizer);
     if (!(ema >= 0 && ema < 1)) throw_value("Trainer: ema = ", ema, " is not in [0, 1)");
     if (ema > 0 && std::holds_alternative<ScheduleFree>(optimizer))
       throw_value("Trainer: ema = ", ema, ", and the optimizer schedule_free averages the weights itself: ema = 0 is legal");
-    if (sparsity_warmup < 0) throw_value("Trainer: sparsity_warmup = ", sparsity_warmup, " is negative");
-    if (!(clip_norm >= 0)) throw_value("Trainer: clip_norm = ", clip_norm, " is negative");
-    if (!(clip_epsilon >= 0)) throw_value("Trainer: clip_epsilon = ", clip_epsilon, " is negative");
-    if (!(decoder_norm > 0 && std::isfinite(decoder_norm)))
-      throw_value("Trainer: decoder_norm = ", decoder_norm, " is not a positive finite number");
+    require_non_negative("Trainer: sparsity_warmup", sparsity_warmup);
+    require_non_negative("Trainer: clip_norm", clip_norm);
+    require_non_negative("Trainer: clip_epsilon", clip_epsilon);
+    require_positive("Trainer: decoder_norm", decoder_norm);
     if (normalisation == Normalisation::whitening && whitening == nullptr)
       throw_value(
           "Trainer: normalisation = whitening needs whitening = sae::covariance_whitening "
           "(include sae/training/covariance_whitening.hpp)");
-    if (!(whitening_floor > 0 && std::isfinite(whitening_floor)))
-      throw_value("Trainer: whitening_floor = ", whitening_floor, " is not a positive finite number");
-    if (!(projection_epsilon >= 0)) throw_value("Trainer: projection_epsilon = ", projection_epsilon, " is negative");
-    if (!(unit_norm_epsilon >= 0)) throw_value("Trainer: unit_norm_epsilon = ", unit_norm_epsilon, " is negative");
+    require_positive("Trainer: whitening_floor", whitening_floor);
+    require_non_negative("Trainer: projection_epsilon", projection_epsilon);
+    require_non_negative("Trainer: unit_norm_epsilon", unit_norm_epsilon);
     if (statistics_rows < 1) throw_value("Trainer: statistics_rows = ", statistics_rows, " is below 1");
-    if (dead.window < 0) throw_value("Trainer: dead.window = ", dead.window, " is negative");
-    if (!(dead.least_value >= 0)) throw_value("Trainer: dead.least_value = ", dead.least_value, " is negative");
+    require_non_negative("Trainer: dead.window", dead.window);
+    require_non_negative("Trainer: dead.least_value", dead.least_value);
     resampling.check();
     if (resampling.form != ResamplingForm::off && (frozen.encoder || frozen.decoder || frozen.b_enc || frozen.activation))
       throw_value("Trainer: resampling gives latents new encoder and decoder rows and biases, and frozen holds them");
-    if (k_annealing.from < 0) throw_value("Trainer: k_annealing.from = ", k_annealing.from, " is negative");
+    require_non_negative("Trainer: k_annealing.from", k_annealing.from);
     if (k_annealing.from > 0 && (k_annealing.steps < 1 || k_annealing.steps > total_steps()))
       throw_value("Trainer: k_annealing.steps = ", k_annealing.steps, " is not in [1, ", total_steps(),
                   "] (the steps of the run)");

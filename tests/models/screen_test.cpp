@@ -3,7 +3,7 @@
 #include <sae/activations/any_activation.hpp>
 #include <sae/core/random.hpp>
 #include <sae/kernels/product.hpp>
-#include <sae/kernels/screen.hpp>
+#include <sae/models/screen.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 
 #include <algorithm>
@@ -56,9 +56,10 @@ struct Problem {
 /// Mean candidates of a row; negative where the screen gave up. \param whole  rows that it may leave to be computed whole
 double check(const Problem& p, Index k, const std::vector<Index>& whole = {}) {
   sae::Threads threads(2);
-  sae::kernels::ScreenWeights weights;
-  weights.build(p.w.data(), p.b.data(), p.latents, p.width, {.k = k}, p.x, threads);
-  sae::kernels::Screen screen;
+  sae::detail::ScreenWeights weights;
+  weights.see(p.x, p.width);
+  weights.build(p.w.data(), p.b.data(), p.latents, p.width, {.k = k}, threads);
+  sae::detail::Screen screen;
   if (!weights.finite() || !screen.find(weights, p.x.data(), p.rows, {.k = k})) return -1;
   for (const Index row : screen.whole_rows()) {
     CAPTURE(row);
@@ -108,7 +109,7 @@ Problem fitted(Index m, Index d, Index f, std::uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE("a screen finds all that can be among the k largest", "[kernels][screen]") {
+TEST_CASE("a screen finds all that can be among the k largest", "[models][screen]") {
   on_every_route([] {
     std::vector<Index> all(17);
     std::iota(all.begin(), all.end(), Index{0});
@@ -126,7 +127,7 @@ TEST_CASE("a screen finds all that can be among the k largest", "[kernels][scree
   });
 }
 
-TEST_CASE("a screen holds where numbers are odd", "[kernels][screen]") {
+TEST_CASE("a screen holds where numbers are odd", "[models][screen]") {
   on_every_route([] {
     Problem p = fitted(20, 96, 2000, 5);
     for (Index i = 0; i < p.rows; ++i) p.row(i)[7] *= 300;  // outlier dimensions, large in x and small in w
@@ -147,7 +148,7 @@ TEST_CASE("a screen holds where numbers are odd", "[kernels][screen]") {
   });
 }
 
-TEST_CASE("a screen gives up on what is not finite, and where it prunes too little", "[kernels][screen]") {
+TEST_CASE("a screen gives up on what is not finite, and where it prunes too little", "[models][screen]") {
   on_every_route([] {
     for (const float odd : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30F}) {
       Problem row = fitted(5, 64, 1500, 1), weight = fitted(5, 64, 1500, 1);
@@ -174,6 +175,8 @@ std::pair<std::vector<sae::Codes<float>>, int> codes_of(const Problem& p, const 
   sae::kernels::set_route(route);
   sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, Activation, float> model(p.width, p.latents, activation);
   std::copy(p.w.begin(), p.w.end(), model.parameters().W_enc.data());
+  for (Index i = 0; i < p.latents; ++i)  // norms that change who is among the largest
+    for (Index j = 0; j < p.width; ++j) model.parameters().W_dec.row(i)[j] *= 0.25F + 0.03F * static_cast<float>(i % 97);
   if (model.parameters().b_enc.size() > 0) std::copy(p.b.begin(), p.b.end(), model.parameters().b_enc.data());
   Activation::template Parameters<float>::visit(
       [&](std::string_view name, auto& tensor) {
@@ -210,7 +213,7 @@ void require_same(const std::vector<sae::Codes<float>>& got, const std::vector<s
 
 }  // namespace
 
-TEST_CASE("a screen's products are exact, at the ends of what codes can be too", "[kernels][screen]") {
+TEST_CASE("a screen's products are exact, at the ends of what codes can be too", "[models][screen]") {
   namespace kernels = sae::kernels::detail;
   on_every_route([] {
     const auto& run = kernels::screen_kernels();
@@ -269,7 +272,7 @@ TEST_CASE("a screen's products are exact, at the ends of what codes can be too",
   });
 }
 
-TEST_CASE("codes are the same bytes with a screen and without", "[kernels][screen]") {
+TEST_CASE("codes are the same bytes with a screen and without", "[models][screen]") {
   using sae::kernels::Route;
   Problem p = fitted(900, 128, 3000, 9);
   for (float& bias : p.b) bias -= 45;  // few are positive
@@ -292,15 +295,52 @@ TEST_CASE("codes are the same bytes with a screen and without", "[kernels][scree
     });
   };
   check_all(sae::TopK{.k = 16}, 3);
+  check_all(sae::TopK{.k = 16, .rank_by_decoder_norm = true}, 3);
   if (fast == 0) SAE_SKIP_TEST("this machine has no fast screen");
+  check_all(sae::AbsTopK{.k = 16}, 3);
+  check_all(sae::AbsTopK{.k = 16, .rank_by_decoder_norm = true}, 3);
   check_all(sae::BatchTopK{.k = 12}, 2);  // the first batch has nothing to guess by
+  check_all(sae::BatchTopK{.k = 12, .rank_by_decoder_norm = true}, 2);
   check_all(sae::ReLU{}, 3);
   check_all(sae::JumpReLU{.threshold = 3, .bandwidth = 2}, 3);
   check_all(sae::Gated{}, 3);
   check_all(sae::AnyActivation(sae::BatchTopK{.k = 12}), 2);
-  check_all(sae::AnyActivation(sae::AbsTopK{.k = 12}), 0);
+  check_all(sae::AnyActivation(sae::GroupMax{.k = 12}), 0);
   for (Index j = 0; j < p.width; ++j) p.row(650)[j] *= 1e30F;  // its block is computed whole
   check_all(sae::TopK{.k = 16}, 2);
   check_all(sae::ReLU{}, 2);
   check_all(sae::BatchTopK{.k = 12}, 1);
+}
+
+TEST_CASE("codes of few rows are those of many, with weights that stay and without, for any number of threads",
+          "[models][screen]") {
+  Problem p = fitted(150, 256, 4500, 9);
+  for (float& bias : p.b) bias -= 45;
+  for (Index j = 0; j < p.width; ++j) p.row(40)[j] *= 1e30F;  // nothing can be said of it
+  const auto check = [&](const auto& activation) {
+    using Activation = std::decay_t<decltype(activation)>;
+    CAPTURE(std::string(activation.name));
+    sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, Activation, float> model(p.width, p.latents, activation);
+    std::copy(p.w.begin(), p.w.end(), model.parameters().W_enc.data());
+    std::copy(p.b.begin(), p.b.end(), model.parameters().b_enc.data());
+    typename decltype(model)::template Workspace<> kept, fresh;
+    kept.keep_weights();
+    sae::Threads one(1), three(3);
+    std::vector<sae::Codes<float>> got, again, want;
+    Index first = 0;
+    for (const Index rows : {1, 1, 2, 7, 1, 32, 33, 1, 70}) {
+      const sae::Batch<float> x(p.x.data() + first * p.width, rows, p.width);
+      got.push_back(model.encode_into(x, kept, three));
+      again.push_back(model.encode_into(x, fresh, three));
+      sae_test::on_portable_route([&] { want.push_back(model.encode(x, one)); });
+      first += rows;
+    }
+    require_same(got, want);
+    require_same(again, want);
+    CHECK((kept.step.screen.latents() > 0) == sae::kernels::detail::has_fast_screen());
+    CHECK(fresh.step.screen.latents() == 0);
+  };
+  check(sae::TopK{.k = 16});
+  check(sae::TopK{.k = 16, .rank_by_decoder_norm = true});
+  check(sae::ReLU{});
 }

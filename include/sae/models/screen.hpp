@@ -1,4 +1,5 @@
 #pragma once
+#include <sae/activations/screen_rule.hpp>
 #include <sae/core/threads.hpp>
 #include <sae/kernels/largest.hpp>
 #include <sae/kernels/screen_kernels.hpp>
@@ -20,75 +21,85 @@
 // upper bound lies below the k-th largest lower bound of the row is not among the k largest, whatever the ties.
 // Where a threshold decides, what is excluded has an upper bound below it.
 // g_d, powers of two, balance dimensions that are large in x against w (Xiao et al. 2022, arXiv:2211.10438, "SmoothQuant").
-namespace sae::inline SAE_ABI::kernels {
+namespace sae::inline SAE_ABI::detail {
 
-namespace detail {
 /// Upper bound of the root of a sum of n squares that was added in float32, squares too small for it included.
 inline float norm_above(float squares, Index n) {
   const double size = static_cast<double>(n);
   return static_cast<float>((std::sqrt(static_cast<double>(squares)) + 2e-19 * std::sqrt(size)) * (1 + size * 0x1p-23 + 1e-6));
 }
 /// What rounding can do to z, as a share of |x'| |w'| and of |b|; and to the screen's own arithmetic.
-inline float rounding_share(Index width) { return static_cast<float>((static_cast<double>(width) / 8 + 16) * 0x1p-24 * 1.1); }
+inline float rounding_share(Index width) { return static_cast<float>((static_cast<double>(width) / 8 + 20) * 0x1p-24 * 1.1); }
 /// What a code counts, of a row whose largest number this is; not so little that its inverse is infinite.
 inline float screen_step(float largest, int codes) { return std::max(largest / static_cast<float>(codes), 1e-30F); }
-}  // namespace detail
-
-/// What a screen looks for.
-struct ScreenRule {
-  Index k = 0;  ///< > 0: latents that may be among the k largest positive z of their row
-  /// k = 0: latents that may have z + sign shift_i >= bound.
-  float bound = 0;
-  const float* shift = nullptr;  ///< [F]; null: 0
-  float sign = 1;
-  /// Candidates of a row at most: more of them would cost as much as the product.
-  Index capacity(Index latents) const { return k > 0 ? 12 * k + 768 : std::min(latents / 4, 1024 + latents / 32); }
-};
 
 /// Encoder rows w [F x D] and biases b [F] as the screen reads them.
 class ScreenWeights {
  public:
   static constexpr Index largest_width = 60'000;  ///< for wider rows 32 bits might not hold a product
+  static constexpr Index rows_for_balance = 64;
 
-  /// \param rows  some of the rows x [n x D] that will be screened, for the balance: any will do
-  void build(const float* w, const float* bias, Index latents, Index width, const ScreenRule& rule, std::span<const float> rows,
-             Threads& threads) {
+  /// Takes rows x [n x D] of those that will be screened, the first `rows_for_balance`, into the balance: any will do.
+  void see(std::span<const float> rows, Index width) {
+    if (squares_of_x_.size() != static_cast<std::size_t>(width)) forget();
+    squares_of_x_.resize(static_cast<std::size_t>(width), 0);
+    for (; !rows.empty() && seen_ < rows_for_balance; rows = rows.subspan(static_cast<std::size_t>(width)), ++seen_)
+      for (std::size_t d = 0; d < squares_of_x_.size(); ++d)
+        squares_of_x_[d] += static_cast<double>(rows[d]) * static_cast<double>(rows[d]);
+  }
+  /// Whether it was never built from these weights, or from far fewer rows than it has seen by now.
+  bool wants_building(const float* w) const {
+    return w != of_ || (seen_ > built_from_ && (seen_ == rows_for_balance || seen_ >= 8 * built_from_));
+  }
+  void forget() {
+    squares_of_x_.clear();
+    seen_ = built_from_ = 0;
+    of_ = nullptr;
+  }
+  void build(const float* w, const float* bias, Index latents, Index width, const ScreenRule& rule, Threads& threads) {
     latents_ = latents;
     width_ = width;
-    const Index panels = (latents + detail::screen_panel - 1) / detail::screen_panel;
-    kernels_ = &detail::screen_kernels();
-    const auto& kernels = *kernels_;
-    const Index units = kernels.units(width);
-    const auto padded = static_cast<std::size_t>(panels * detail::screen_panel);
+    of_ = w;
+    built_from_ = seen_;
+    loops_ = &kernels::detail::screen_kernels();
+    const auto& loops = *loops_;
+    const Index panels = (latents + kernels::detail::screen_panel - 1) / kernels::detail::screen_panel,
+                units = loops.units(width);
+    const auto padded = static_cast<std::size_t>(panels * kernels::detail::screen_panel);
     codes_.resize(padded * static_cast<std::size_t>(4 * units));
     for (auto* const of : {&scale_, &bias_, &error_, &norm_, &slack_}) of->assign(padded, 0.0F);
-    balance(w, rows);
-    const float share = detail::rounding_share(width);
+    balance(w);
+    const float share = rounding_share(width);
     finite_.assign(static_cast<std::size_t>(panels), 1);
-    threads.for_blocks(panels, 4, [&](Index begin, Index end, Index) {
-      std::vector<std::uint8_t> code(static_cast<std::size_t>(4 * units), 0);
+    constexpr Index block_panels = 4;
+    one_.resize(static_cast<std::size_t>((panels + block_panels - 1) / block_panels * 4 * units));
+    threads.for_blocks(panels, block_panels, [&](Index begin, Index end, Index block) {
+      std::uint8_t* const code = one_.data() + block * 4 * units;
+      std::fill_n(code, 4 * units, std::uint8_t{0});
       for (Index panel = begin; panel < end; ++panel) {
-        std::uint8_t* const to = codes_.data() + panel * detail::screen_panel * 4 * units;
-        for (Index l = 0; l < detail::screen_panel; ++l) {
-          const Index i = panel * detail::screen_panel + l;
+        std::uint8_t* const to = codes_.data() + panel * kernels::detail::screen_panel * 4 * units;
+        for (Index l = 0; l < kernels::detail::screen_panel; ++l) {
+          const Index i = panel * kernels::detail::screen_panel + l;
           const auto at = static_cast<std::size_t>(i);
           if (i >= latents) {
-            bias_[at] = -std::numeric_limits<float>::infinity();  // never a candidate
+            bias_[at] = std::numeric_limits<float>::quiet_NaN();  // never a candidate
             continue;
           }
           const float* const row = w + i * width;
-          const float step = detail::screen_step(kernels.largest(row, balance_.data(), width), kernels.largest_code(width));
-          const auto sums = kernels.quantise(row, balance_.data(), width, step, code.data());
+          const float step = screen_step(loops.largest(row, balance_.data(), width), loops.largest_code(width));
+          const auto sums = loops.quantise(row, balance_.data(), width, step, code);
           for (Index u = 0; u < units; ++u) {
             std::uint32_t unit;
-            std::memcpy(&unit, code.data() + 4 * u, 4);
-            unit ^= kernels.flip();
-            std::memcpy(to + (u * detail::screen_panel + l) * 4, &unit, 4);
+            std::memcpy(&unit, code + 4 * u, 4);
+            unit ^= loops.flip();
+            std::memcpy(to + (u * kernels::detail::screen_panel + l) * 4, &unit, 4);
           }
-          scale_[at] = step;
-          error_[at] = detail::norm_above(sums.errors, width) * (1 + share);
-          norm_[at] = detail::norm_above(sums.squares, width);
-          const float own = bias == nullptr ? 0.0F : bias[i], shift = rule.shift == nullptr ? 0.0F : rule.sign * rule.shift[i];
+          const float by = rule.norms == nullptr ? 1.0F : rule.norms[i];
+          scale_[at] = by * step;
+          error_[at] = by * (norm_above(sums.errors, width) * (1 + share));
+          norm_[at] = by * norm_above(sums.squares, width);
+          const float own = bias == nullptr ? 0.0F : by * bias[i],
+                      shift = rule.shift == nullptr ? 0.0F : rule.sign * rule.shift[i];
           bias_[at] = own + shift;
           slack_[at] = share * (std::abs(own) + std::abs(shift)) + 1e-35F;
           if (!std::isfinite(error_[at]) || !std::isfinite(norm_[at]) || !std::isfinite(bias_[at]))
@@ -101,11 +112,11 @@ class ScreenWeights {
   bool finite() const { return std::find(finite_.begin(), finite_.end(), 0) == finite_.end(); }
   Index latents() const { return latents_; }
   Index width() const { return width_; }
-  const detail::ScreenKernels& kernels() const { return *kernels_; }
+  const kernels::detail::ScreenKernels& loops() const { return *loops_; }
   const float* inverse_balance() const { return inverse_.data(); }
-  detail::ScreenPanel panel(Index number) const {
-    const Index first = number * detail::screen_panel;
-    return {codes_.data() + first * 4 * kernels_->units(width_),
+  kernels::detail::ScreenPanel panel(Index number) const {
+    const Index first = number * kernels::detail::screen_panel;
+    return {codes_.data() + first * 4 * loops_->units(width_),
             scale_.data() + first,
             bias_.data() + first,
             error_.data() + first,
@@ -115,14 +126,11 @@ class ScreenWeights {
 
  private:
   /// g_d = sqrt(rms of x_d / rms of w_d) as a power of two.
-  void balance(const float* w, std::span<const float> rows) {
+  void balance(const float* w) {
     const auto width = static_cast<std::size_t>(width_);
     const Index samples = std::min<Index>(latents_, 256), apart = latents_ / samples;
-    std::vector<double> of_x(width, 0), of_w(width, 0);
-    const std::size_t given = rows.size() / width;
-    for (std::size_t b = 0; b < given; ++b)
-      for (std::size_t d = 0; d < width; ++d)
-        of_x[d] += static_cast<double>(rows[b * width + d]) * static_cast<double>(rows[b * width + d]);
+    std::vector<double>&of_x = squares_of_x_, &of_w = squares_of_w_;
+    of_w.assign(width, 0);
     for (Index n = 0; n < samples; ++n)
       for (std::size_t d = 0; d < width; ++d) {
         const auto value = static_cast<double>(w[n * apart * width_ + static_cast<Index>(d)]);
@@ -131,7 +139,7 @@ class ScreenWeights {
     balance_.assign(width, 1.0F);
     inverse_.assign(width, 1.0F);
     for (std::size_t d = 0; d < width; ++d) {
-      const double ratio = of_x[d] * static_cast<double>(samples) / (of_w[d] * static_cast<double>(given));
+      const double ratio = of_x[d] * static_cast<double>(samples) / (of_w[d] * static_cast<double>(seen_));
       if (!(ratio > 1e-30 && ratio < 1e30)) continue;
       const int power = static_cast<int>(std::lround(std::log2(ratio) / 4));
       balance_[d] = std::ldexp(1.0F, power);
@@ -139,17 +147,21 @@ class ScreenWeights {
     }
   }
 
-  const detail::ScreenKernels* kernels_ = nullptr;  ///< those that its codes are for
-  Index latents_ = 0, width_ = 0;
+  const kernels::detail::ScreenKernels* loops_ = nullptr;  ///< those that its codes are for
+  Index latents_ = 0, width_ = 0, seen_ = 0, built_from_ = 0;
+  const float* of_ = nullptr;        ///< what it was built from
   std::vector<std::uint8_t> codes_;  ///< [panels][units][panel][4]
   std::vector<float> scale_, bias_, error_, norm_, slack_, balance_, inverse_;
-  std::vector<char> finite_;  ///< of each panel
+  std::vector<char> finite_;       ///< of each panel
+  std::vector<std::uint8_t> one_;  ///< scratch: the codes of a row, for each block
+  std::vector<double> squares_of_x_, squares_of_w_;
 };
 
 /// Whether screening costs less than the product: a machine with fast products of small integers, and enough of everything.
-inline bool screen_pays(Index rows, Index width, Index latents, const ScreenRule& rule) {
-  return detail::has_fast_screen() && rows >= 192 && width >= 64 && width <= ScreenWeights::largest_width && latents >= 1024 &&
-         latents >= 2 * rule.capacity(latents);
+/// \param kept  the weights were quantised before
+inline bool screen_pays(Index rows, Index width, Index latents, const ScreenRule& rule, bool kept = false) {
+  return kernels::detail::has_fast_screen() && (kept || rows >= 192) && width >= 64 && width <= ScreenWeights::largest_width &&
+         latents >= 1024 && latents >= 2 * rule.capacity(latents);
 }
 
 /// The candidates of a block of rows; reused from block to block.
@@ -159,8 +171,8 @@ class Screen {
   /// what nothing can be said of (infinity), are left to be computed whole: `whole_rows`. False where that is more than every fourth:
   /// what was found is of no use.
   bool find(const ScreenWeights& weights, const float* x, Index m, const ScreenRule& rule) {
-    const auto& kernels = weights.kernels();
-    const Index width = weights.width(), units = kernels.units(width);
+    const auto& loops = weights.loops();
+    const Index width = weights.width(), units = loops.units(width);
     capacity_ = rule.capacity(weights.latents());
     if (capacity_ > weights.latents()) return false;
     const auto room = static_cast<std::size_t>(m * capacity_);
@@ -172,20 +184,20 @@ class Screen {
     count_.assign(static_cast<std::size_t>(m), 0);
     bound_.assign(static_cast<std::size_t>(m), rule.k > 0 ? std::numeric_limits<float>::denorm_min() : rule.bound);
     whole_.clear();
-    quantise(weights, x, m, kernels);
-    std::int32_t products[static_cast<std::size_t>(detail::screen_groups[0] * detail::screen_panel)];
-    for (Index first = 0; first < weights.latents(); first += detail::screen_panel) {
-      const detail::ScreenPanel panel = weights.panel(first / detail::screen_panel);
+    quantise(weights, x, m, rule.magnitude ? 0x7FFFFFFF : -1, loops);
+    std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_groups[0] * kernels::detail::screen_panel)];
+    for (Index first = 0; first < weights.latents(); first += kernels::detail::screen_panel) {
+      const kernels::detail::ScreenPanel panel = weights.panel(first / kernels::detail::screen_panel);
       const std::uint8_t* codes = codes_.data();
       Index b = 0;
       for (std::size_t group = 0; group < 3; ++group) {
-        const Index rows = detail::screen_groups[group];
+        const Index rows = kernels::detail::screen_groups[group];
         for (; b + rows <= m; b += rows, codes += 4 * units * rows) {
-          kernels.products[group](codes, panel.codes, units, products);
+          loops.products[group](codes, panel.codes, units, products);
           for (Index r = 0; r < rows; ++r) {
             Index& count = count_[static_cast<std::size_t>(b + r)];
             if (count < 0) continue;
-            if (count + detail::screen_panel > capacity_) {
+            if (count + kernels::detail::screen_panel > capacity_) {
               compact(b + r, rule.k);
               if (4 * count > 3 * capacity_) {
                 leave(b + r);
@@ -193,9 +205,9 @@ class Screen {
               }
             }
             const auto at = static_cast<std::size_t>((b + r) * capacity_ + count);
-            count += kernels.keep(products + r * detail::screen_panel, panel, rows_[static_cast<std::size_t>(b + r)],
-                                  bound_[static_cast<std::size_t>(b + r)], static_cast<int>(first),
-                                  {latents_.data() + at, lower_.data() + at, upper_.data() + at});
+            count += loops.keep(products + r * kernels::detail::screen_panel, panel, rows_[static_cast<std::size_t>(b + r)],
+                                bound_[static_cast<std::size_t>(b + r)], static_cast<int>(first),
+                                {latents_.data() + at, lower_.data() + at, upper_.data() + at});
           }
         }
       }
@@ -216,7 +228,7 @@ class Screen {
   template <class Visit>
   void for_each_value(const float* x, const float* w, const float* bias, Index width, const Visit& visit) {
     constexpr Index tile = 256;  // latents whose weights stay near while the rows go by
-    const auto& kernels = detail::float_kernels();
+    const auto& loops = kernels::detail::float_kernels();
     const auto m = static_cast<Index>(count_.size());
     next_.assign(count_.size(), 0);
     int most = 0;
@@ -232,7 +244,7 @@ class Screen {
         if (count == 0) continue;
         values_.resize(std::max(values_.size(), count));
         for (std::size_t n = 0; n < count; ++n) values_[n] = bias == nullptr ? 0.0F : bias[all[from + n]];
-        kernels.inner_of(x + b * width, w, width, width, all.data() + from, static_cast<Index>(count), values_.data());
+        loops.inner_of(x + b * width, w, width, width, all.data() + from, static_cast<Index>(count), values_.data());
         visit(b, all.subspan(from, count), std::span<const float>(values_.data(), count));
       }
   }
@@ -242,26 +254,27 @@ class Screen {
     count_[static_cast<std::size_t>(b)] = -1;
     whole_.push_back(b);
   }
-  void quantise(const ScreenWeights& weights, const float* x, Index m, const detail::ScreenKernels& kernels) {
-    const Index width = weights.width(), units = kernels.units(width);
-    const float share = detail::rounding_share(width), *const g = weights.inverse_balance();
+  void quantise(const ScreenWeights& weights, const float* x, Index m, std::int32_t bits,
+                const kernels::detail::ScreenKernels& loops) {
+    const Index width = weights.width(), units = loops.units(width);
+    const float share = rounding_share(width), *const g = weights.inverse_balance();
     rows_.resize(static_cast<std::size_t>(m));
     codes_.resize(static_cast<std::size_t>(m * 4 * units));
     std::vector<std::uint8_t>& code = one_;
     code.assign(static_cast<std::size_t>(4 * units), 0);
     std::uint8_t* to = codes_.data();
     Index b = 0;
-    for (const Index rows : detail::screen_groups)
+    for (const Index rows : kernels::detail::screen_groups)
       for (; b + rows <= m; b += rows, to += 4 * units * rows)
         for (Index r = 0; r < rows; ++r) {
           const float* const row = x + (b + r) * width;
-          const float step = detail::screen_step(kernels.largest(row, g, width), kernels.largest_code(width));
-          const auto sums = kernels.quantise(row, g, width, step, code.data());
+          const float step = screen_step(loops.largest(row, g, width), loops.largest_code(width));
+          const auto sums = loops.quantise(row, g, width, step, code.data());
           for (Index u = 0; u < units; ++u) std::memcpy(to + (u * rows + r) * 4, code.data() + 4 * u, 4);
-          const float norm = detail::norm_above(sums.squares, width), error = detail::norm_above(sums.errors, width);
+          const float norm = norm_above(sums.squares, width), error = norm_above(sums.errors, width);
           const float alpha = norm + error;  // |s q| <= |x'| + |e|
-          detail::ScreenRow& of = rows_[static_cast<std::size_t>(b + r)];
-          of = {step, alpha * (1 + share), (error + share * (norm + alpha)) * (1 + share), kernels.added * sums.codes};
+          kernels::detail::ScreenRow& of = rows_[static_cast<std::size_t>(b + r)];
+          of = {step, alpha * (1 + share), (error + share * (norm + alpha)) * (1 + share), loops.added * sums.codes, bits};
           if (!std::isfinite(of.beta)) leave(b + r);
         }
   }
@@ -271,7 +284,7 @@ class Screen {
     if (k == 0 || count < 0) return;
     float& bound = bound_[static_cast<std::size_t>(b)];
     const auto first = static_cast<std::size_t>(b * capacity_);
-    if (count >= k) bound = std::max(bound, kth_largest(lower_.data() + first, count, k));
+    if (count >= k) bound = std::max(bound, kernels::kth_largest(lower_.data() + first, count, k));
     std::size_t to = first;
     for (std::size_t at = first; at < first + static_cast<std::size_t>(count); ++at) {
       latents_[to] = latents_[at];
@@ -288,10 +301,10 @@ class Screen {
   std::vector<Index> count_;          ///< of each row; -1 where it is left
   std::vector<Index> whole_;
   std::vector<float> bound_;
-  std::vector<detail::ScreenRow> rows_;
+  std::vector<kernels::detail::ScreenRow> rows_;
   std::vector<std::size_t> next_;  ///< candidate of each row to go on from
   std::vector<float> values_;
   std::vector<std::uint8_t> codes_, one_;  ///< [groups][units][rows of the group][4]
 };
 
-}  // namespace sae::inline SAE_ABI::kernels
+}  // namespace sae::inline SAE_ABI::detail
