@@ -30,6 +30,7 @@ using sae::kernels::Route;
 
 struct Options {
   int threads = static_cast<int>(std::thread::hardware_concurrency());
+  int warmup = 8;
   std::string rows{};
 };
 Options& options() {
@@ -85,7 +86,8 @@ Matrix<float> make_rows(Index n, Index width) {
     if (file.width() == width && file.rows() >= n) {
       Matrix<float> out(n, width);
       file.read_rows(0, n, out.data(), width);
-      return out;
+      out.rowwise() -= out.colwise().mean().eval();
+      return out * (std::sqrt(static_cast<float>(n)) / out.norm());
     }
   }
   constexpr Index directions = 64;
@@ -101,6 +103,7 @@ Matrix<float> make_rows(Index n, Index width) {
 }  // namespace
 
 int thread_count() { return options().threads; }
+int warmup_steps() { return options().warmup; }
 sae::Threads& threads() {
   static sae::Threads pool(thread_count());
   return pool;
@@ -141,6 +144,8 @@ int run(int argc, char** argv, int (*body)(int argc, char** argv)) {
     restart_with_unit(argv);
     if (const std::string count = take_option(arguments, "--threads"); !count.empty())
       options().threads = std::max(1, std::atoi(count.c_str()));
+    if (const std::string steps = take_option(arguments, "--warmup"); !steps.empty())
+      options().warmup = std::max(1, std::atoi(steps.c_str()));
     options().rows = take_option(arguments, "--rows");
     benchmark::AddCustomContext("sae route", std::string(sae::kernels::to_string(sae::kernels::route())));
     benchmark::AddCustomContext("threads", std::to_string(thread_count()));

@@ -25,8 +25,12 @@ int thread_count();
 sae::Threads& threads();
 sae::Threads& one_thread();
 
+/// What `--warmup` says: steps of a training before it is measured, by which its scratch has grown and its encoder has left the start;
+/// default: 8.
+int warmup_steps();
+
 /// Rows [n x width] that every benchmark reads: a world of 64 directions and noise, so that a trained encoder has something to select.
-/// With `--rows FILE.npy` those of the file, where they have this width.
+/// With `--rows FILE.npy` those of the file, where it has so many of this width, less their mean and with mean squared norm 1.
 const Matrix<float>& rows(Index n, Index width);
 inline constexpr Index batches = 8;  ///< that a training goes round
 
@@ -108,7 +112,7 @@ inline void configure(benchmark::internal::Benchmark* benchmark, int iterations)
   benchmark->Iterations(iterations)->UseManualTime()->Unit(benchmark::kMillisecond);
 }
 
-/// What `main` is: takes --threads, --route and --rows out of the arguments and passes the others on.
+/// What `main` is: takes --threads, --route, --rows and --warmup out of the arguments and passes the others on.
 int run(int argc, char** argv, int (*body)(int argc, char** argv));
 int run_benchmarks(int argc, char** argv);
 

@@ -35,7 +35,7 @@ struct Trained {
 Trained& trained() {
   static const auto one = [] {
     auto made = std::make_unique<Trained>();
-    for (int i = 0; i < 24; ++i) made->run();
+    for (int i = 0; i < warmup_steps(); ++i) made->run();
     return made;
   }();
   return *one;

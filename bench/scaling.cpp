@@ -10,7 +10,7 @@ namespace {
 
 void step(benchmark::State& state, const Size& size) {
   const auto training = make_training("topk", size, threads());
-  for (Index i = 0; i < batches; ++i) training->step(false);
+  for (int i = 0; i < warmup_steps(); ++i) training->step(false);
   in_units(state, Unit(size), [&] { training->step(false); });
   state.counters["l0"] = training->step(true);
 }
@@ -18,7 +18,7 @@ void step(benchmark::State& state, const Size& size) {
 void step_on_threads(benchmark::State& state, int count) {
   sae::Threads pool(count);
   const auto training = make_training("topk", standard, pool);
-  for (Index i = 0; i < batches; ++i) training->step(false);
+  for (int i = 0; i < warmup_steps(); ++i) training->step(false);
   const auto alone = make_training("topk", standard, one_thread());
   const Compared medians = alternate(
       state, [&] { training->step(false); }, [&] { alone->step(false); });

@@ -14,7 +14,7 @@ namespace {
 
 void step(benchmark::State& state, const std::string& name) {
   const auto training = make_training(name, standard, threads());
-  for (Index i = 0; i < batches; ++i) training->step(false);  // scratch has grown, the encoder has left its start
+  for (int i = 0; i < warmup_steps(); ++i) training->step(false);
   in_units(state, Unit(standard), [&] { training->step(false); });
   state.counters["l0"] = training->step(true);
 }
