@@ -9,9 +9,9 @@
 namespace sae_bench {
 namespace {
 
-/// A line of /proc/self/status in bytes; 0 where it is not there.
-double status(const std::string& name) {
-  std::ifstream file("/proc/self/status");
+/// A line of a file of /proc in bytes; 0 where it is not there.
+double bytes_of(const char* path, const std::string& name) {
+  std::ifstream file(path);
   for (std::string word; file >> word;)
     if (word == name + ":") {
       double kilobytes = 0;
@@ -20,6 +20,7 @@ double status(const std::string& name) {
     }
   return 0;
 }
+double status(const std::string& name) { return bytes_of("/proc/self/status", name); }
 /// Resident memory that belongs to no file: now, and at most since `forget_peak`.
 double anonymous_now() { return status("RssAnon"); }
 double anonymous_peak() { return status("VmHWM") - status("RssFile") - status("RssShmem"); }
@@ -30,6 +31,8 @@ void forget_peak() {
 
 // The rows are there before: a training reads them from a file.
 void memory(benchmark::State& state, const std::string& name, const Size& size) {
+  if (bytes_of("/proc/meminfo", "MemAvailable") < 30.0 * static_cast<double>(size.F * size.D))
+    return state.SkipWithError("too little memory is free");
   rows(batches * size.B, size.D);
   for (auto _ : state) {
     forget_peak();
@@ -57,7 +60,7 @@ const bool registered = [] {
         "l0_all/relu", "matching_pursuit", "transcoder", "optimizer/muon", "default/topk"})
     add(name, name, standard);
   add("wide", "topk", wide);
-  add("of_a_billion", "topk", {1024, 12288, 49152, 32});  // 13.5 GiB: ask for it by name
+  add("of_a_billion", "topk", {1024, 12288, 49152, 32});  // 13.5 GiB
   return true;
 }();
 
