@@ -30,7 +30,7 @@ using sae::kernels::Route;
 
 struct Options {
   int threads = static_cast<int>(std::thread::hardware_concurrency());
-  int warmup = 8;
+  int warmup = 32;
   std::string rows{};
 };
 Options& options() {

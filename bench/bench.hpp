@@ -25,8 +25,8 @@ int thread_count();
 sae::Threads& threads();
 sae::Threads& one_thread();
 
-/// What `--warmup` says: steps of a training before it is measured, by which its scratch has grown and its encoder has left the start;
-/// default: 8.
+/// What `--warmup` says: steps of a training before it is measured; default: 32. Scratch has grown after the first, but what a screen's
+/// bounds leave grows for a while as an encoder leaves its start.
 int warmup_steps();
 
 /// Rows [n x width] that every benchmark reads: a world of 64 directions and noise, so that a trained encoder has something to select.
