@@ -9,10 +9,11 @@
 #include <sae/kernels/route.hpp>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <iostream>
+#include <exception>
 #include <map>
 #include <memory>
 #include <string>

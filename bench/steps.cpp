@@ -2,6 +2,7 @@
 #include <sae/core/threads.hpp>
 #include <sae/training/adam.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <string>
