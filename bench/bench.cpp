@@ -52,9 +52,12 @@ std::string take_option(std::vector<char*>& arguments, std::string_view name) {
 }
 void choose_route(const std::string& name) {
   if (name.empty()) return;
-  for (const Route route : {Route::portable, Route::avx2, Route::avx512})
+  std::string known;
+  for (const Route route : sae::kernels::all_routes) {
     if (sae::kernels::to_string(route) == name) return sae::kernels::set_route(route);
-  sae::throw_value("--route=", name, ": these are: portable, avx2, avx512");
+    known += (known.empty() ? "" : ", ") + std::string(sae::kernels::to_string(route));
+  }
+  sae::throw_value("--route=", name, ": these are: ", known);
 }
 /// OpenBLAS reads from the environment, when it is loaded, for which CPU it computes and how long its threads spin after a product.
 /// The unit is what it chooses for this machine, on the AVX2 route its AVX2 kernels: a slower one would flatter.
@@ -67,7 +70,8 @@ void restart_with_unit([[maybe_unused]] char** argv) {
     value == nullptr ? unsetenv(name) : setenv(name, value, 1);
     changed = true;
   };
-  want("OPENBLAS_CORETYPE", sae::kernels::route() == Route::avx2 ? "Haswell" : nullptr);
+  want("OPENBLAS_CORETYPE",
+       sae::kernels::route() == Route::avx2 || sae::kernels::route() == Route::avx_vnni ? "Haswell" : nullptr);
   want("OPENBLAS_L2_SIZE", nullptr);
   want("OPENBLAS_THREAD_TIMEOUT", "4");
   if (changed) execv("/proc/self/exe", argv);  // where it fails, the unit is what it was

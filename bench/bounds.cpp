@@ -1,6 +1,7 @@
 #include "bounds.hpp"
 
 #include <sae/kernels/route.hpp>
+#include <sae/kernels/screen_kernels.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -88,8 +89,9 @@ SAE_TARGET("avx512f,avx512vnni") void eight_bit(Index rounds) {
 Loops loops() {
 #if SAE_X86
   using sae::kernels::Route;
-  if (sae::kernels::route() == Route::avx512) return {16, avx512::multiply_add, avx512::read, avx512::update};
-  if (sae::kernels::route() == Route::avx2) return {8, avx2::multiply_add, avx2::read, avx2::update};
+  const Route route = sae::kernels::route();
+  if (route == Route::avx512 || route == Route::avx512_vnni) return {16, avx512::multiply_add, avx512::read, avx512::update};
+  if (route == Route::avx2 || route == Route::avx_vnni) return {8, avx2::multiply_add, avx2::read, avx2::update};
 #endif
   return {1, portable::multiply_add, portable::read, portable::update};
 }
@@ -103,12 +105,14 @@ Bound multiply_add_bound() {
   const Loops of = loops();
   return {static_cast<double>(2 * chains * of.lanes * rounds), [of] { of.multiply_add(rounds); }};
 }
-Bound eight_bit_bound() {
+Bound integer_bound() {
 #if SAE_X86
-  return {static_cast<double>(2 * chains * 64 * rounds), [] { eight_bit(rounds); }};
-#else
-  return {1, [] {}};
+  if (sae::kernels::route() == sae::kernels::Route::avx512_vnni)
+    return {static_cast<double>(2 * chains * 64 * rounds), [] { eight_bit(rounds); }};
 #endif
+  Bound out = multiply_add_bound();
+  out.amount *= static_cast<double>(sae::kernels::detail::screen_kernels().numbers);
+  return out;
 }
 Bound read_bound(Index bytes) {
   const Index n = bytes / 4, times = std::max<Index>(1, bytes_at_least / bytes);

@@ -12,8 +12,9 @@ struct Bound {
 };
 /// Multiplications and additions of float32, in registers.
 Bound multiply_add_bound();
-/// The same of numbers of eight bits (AVX-512 VNNI).
-Bound eight_bit_bound();
+/// The same of the integers of a screen: with AVX-512 VNNI measured; elsewhere a lane of four bytes multiplies two or four of them where it
+/// multiplies one of float32.
+Bound integer_bound();
 /// Bytes read of an array of so many bytes, again and again: of the cache that holds it, or of memory.
 Bound read_bound(Index bytes);
 /// Bytes read and written of three arrays [n] of float32.

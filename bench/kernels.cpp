@@ -3,7 +3,7 @@
 #include <sae/activations/topk.hpp>
 #include <sae/kernels/largest.hpp>
 #include <sae/kernels/product.hpp>
-#include <sae/kernels/screen.hpp>
+#include <sae/models/screen.hpp>
 #include <sae/training/adam.hpp>
 #include <sae/training/trainer.hpp>
 
@@ -146,12 +146,14 @@ void selection(benchmark::State& state) {
 
 // The screen's parts, on the trained encoder.
 struct Screened {
-  kernels::ScreenRule rule{.k = k};
-  kernels::ScreenWeights weights;
-  kernels::Screen screen;
+  sae::ScreenRule rule{.k = k};
+  sae::detail::ScreenWeights weights;
+  sae::detail::Screen screen;
   const sae::Tensor<float>&W = trained().model.parameters().W_enc, &b = trained().model.parameters().b_enc;
   void build() {
-    weights.build(W.data(), b.data(), F, D, rule, {inputs().data(), static_cast<std::size_t>(64 * D)}, one_thread());
+    weights.forget();
+    weights.see({inputs().data(), static_cast<std::size_t>(64 * D)}, D);
+    weights.build(W.data(), b.data(), F, D, rule, one_thread());
   }
   bool find() { return screen.find(weights, inputs().data(), B, rule); }
   Index candidates() const {
@@ -162,7 +164,7 @@ struct Screened {
 };
 bool skip_without_screen(benchmark::State& state) {
   if (kernels::detail::has_fast_screen()) return false;
-  state.SkipWithError("no fast products of eight bits");
+  state.SkipWithError("no fast products of small integers");
   return true;
 }
 void screen_quantise(benchmark::State& state) {
@@ -174,14 +176,14 @@ void screen_product(benchmark::State& state) {
   if (skip_without_screen(state)) return;
   Screened one;
   one.build();
-  const Index group = kernels::detail::screen_groups[0], quads = kernels::detail::quads_of(D), groups = B / group;
-  const std::vector<std::int8_t> x(static_cast<std::size_t>(groups * group * 4 * quads), 3);
+  const Index group = kernels::detail::screen_groups[0], units = one.weights.loops().units(D), groups = B / group;
+  const std::vector<std::uint8_t> x(static_cast<std::size_t>(groups * group * 4 * units), 3);
   std::vector<std::int32_t> out(static_cast<std::size_t>(group * kernels::detail::screen_panel));
-  const auto product = kernels::detail::screen_kernels().products[0];
-  against(state, eight_bit_bound(), 2.0 * static_cast<double>(groups * group) * D * F, [&] {
+  const auto product = one.weights.loops().products[0];
+  against(state, integer_bound(), 2.0 * static_cast<double>(groups * group) * D * F, [&] {
     for (Index panel = 0; panel < F / kernels::detail::screen_panel; ++panel)
       for (Index g = 0; g < groups; ++g)
-        product(x.data() + g * group * 4 * quads, one.weights.panel(panel).codes, quads, out.data());
+        product(x.data() + g * group * 4 * units, one.weights.panel(panel).codes, units, out.data());
     benchmark::DoNotOptimize(out.data());
   });
 }
@@ -189,7 +191,7 @@ void screen_find(benchmark::State& state) {
   if (skip_without_screen(state)) return;
   Screened one;
   one.build();
-  against(state, eight_bit_bound(), products, [&] { one.find(); });
+  against(state, integer_bound(), products, [&] { one.find(); });
   state.counters["candidates"] = static_cast<double>(one.candidates()) / B;
 }
 void screen_values(benchmark::State& state) {
@@ -221,7 +223,7 @@ void topk_step(benchmark::State& state) {
   };
   std::vector<Part> parts;
   if (screened) {
-    parts.push_back({"product_of_8_bits", eight_bit_bound(), products});
+    parts.push_back({"product_of_integers", integer_bound(), products});
     parts.push_back({"candidates", multiply_add_bound(), 2.0 * D * static_cast<double>(candidates)});
     parts.push_back({"quantise", read_bound(4 * F * D), 4.0 * F * D});
   } else {
