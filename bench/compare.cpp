@@ -30,6 +30,7 @@ std::function<void()> make_work(const std::string& what, const std::string& argu
     Model::Workspace<> workspace{};
   };
   const auto encoder = std::make_shared<Encoder>();
+  encoder->workspace.keep_weights();  // as PyTorch's, they are those of a trained model
   encoder->x = rows(4096, standard.D).topRows(std::stoi(argument));
   return [encoder] { benchmark::DoNotOptimize(encoder->model.encode_into(encoder->x, encoder->workspace, threads()).size()); };
 }

@@ -12,18 +12,21 @@ namespace {
 
 using Model = sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK>;
 
-void encode(benchmark::State& state) {
+/// \param keeps  with weights that stay, as those of a trained model do
+void encode(benchmark::State& state, bool keeps) {
   const Index n = state.range(0);
   const Matrix<float> x = rows(4096, standard.D).topRows(n);
   const Model model(standard.D, standard.F, sae::TopK{.k = standard.k});
   Model::Workspace<> workspace;
+  if (keeps) workspace.keep_weights();
   const auto work = [&] { benchmark::DoNotOptimize(model.encode_into(x, workspace, threads()).size()); };
   work();
   in_units(state, Unit(n, standard.D, standard.F), work);
 }
-BENCHMARK(encode)->ArgName("rows")->Arg(1)->Arg(16)->Apply([](auto* b) { configure(b, 301); });
-BENCHMARK(encode)->ArgName("rows")->Arg(256)->Apply([](auto* b) { configure(b, 51); });
-BENCHMARK(encode)->ArgName("rows")->Arg(4096)->Apply([](auto* b) { configure(b, 11); });
+BENCHMARK_CAPTURE(encode, trained, true)->ArgName("rows")->Arg(1)->Arg(16)->Apply([](auto* b) { configure(b, 301); });
+BENCHMARK_CAPTURE(encode, trained, true)->ArgName("rows")->Arg(256)->Apply([](auto* b) { configure(b, 51); });
+BENCHMARK_CAPTURE(encode, trained, true)->ArgName("rows")->Arg(4096)->Apply([](auto* b) { configure(b, 11); });
+BENCHMARK_CAPTURE(encode, training, false)->ArgName("rows")->Arg(4096)->Apply([](auto* b) { configure(b, 11); });
 
 void decode(benchmark::State& state) {
   const Index n = state.range(0);
