@@ -107,7 +107,7 @@ case $leg in
     else
       echo "formatting not checked: needs clang-format 14, here is $("$format" --version)"
     fi
-    git ls-files -z 'scripts/*.sh' .ci/run | xargs -0 shellcheck -x
+    git ls-files -z 'scripts/*.sh' 'bench/*.sh' .ci/run | xargs -0 shellcheck -x
     ;;
   tidy)
     need_packages "${packages[@]}" clang clang-tidy
