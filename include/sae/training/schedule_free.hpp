@@ -3,6 +3,7 @@
 #include <sae/training/optimizer_slots.hpp>
 #include <sae/training/sgd.hpp>
 
+#include <algorithm>
 #include <string_view>
 
 namespace sae::inline SAE_ABI {
@@ -47,11 +48,20 @@ struct ScheduleFree {
     bool sign, first;
 
     /// w is y, the slot z.
-    void operator()(Scalar* __restrict w, const Scalar* __restrict g, const SlotRows<Scalar>& state, Index n) const {
-      Scalar* __restrict kept = state[0];
+    void operator()(Scalar* w, const Scalar* g, const SlotRows<Scalar>& state, Index n) const {
+      if (first) std::copy_n(w, n, state[0]);
+      if (sign) {
+        step(w, state[0], n, [&](Index j) { return SignSgd::Update<Scalar>::sign(g[j]); });
+      } else {
+        step(w, state[0], n, [&](Index j) { return g[j]; });
+      }
+    }
+
+   private:
+    template <class Direction>
+    void step(Scalar* __restrict w, Scalar* __restrict kept, Index n, const Direction& direction) const {
       for (Index j = 0; j < n; ++j) {
-        const Scalar before = first ? w[j] : kept[j];
-        const Scalar z = before - rate * (sign ? SignSgd::Update<Scalar>::sign(g[j]) : g[j]);
+        const Scalar before = kept[j], z = before - rate * direction(j);
         Scalar x = average(momentum, w[j], before);
         x += share * (z - x);
         w[j] = x + (1 - momentum) * (z - x);

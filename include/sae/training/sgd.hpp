@@ -2,6 +2,7 @@
 #include <sae/core/types.hpp>
 #include <sae/training/optimizer_slots.hpp>
 
+#include <cmath>
 #include <string_view>
 
 namespace sae::inline SAE_ABI {
@@ -83,7 +84,11 @@ struct SignSgd {
   struct Update {
     Scalar momentum, rest, rate;
 
-    static Scalar sign(Scalar x) { return x > Scalar(0) ? Scalar(1) : x < Scalar(0) ? Scalar(-1) : x; }
+    /// Without a branch on the sign, which nothing could predict.
+    static Scalar sign(Scalar x) {
+      const auto one = static_cast<Scalar>(static_cast<int>(x > Scalar(0)) - static_cast<int>(x < Scalar(0)));
+      return std::isnan(x) ? x : one;
+    }
     /// The slot is m, or none where momentum = 0.
     void operator()(Scalar* __restrict w, const Scalar* __restrict g, const SlotRows<Scalar>& state, Index n) const {
       Scalar* __restrict m = state[0];
