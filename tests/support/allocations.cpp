@@ -10,6 +10,7 @@ namespace {
 std::atomic<bool> counts{false};
 std::atomic<long> counted{0};
 
+#if SAE_COUNTS_ALLOCATIONS
 void* take(std::size_t size, std::size_t alignment) {
   if (counts) ++counted;
   if (size == 0) size = 1;
@@ -20,8 +21,11 @@ void* take(std::size_t size, std::size_t alignment) {
   if (out == nullptr) throw std::bad_alloc();
   return out;
 }
+#endif
 
 }  // namespace
+
+#if SAE_COUNTS_ALLOCATIONS
 
 // The other forms of new and delete call these.
 void* operator new(std::size_t size) { return take(size, 1); }
@@ -30,6 +34,7 @@ void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+#endif
 
 namespace sae_test {
 

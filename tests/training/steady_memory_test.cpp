@@ -10,6 +10,8 @@
 #include "catch_compat.hpp"
 #include "routes.hpp"
 
+#if SAE_COUNTS_ALLOCATIONS
+
 namespace {
 
 using sae::Index;
@@ -84,3 +86,5 @@ TEST_CASE("a step allocates nothing, whatever is added to the loss", "[training]
   CHECK(steps_that_allocate(recipe_of("jumprelu", "saelens"), 2) < most);
   CHECK(steps_that_allocate(recipe_of("topk", "openai"), 2) < most);
 }
+
+#endif

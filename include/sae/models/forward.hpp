@@ -348,10 +348,12 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads,
                                            step.selectors.take(block, left[static_cast<std::size_t>(n)], first, z);
                                          });
       });
-    if (levels) {
-      const auto low = step.screen_levels.begin() + rows / 256;
-      std::nth_element(step.screen_levels.begin(), low, step.screen_levels.end());
-      step.screen_level = 0.8F * *low;
+    if (levels) {  // somewhat below what all but a few rows have, of those where it is known
+      auto& known = step.screen_levels;
+      std::erase_if(known, [](float level) { return !(level > 0); });
+      const auto low = known.begin() + static_cast<Index>(known.size()) / 256;
+      std::nth_element(known.begin(), low, known.end());
+      step.screen_level = known.empty() ? 0.0F : 0.8F * *low;
     }
     const bool holds = whole < rows && step.selectors.screen_holds();
     step.screen_failures = !holds || 2 * whole > rows ? std::min<Index>(step.screen_failures + 1, 4) : 0;

@@ -210,8 +210,8 @@ struct Step {
   ScratchPool<Scalar> scratch;
   detail::ScreenWeights screen;  ///< of the encoder, where selecting by a screen pays
   Pool<detail::Screen> screens;
-  std::vector<float> screen_levels;  ///< of each row, see Screen::level
-  float screen_level = 0;            ///< below which few of the last batch's were
+  std::vector<float> screen_levels;  ///< of rows, see Screen::level
+  float screen_level = 0;            ///< below which few of them were
   Index screen_pause = 0,
         screen_failures = 0;  ///< batches until a screen that pruned too little is tried again; how often it did
   bool weights_stay = false;  ///< see Workspace::keep_weights
