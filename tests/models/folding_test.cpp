@@ -138,7 +138,7 @@ TEST_CASE("a scale of the rows is folded into activations or weights, for every 
   Own<sae::ReLU> model(3, 4);
   for (const double bad : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()})
     CHECK_THROWS_WITH(model.fold_input_scale(bad, sae::ScaleFold::weights),
-                      Catch::Matchers::ContainsSubstring("is not a positive finite number"));
+                      Catch::Matchers::ContainsSubstring("is not in (0, infinity)"));
 }
 
 TEST_CASE("decoder norms are folded for every activation whose choice they do not change", "[models][fold]") {
