@@ -47,8 +47,8 @@ struct Candidate {
   int latent;
 };
 
-/// Something between `from` and the k-th largest of n >= 1 keys, none NaN, nearer to it with each halving; `from` where that is no less.
-/// After 64 it is the k-th largest.
+/// Something between `from` and the k-th largest of n keys, 1 <= k <= n, none NaN, nearer to it with each halving; `from` where that is
+/// no less. After 32 it is the k-th largest.
 inline float toward_kth_largest(const float* keys, Index n, Index k, float from, int halvings) {
   // The least t that fewer than k keys are above, found by halving the numbers between; as integers floats ascend in their order.
   const auto ordered = [](float x) {
@@ -59,7 +59,7 @@ inline float toward_kth_largest(const float* keys, Index n, Index k, float from,
   const auto& kernels = detail::float_kernels();
   float least, most;
   kernels.range(keys, n, &least, &most);
-  std::int64_t low = ordered(from), high = ordered(most);
+  std::int64_t low = ordered(std::max(from, least)), high = ordered(most);
   for (; low < high && halvings > 0; --halvings) {
     const std::int64_t middle = low + (high - low) / 2;
     if (kernels.count_above(keys, n, value(static_cast<std::int32_t>(middle))) < k) {
@@ -75,8 +75,7 @@ inline float toward_kth_largest(const float* keys, Index n, Index k, float from,
 template <class Scalar>
 Scalar kth_largest(const Scalar* keys, Index n, Index k) {
   if constexpr (std::is_same_v<Scalar, float>) {
-    const float lowest = -std::numeric_limits<float>::infinity();
-    return toward_kth_largest(keys, n, k, lowest, 64);
+    return toward_kth_largest(keys, n, k, -std::numeric_limits<float>::infinity(), 32);
   } else {
     std::vector<Scalar> copy(keys, keys + n);
     std::nth_element(copy.begin(), copy.begin() + (k - 1), copy.end(), std::greater<>());
