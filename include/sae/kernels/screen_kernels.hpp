@@ -262,41 +262,12 @@ SAE_AVX2 ScreenKernels::Sums quantise(const float* x, const float* g, Index n, f
   for (const std::int32_t lane : lanes) total += lane;
   return {sum(squares), sum(errors), total};
 }
-/// A unit of a row, in every lane.
-SAE_AVX2 inline __m256i spread_unit(const std::uint8_t* x) {
-  std::int32_t unit;
-  std::memcpy(&unit, x, 4);
-  return _mm256_set1_epi32(unit);
+SAE_AVX2 inline __m256i add_products(__m256i sum, __m256i left, __m256i right) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(left, right));
 }
-/// The products of some rows of a group with 16 latents.
-template <Index rows, Index group>
-SAE_AVX2 void some_products(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out) {
-  __m256i total[static_cast<std::size_t>(rows)][2];
-#pragma GCC unroll 16
-  for (Index r = 0; r < rows; ++r) total[r][0] = total[r][1] = _mm256_setzero_si256();
-  for (Index u = 0; u < units; ++u, x += 4 * group, codes += 4 * screen_panel) {
-    const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)),
-                  right = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32));
-#pragma GCC unroll 16
-    for (Index r = 0; r < rows; ++r) {
-      const __m256i all = spread_unit(x + 4 * r);
-      total[r][0] = _mm256_add_epi32(total[r][0], _mm256_madd_epi16(left, all));
-      total[r][1] = _mm256_add_epi32(total[r][1], _mm256_madd_epi16(right, all));
-    }
-  }
-#pragma GCC unroll 16
-  for (Index r = 0; r < rows; ++r)
-#pragma GCC unroll 2
-    for (Index half = 0; half < 2; ++half)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + r * screen_panel + 8 * half), total[r][half]);
-}
-template <Index rows>
-SAE_AVX2 void products(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out) {
-  constexpr Index some = std::min<Index>(rows, 6);
-  for (Index r = 0; r < rows; r += some)
-    for (Index i = 0; i < screen_panel; i += 16)
-      some_products<some, rows>(x + 4 * r, codes + 4 * i, units, out + r * screen_panel + i);
-}
+#define SAE_LOOPS SAE_AVX2
+#include <sae/kernels/screen_products_avx2.inc>
+#undef SAE_LOOPS
 /// The lanes that are set in a mask, ascending, eight bits each.
 struct LanesOfMask {
   std::uint64_t of[256] = {};
@@ -348,34 +319,12 @@ inline constexpr ScreenKernels screen_kernels{.numbers = 2,
 namespace avx_vnni {
 #define SAE_AVX_VNNI SAE_TARGET("avx2,avxvnni,fma")
 
-template <Index rows, Index group>
-SAE_AVX_VNNI void some_products(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out) {
-  __m256i total[static_cast<std::size_t>(rows)][2];
-#pragma GCC unroll 16
-  for (Index r = 0; r < rows; ++r) total[r][0] = total[r][1] = _mm256_setzero_si256();
-  for (Index u = 0; u < units; ++u, x += 4 * group, codes += 4 * screen_panel) {
-    const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)),
-                  right = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32));
-#pragma GCC unroll 16
-    for (Index r = 0; r < rows; ++r) {
-      const __m256i all = avx2::spread_unit(x + 4 * r);
-      total[r][0] = _mm256_dpbusd_avx_epi32(total[r][0], left, all);
-      total[r][1] = _mm256_dpbusd_avx_epi32(total[r][1], right, all);
-    }
-  }
-#pragma GCC unroll 16
-  for (Index r = 0; r < rows; ++r)
-#pragma GCC unroll 2
-    for (Index half = 0; half < 2; ++half)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + r * screen_panel + 8 * half), total[r][half]);
+SAE_AVX_VNNI inline __m256i add_products(__m256i sum, __m256i left, __m256i right) {
+  return _mm256_dpbusd_avx_epi32(sum, left, right);
 }
-template <Index rows>
-SAE_AVX_VNNI void products(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out) {
-  constexpr Index some = std::min<Index>(rows, 6);
-  for (Index r = 0; r < rows; r += some)
-    for (Index i = 0; i < screen_panel; i += 16)
-      some_products<some, rows>(x + 4 * r, codes + 4 * i, units, out + r * screen_panel + i);
-}
+#define SAE_LOOPS SAE_AVX_VNNI
+#include <sae/kernels/screen_products_avx2.inc>
+#undef SAE_LOOPS
 inline constexpr ScreenKernels screen_kernels{.numbers = 4,
                                               .added = 128,
                                               .largest = avx2::largest,
