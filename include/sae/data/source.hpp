@@ -19,7 +19,8 @@ struct SourceState {
 ///
 ///   width()         D
 ///   next(batch)     fills the first rows of `batch` [B x D] (the caller sets its shape), returns how many; 0: exhausted.
-///                   Fewer than B rows are no end: `fill_batch` asks until a batch is full
+///                   Fewer than B rows are no end: `fill_batch` asks until a batch is full.
+///                   While a step works, `fit` may call it from another thread, never twice at once
 ///   state()         where it stands; restore(state) goes back there, also in another process on the same data
 ///   endless()       optional: true where `next` never returns 0
 template <class T, class Scalar>

@@ -315,7 +315,7 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads,
     const auto* const b = parameters.b_enc.size() > 0 ? parameters.b_enc.data() : nullptr;
     if (!step.weights_stay) step.screen.forget();
     step.screen.see({step.input.data(), static_cast<std::size_t>(step.input.size())}, width);
-    if (step.screen.wants_building(w)) step.screen.build(w, b, latents, width, *rule, threads);
+    if (step.screen.wants_building(w, latents, width)) step.screen.build(w, b, latents, width, *rule, threads);
     // Where the k-th largest lies in most rows is much the same from batch to batch.
     constexpr Index enough_rows = 64;
     const bool levels = rule->k > 0 && rows >= enough_rows;

@@ -48,8 +48,9 @@ class ScreenWeights {
         squares_of_x_[d] += static_cast<double>(rows[d]) * static_cast<double>(rows[d]);
   }
   /// Whether it was never built from these weights, or from far fewer rows than it has seen by now.
-  bool wants_building(const float* w) const {
-    return w != of_ || (seen_ > built_from_ && (seen_ == rows_for_balance || seen_ >= 8 * built_from_));
+  bool wants_building(const float* w, Index latents, Index width) const {
+    return w != of_ || latents != latents_ || width != width_ ||
+           (seen_ > built_from_ && (seen_ == rows_for_balance || seen_ >= 8 * built_from_));
   }
   void forget() {
     squares_of_x_.clear();

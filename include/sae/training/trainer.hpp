@@ -100,7 +100,8 @@ class Trainer {
   /// \throws ValueError     a row holds a number that is not finite; the source has another width than the model.
   /// \throws DivergedError  the loss is not finite any more, or at the end a weight.
   /// After an exception (this one, the source's, a callback's) the model still reads rows multiplied by `scale()`; the steps done
-  /// stand, and `fit` may be called again to go on with the rows that the source then gives.
+  /// stand, and `fit` may be called again to go on with the rows that the source then gives: a batch behind the one that failed where
+  /// that was being read already, as it is in steps that call no callback.
   template <class Source, class... Callbacks>
     requires(RowSource<Source, Scalar>)
   FitStatus fit(Source& source, Callbacks&&... callbacks) {
