@@ -32,6 +32,12 @@ int warmup_steps();
 /// Rows [n x width] that every benchmark reads: a world of 64 directions and noise, so that a trained encoder has something to select.
 /// With `--rows FILE.npy` those of the file, where it has so many of this width, less their mean and with mean squared norm 1.
 const Matrix<float>& rows(Index n, Index width);
+/// The same as a model holds its weights, which is aligned.
+inline sae::Tensor<float> weights(Index n, Index width) {
+  sae::Tensor<float> out(n, width);
+  out.map() = rows(n, width);
+  return out;
+}
 inline constexpr Index batches = 8;  ///< that a training goes round
 
 /// The unit: z [B x F] = x [B x D] w^T by OpenBLAS on `thread_count` threads, by the same instructions as ours; without OpenBLAS by

@@ -47,7 +47,7 @@ BENCHMARK(decode)->ArgName("rows")->Arg(4096)->Apply([](auto* b) { configure(b, 
 // The encoder's product as it is where nothing is screened: tiles that are used at once.
 void product_own(benchmark::State& state) {
   const Matrix<float>& x = rows(standard.B, standard.D);
-  const Matrix<float> w = rows(standard.F, standard.D);
+  const sae::Tensor<float> w = weights(standard.F, standard.D);
   sae::ScratchPool<float> scratch;
   in_units(state, Unit(standard), [&] {
     sae::detail::for_each_pre_activation(

@@ -48,7 +48,7 @@ const sae::Codes<float>& codes() {
 void product_inner(benchmark::State& state) {
   const Index m = state.range(0);
   Matrix<float> z = Matrix<float>::Zero(m, F);
-  const Matrix<float> w = rows(F, D);
+  const sae::Tensor<float> w = weights(F, D);
   const auto work = [&] { kernels::add_product_nt(z.data(), F, inputs().data(), D, w.data(), D, m, F, D); };
   against(state, m == 1 ? read_bound(4 * F * D) : multiply_add_bound(), static_cast<double>(m == 1 ? 4 * F * D : 2 * m * F * D),
           work);
@@ -56,7 +56,7 @@ void product_inner(benchmark::State& state) {
 void product_packed(benchmark::State& state, bool transposed) {
   const Index m = transposed ? D : 256, n = transposed ? B : F;
   const Matrix<float> a = Matrix<float>::Constant(transposed ? n : m, transposed ? m : n, 0.5F);
-  const Matrix<float> w = rows(n, D);
+  const sae::Tensor<float> w = weights(n, D);
   Matrix<float> y = Matrix<float>::Zero(m, D);
   against(state, multiply_add_bound(), static_cast<double>(2 * m * n * D), [&] {
     if (transposed) return kernels::add_product_tn(y.data(), D, a.data(), m, w.data(), D, m, n, D);
