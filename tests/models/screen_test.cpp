@@ -68,7 +68,7 @@ double check(const Problem& p, Index k, const std::vector<Index>& whole = {}, fl
   }
   const std::vector<float> z = p.pre_activations();
   std::vector<std::map<Index, float>> found(static_cast<std::size_t>(p.rows));
-  screen.for_each_value(p.x.data(), p.w.data(), p.b.data(), p.width,
+  screen.for_each_value(p.x.data(), p.w.data(), p.b.data(), p.width, {.k = k},
                         [&](Index row, std::span<const int> latents, std::span<const float> values) {
                           REQUIRE(latents.size() == values.size());
                           auto& of = found[static_cast<std::size_t>(row)];
@@ -83,7 +83,7 @@ double check(const Problem& p, Index k, const std::vector<Index>& whole = {}, fl
     if (std::find(left.begin(), left.end(), i) != left.end()) continue;
     const float* const of = z.data() + i * p.latents;
     auto& seen = found[static_cast<std::size_t>(i)];
-    candidates += seen.size();
+    candidates += screen.candidates(i).size();
     for (const auto& [latent, value] : seen) REQUIRE(bits(value) == bits(of[latent]));
     std::vector<float> sorted(of, of + p.latents);
     std::nth_element(sorted.begin(), sorted.begin() + (k - 1), sorted.end(), std::greater<>());

@@ -41,6 +41,15 @@ void add_scaled(Scalar* __restrict y, Scalar c, const Scalar* __restrict x, Inde
   for (Index j = 0; j < n; ++j) y[j] += c * x[j];
 }
 
+/// Asks for n numbers that will be read soon. A hint: any address is good.
+template <class Scalar>
+void prefetch(const Scalar* a, Index n) {
+#if defined(__GNUC__) || defined(__clang__)
+  constexpr Index line = 64 / static_cast<Index>(sizeof(Scalar));
+  for (Index j = 0; j < n; j += line) __builtin_prefetch(a + j);
+#endif
+}
+
 /// 1 / (1 + e^-x), without overflow.
 template <class Scalar>
 Scalar sigmoid(Scalar x) {

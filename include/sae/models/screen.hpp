@@ -3,6 +3,7 @@
 #include <sae/core/threads.hpp>
 #include <sae/kernels/largest.hpp>
 #include <sae/kernels/screen_kernels.hpp>
+#include <sae/kernels/vector.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -87,6 +88,7 @@ class ScreenWeights {
             continue;
           }
           const float* const row = w + i * width;
+          if (i + 1 < latents) kernels::prefetch(row + width, width);
           const float step = screen_step(loops.largest(row, balance_.data(), width), loops.largest_code(width));
           const auto sums = loops.quantise(row, balance_.data(), width, step, code);
           for (Index u = 0; u < units; ++u) {
@@ -238,30 +240,61 @@ class Screen {
     return {latents_.data() + b * capacity_, static_cast<std::size_t>(std::max<Index>(count_[static_cast<std::size_t>(b)], 0))};
   }
 
-  /// Calls visit(b, latents, z) for some candidates of a row at a time, those of a row ascending; z is what `add_product_nt` makes of
-  /// each.
+  /// Calls visit(b, latents, z) for each row that has candidates, with all of them or, where the rule asks for the k largest, with those
+  /// that can be; latents ascend, z is what `add_product_nt` makes of each.
   template <class Visit>
-  void for_each_value(const float* x, const float* w, const float* bias, Index width, const Visit& visit) {
-    constexpr Index tile = 256;  // latents whose weights stay near while the rows go by
-    const auto& loops = kernels::detail::float_kernels();
-    const auto m = static_cast<Index>(count_.size());
-    next_.assign(count_.size(), 0);
-    int most = 0;
-    for (Index b = 0; b < m; ++b)
-      if (!candidates(b).empty()) most = std::max(most, candidates(b).back() + 1);
-    for (Index first = 0; first < most; first += tile)
-      for (Index b = 0; b < m; ++b) {
-        const std::span<const int> all = candidates(b);
-        auto& next = next_[static_cast<std::size_t>(b)];
-        const std::size_t from = next;
-        while (next < all.size() && all[next] < first + tile) ++next;
-        const std::size_t count = next - from;
-        if (count == 0) continue;
-        values_.resize(std::max(values_.size(), count));
-        for (std::size_t n = 0; n < count; ++n) values_[n] = bias == nullptr ? 0.0F : bias[all[from + n]];
-        loops.inner_of(x + b * width, w, width, width, all.data() + from, static_cast<Index>(count), values_.data());
-        visit(b, all.subspan(from, count), std::span<const float>(values_.data(), count));
+  void for_each_value(const float* x, const float* w, const float* bias, Index width, const ScreenRule& rule,
+                      const Visit& visit) {
+    const auto product = kernels::detail::float_kernels().inner_of;
+    const auto room = static_cast<std::size_t>(capacity_);
+    for (auto* const of : {&z_, &keys_, &values_}) of->resize(std::max(of->size(), room));
+    for (auto* const of : {&picked_, &places_}) of->resize(std::max(of->size(), room));
+    for (Index b = 0; b < static_cast<Index>(count_.size()); ++b) {
+      const std::span<const int> all = candidates(b);
+      if (all.empty()) continue;
+      float *const lower = lower_.data() + b * capacity_, *const upper = upper_.data() + b * capacity_;
+      // Those that are wanted, one behind the other.
+      const auto pick = [&](const auto& wanted) {
+        std::size_t count = 0;
+        for (std::size_t n = 0; n < all.size(); ++n) {
+          picked_[count] = all[n];
+          places_[count] = static_cast<int>(n);
+          count += wanted(n);
+        }
+        return count;
+      };
+      const auto compute = [&](const auto& wanted) {
+        const std::size_t count = pick(wanted);
+        for (std::size_t n = 0; n < count; ++n) z_[n] = bias == nullptr ? 0.0F : bias[picked_[n]];
+        product(x + b * width, w, width, width, picked_.data(), static_cast<Index>(count), z_.data());
+        return count;
+      };
+      if (rule.k == 0) {
+        const std::size_t count = compute([](std::size_t) { return true; });
+        visit(b, all, std::span<const float>(z_.data(), count));
+        continue;
       }
+      // What is known exactly has equal bounds, and nothing else does: they are a few roundings of z apart at least.
+      const auto settle = [&](const auto& wanted) {
+        const std::size_t count = compute(wanted);
+        for (std::size_t n = 0; n < count; ++n) {
+          const auto place = static_cast<std::size_t>(places_[n]);
+          const float key =
+              (rule.magnitude ? std::abs(z_[n]) : z_[n]) * (rule.norms == nullptr ? 1.0F : rule.norms[picked_[n]]);
+          values_[place] = z_[n];
+          keys_[n] = lower[place] = upper[place] = key == key ? key : -std::numeric_limits<float>::infinity();
+        }
+        return static_cast<Index>(count);
+      };
+      // The k-th of those whose lower bounds are the largest excludes half of the others.
+      float bound = bound_[static_cast<std::size_t>(b)];
+      const Index first = settle([&](std::size_t n) { return lower[n] >= bound; });
+      if (first >= rule.k) bound = kernels::toward_kth_largest(keys_.data(), first, rule.k, bound, halvings);
+      settle([&](std::size_t n) { return upper[n] >= bound && !(lower[n] == upper[n]); });
+      const std::size_t count = pick([&](std::size_t n) { return lower[n] >= bound && lower[n] == upper[n]; });
+      for (std::size_t n = 0; n < count; ++n) z_[n] = values_[static_cast<std::size_t>(places_[n])];
+      visit(b, std::span<const int>(picked_.data(), count), std::span<const float>(z_.data(), count));
+    }
   }
 
  private:
@@ -302,7 +335,6 @@ class Screen {
     if (k == 0 || count < 0) return;
     float& bound = bound_[static_cast<std::size_t>(b)];
     const auto first = static_cast<std::size_t>(b * capacity_);
-    constexpr int halvings = 12;  // near the k-th, and not above it, will do
     if (count >= k) bound = kernels::toward_kth_largest(lower_.data() + first, count, k, bound, halvings);
     std::size_t to = first;
     for (std::size_t at = first; at < first + static_cast<std::size_t>(count); ++at) {
@@ -314,6 +346,8 @@ class Screen {
     count = static_cast<Index>(to - first);
   }
 
+  static constexpr int halvings = 12;  ///< near the k-th largest, and not above it, will do
+
   Index capacity_ = 0;
   float level_ = 0;
   std::vector<int> latents_;          ///< [m x capacity]
@@ -322,8 +356,8 @@ class Screen {
   std::vector<Index> whole_;
   std::vector<float> bound_;
   std::vector<kernels::detail::ScreenRow> rows_;
-  std::vector<std::size_t> next_;  ///< candidate of each row to go on from
-  std::vector<float> values_;
+  std::vector<float> z_, keys_, values_;  ///< scratch of a row
+  std::vector<int> picked_, places_;
   std::vector<std::uint8_t> codes_, one_;  ///< [groups][units][rows of the group][4]
 };
 

@@ -132,6 +132,11 @@ class OptimizerState {
     for (std::size_t s = 0; s < slots.size(); ++s) at[s] = slots[s].data() + from;
     std::visit([&](const auto& update) { update(w, g, at, n); }, update_);
   }
+  /// Asks for what `update_rows` will read.
+  void prefetch_rows(const Slots& slots, Index from, const Scalar* w, Index n) const {
+    kernels::prefetch(w, n);
+    for (const auto& slot : slots) kernels::prefetch(slot.data() + from, n);
+  }
   /// A whole tensor; g may be overwritten.
   void update(Slots& slots, Tensor<Scalar>& w, Tensor<Scalar>& g, Threads& threads) const {
     if (row_local()) {

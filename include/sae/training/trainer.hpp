@@ -418,6 +418,11 @@ class Trainer {
     threads_.for_blocks(latents, detail::gradient_block_latents, [&](Index begin, Index end, Index block) {
       if (subtracts) std::fill_n(partial.row(block), in, Scalar(0));
       detail::visit_latent_gradients(step, begin, end, [&](Index i, Scalar* g_enc, Scalar g_bias, Scalar* g_dec) {
+        // What lies in six arrays comes from memory while the next latent's gradient is summed.
+        if (i + 1 < end) {
+          if (reads) moments_.prefetch_rows(*enc, (i + 1) * in, p.W_enc.row(i + 1), in);
+          if (writes) moments_.prefetch_rows(*dec, (i + 1) * out, p.W_dec.row(i + 1), out);
+        }
         // The gradient of b_dec reads W_enc before it moves.
         if (subtracts) kernels::add_scaled(partial.row(block), g_bias, p.encoder().row(i), in);
         if (unit) constrain_row(p.W_dec.row(i), g_dec);
