@@ -306,11 +306,11 @@ TEST_CASE("a screen's products are exact, at the ends of what codes can be too",
         }
       }
       for (std::size_t group = 0; group < 3; ++group) {
-        const Index rows = kernels::screen_groups[group];
+        const Index rows = run.groups[group];
         std::vector<std::uint8_t> x(static_cast<std::size_t>(4 * units * rows));
         for (Index r = 0; r < rows; ++r) {
           const auto of = units_of(r);
-          for (Index u = 0; u < units; ++u) std::memcpy(x.data() + (u * rows + r) * 4, of.data() + 4 * u, 4);
+          run.pack(of.data(), units, r, rows, x.data());
         }
         std::vector<std::int32_t> got(static_cast<std::size_t>(rows * kernels::screen_panel), -1);
         run.products[group](x.data(), panel.data(), units, got.data());
