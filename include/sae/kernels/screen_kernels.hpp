@@ -50,6 +50,10 @@ struct ScreenKernels {
     std::int32_t codes;
   };
   Sums (*quantise)(const float* x, const float* g, Index n, float step, std::uint8_t* q);
+  /// A thread calls them before its products and after the last: tiles must be configured, and not stay so. A callee may change them, by
+  /// the ABI: between the two lie the loops of a screen alone, and allocations.
+  void (*begin)() = [] {};
+  void (*end)() = [] {};
   /// out [rows x screen_panel] = the products of rows x [units / together][rows][together][4] with a panel; one for each of `groups`.
   void (*products[3])(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out);
   /// Appends the latents of a panel that may have z >= bound, or |z|; `first` is the number of its first latent. Returns how many. Writes
@@ -75,6 +79,18 @@ struct ScreenKernels {
   int largest_code(Index width) const {
     return numbers == 4 ? 127 : static_cast<int>(std::min(32767.0, std::sqrt(0x7FFFFFFF / static_cast<double>(width))));
   }
+};
+
+/// The time between `begin` and `end`.
+class ScreenProducts {
+ public:
+  explicit ScreenProducts(const ScreenKernels& kernels) : kernels_(kernels) { kernels_.begin(); }
+  ~ScreenProducts() { kernels_.end(); }
+  ScreenProducts(const ScreenProducts&) = delete;
+  ScreenProducts& operator=(const ScreenProducts&) = delete;
+
+ private:
+  const ScreenKernels& kernels_;
 };
 
 namespace portable {
@@ -352,6 +368,10 @@ inline constexpr ScreenKernels screen_kernels{.numbers = 4,
 #undef SAE_AVX_VNNI
 }  // namespace avx_vnni
 #endif
+
+namespace amx {
+#include <sae/kernels/screen_tiles.inc>
+}
 
 #if SAE_NEON
 namespace neon {

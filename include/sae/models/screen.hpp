@@ -192,6 +192,7 @@ class Screen {
     bound_.resize(static_cast<std::size_t>(m));
     for (Index b = 0; b < m; ++b) bound_[static_cast<std::size_t>(b)] = rule.k > 0 ? first_bound(b) : rule.bound;
     std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_group * kernels::detail::screen_panel)];
+    const kernels::detail::ScreenProducts begun(loops);
     for (Index first = 0; first < weights.latents(); first += kernels::detail::screen_panel) {
       const kernels::detail::ScreenPanel panel = weights.panel(first / kernels::detail::screen_panel);
       const std::uint8_t* codes = codes_.data();
