@@ -181,6 +181,7 @@ void screen_product(benchmark::State& state) {
   std::vector<std::int32_t> out(static_cast<std::size_t>(group * kernels::detail::screen_panel));
   const auto product = one.weights.loops().products[0];
   against(state, integer_bound(), 2.0 * static_cast<double>(groups * group) * D * F, [&] {
+    const kernels::detail::ScreenProducts begun(one.weights.loops());
     for (Index panel = 0; panel < F / kernels::detail::screen_panel; ++panel)
       for (Index g = 0; g < groups; ++g)
         product(x.data() + g * group * 4 * units, one.weights.panel(panel).codes, units, out.data());

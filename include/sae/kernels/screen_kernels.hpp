@@ -382,6 +382,7 @@ namespace neon {
 /// Those of the route that is taken; null where it multiplies small integers no faster than float32.
 inline const ScreenKernels* fast_screen_kernels() {
 #if SAE_X86
+  if (route() == Route::amx) return &amx::screen_kernels;
   if (route() == Route::avx512_vnni) return &avx512_vnni::screen_kernels;
   if (route() == Route::avx_vnni) return &avx_vnni::screen_kernels;
   if (route() == Route::avx2) return &avx2::screen_kernels;

@@ -151,8 +151,8 @@ class ScreenWeights {
 
   const kernels::detail::ScreenKernels* loops_ = nullptr;  ///< those that its codes are for
   Index latents_ = 0, width_ = 0, seen_ = 0, built_from_ = 0;
-  const float* of_ = nullptr;        ///< what it was built from
-  std::vector<std::uint8_t> codes_;  ///< [panels][units][panel][4]
+  const float* of_ = nullptr;   ///< what it was built from
+  Buffer<std::uint8_t> codes_;  ///< [panels][units][panel][4]
   std::vector<float> scale_, bias_, error_, norm_, slack_, balance_, inverse_;
   std::vector<char> finite_;       ///< of each panel
   std::vector<std::uint8_t> one_;  ///< scratch: the codes of a row, for each block
@@ -191,7 +191,7 @@ class Screen {
     level_ = rule.k > 0 ? level : 0;
     bound_.resize(static_cast<std::size_t>(m));
     for (Index b = 0; b < m; ++b) bound_[static_cast<std::size_t>(b)] = rule.k > 0 ? first_bound(b) : rule.bound;
-    std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_group * kernels::detail::screen_panel)];
+    alignas(64) std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_group * kernels::detail::screen_panel)];
     const kernels::detail::ScreenProducts begun(loops);
     for (Index first = 0; first < weights.latents(); first += kernels::detail::screen_panel) {
       const kernels::detail::ScreenPanel panel = weights.panel(first / kernels::detail::screen_panel);
@@ -328,7 +328,8 @@ class Screen {
   std::vector<kernels::detail::ScreenRow> rows_;
   std::vector<std::size_t> next_;  ///< candidate of each row to go on from
   std::vector<float> values_;
-  std::vector<std::uint8_t> codes_, one_;  ///< see ScreenKernels::products
+  Buffer<std::uint8_t> codes_;     ///< see ScreenKernels::products
+  std::vector<std::uint8_t> one_;  ///< scratch: those of a row
 };
 
 }  // namespace sae::inline SAE_ABI::detail
