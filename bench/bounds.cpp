@@ -84,13 +84,25 @@ SAE_TARGET("avx512f,avx512vnni") void eight_bit(Index rounds) {
   for (int c = 0; c < chains; ++c) _mm512_storeu_si512(out + 16 * c, sum[c]);
   benchmark::DoNotOptimize(out);
 }
+void eight_bit_tiles(Index rounds) {
+  namespace amx = sae::kernels::detail::amx;
+  amx::Instructions::configure(amx::tile_config);  // all numbers are 0
+  for (Index n = 0; n < rounds; ++n) {
+    amx::Instructions::add_products<0, 4, 6>();
+    amx::Instructions::add_products<1, 4, 7>();
+    amx::Instructions::add_products<2, 5, 6>();
+    amx::Instructions::add_products<3, 5, 7>();
+  }
+  amx::Instructions::release();
+}
 #endif
 
 Loops loops() {
 #if SAE_X86
   using sae::kernels::Route;
   const Route route = sae::kernels::route();
-  if (route == Route::avx512 || route == Route::avx512_vnni) return {16, avx512::multiply_add, avx512::read, avx512::update};
+  if (route == Route::avx512 || route == Route::avx512_vnni || route == Route::amx)
+    return {16, avx512::multiply_add, avx512::read, avx512::update};
   if (route == Route::avx2 || route == Route::avx_vnni) return {8, avx2::multiply_add, avx2::read, avx2::update};
 #endif
   return {1, portable::multiply_add, portable::read, portable::update};
@@ -107,6 +119,8 @@ Bound multiply_add_bound() {
 }
 Bound integer_bound() {
 #if SAE_X86
+  if (sae::kernels::route() == sae::kernels::Route::amx)
+    return {2.0 * 4 * 16 * 16 * 64 * static_cast<double>(rounds / 10), [] { eight_bit_tiles(rounds / 10); }};
   if (sae::kernels::route() == sae::kernels::Route::avx512_vnni)
     return {static_cast<double>(2 * chains * 64 * rounds), [] { eight_bit(rounds); }};
 #endif

@@ -176,11 +176,12 @@ void screen_product(benchmark::State& state) {
   if (skip_without_screen(state)) return;
   Screened one;
   one.build();
-  const Index group = kernels::detail::screen_groups[0], units = one.weights.loops().units(D), groups = B / group;
+  const Index group = one.weights.loops().groups[0], units = one.weights.loops().units(D), groups = B / group;
   const std::vector<std::uint8_t> x(static_cast<std::size_t>(groups * group * 4 * units), 3);
   std::vector<std::int32_t> out(static_cast<std::size_t>(group * kernels::detail::screen_panel));
   const auto product = one.weights.loops().products[0];
   against(state, integer_bound(), 2.0 * static_cast<double>(groups * group) * D * F, [&] {
+    const kernels::detail::ScreenProducts begun(one.weights.loops());
     for (Index panel = 0; panel < F / kernels::detail::screen_panel; ++panel)
       for (Index g = 0; g < groups; ++g)
         product(x.data() + g * group * 4 * units, one.weights.panel(panel).codes, units, out.data());

@@ -189,6 +189,8 @@ TEST_CASE("a route that the machine lacks is refused", "[kernels][product]") {
   using sae::kernels::Route;
   CHECK(sae::kernels::has(Route::portable));
   CHECK(sae::kernels::has(sae::kernels::route()));
+  CHECK(sae::kernels::to_string(Route::amx) == "amx");
+  CHECK(sae::kernels::to_string(Route::neon_dot) == "neon_dot");
   for (const Route route : sae::kernels::all_routes)
     if (!sae::kernels::has(route))
       CHECK_THROWS_WITH(sae::kernels::set_route(route),

@@ -7,6 +7,7 @@
 #include <sae/models/sparse_autoencoder.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -22,6 +23,7 @@
 
 #include "catch_compat.hpp"
 #include "routes.hpp"
+#include "tile_model.hpp"
 
 namespace {
 
@@ -54,11 +56,12 @@ struct Problem {
 };
 
 /// Mean candidates of a row; negative where the screen gave up. \param whole  rows that it may leave to be computed whole
-double check(const Problem& p, Index k, const std::vector<Index>& whole = {}, float level = 0) {
+double check(const Problem& p, Index k, const std::vector<Index>& whole = {}, float level = 0,
+             const sae::kernels::detail::ScreenKernels& kernels = sae::kernels::detail::screen_kernels()) {
   sae::Threads threads(2);
   sae::detail::ScreenWeights weights;
   weights.see(p.x, p.width);
-  weights.build(p.w.data(), p.b.data(), p.latents, p.width, {.k = k}, threads);
+  weights.build(p.w.data(), p.b.data(), p.latents, p.width, {.k = k}, threads, kernels);
   sae::detail::Screen screen;
   if (!weights.finite() || !screen.find(weights, p.x.data(), p.rows, {.k = k}, level)) return -1;
   for (const Index row : screen.whole_rows()) {
@@ -306,11 +309,11 @@ TEST_CASE("a screen's products are exact, at the ends of what codes can be too",
         }
       }
       for (std::size_t group = 0; group < 3; ++group) {
-        const Index rows = kernels::screen_groups[group];
+        const Index rows = run.groups[group];
         std::vector<std::uint8_t> x(static_cast<std::size_t>(4 * units * rows));
         for (Index r = 0; r < rows; ++r) {
           const auto of = units_of(r);
-          for (Index u = 0; u < units; ++u) std::memcpy(x.data() + (u * rows + r) * 4, of.data() + 4 * u, 4);
+          run.pack(of.data(), units, r, rows, x.data());
         }
         std::vector<std::int32_t> got(static_cast<std::size_t>(rows * kernels::screen_panel), -1);
         run.products[group](x.data(), panel.data(), units, got.data());
@@ -323,6 +326,46 @@ TEST_CASE("a screen's products are exact, at the ends of what codes can be too",
           }
       }
     }
+  });
+}
+
+// What a screen finds on Intel AMX, by a model of its tiles: the integers are the same, and with them the candidates.
+TEST_CASE("a screen on tiles finds what one on plain loops finds", "[models][screen]") {
+  using sae_test::modelled_tiles;
+  using sae_test::TileModel;
+  const auto& plain = sae::kernels::detail::portable::screen_kernels;
+  sae_test::on_portable_route([&] {
+    for (const Index rows : {1, 15, 16, 17, 31, 32, 33, 48, 70})
+      for (const Index width : {64, 130}) {
+        CAPTURE(rows, width);
+        const Problem p = fitted(rows, width, 1511, 4);
+        CHECK(check(p, 6, {}, 0, modelled_tiles) > 0);
+        sae::Threads threads(3);
+        sae::detail::ScreenWeights tiled, whole;
+        for (const auto& [weights, kernels] : {std::pair(&tiled, &modelled_tiles), std::pair(&whole, &plain)}) {
+          weights->see(p.x, p.width);
+          weights->build(p.w.data(), p.b.data(), p.latents, p.width, {.k = 6}, threads, *kernels);
+        }
+        // In blocks, each on some thread.
+        constexpr Index block_rows = 20;
+        std::atomic<Index> same = 0;
+        std::atomic<bool> released = true;
+        threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index) {
+          sae::detail::Screen got, want;
+          const float* const x = p.x.data() + begin * width;
+          if (!got.find(tiled, x, end - begin, {.k = 6}) || !want.find(whole, x, end - begin, {.k = 6})) return;
+          if (TileModel::configured()) released = false;
+          for (Index b = 0; b < end - begin; ++b)
+            same += !want.candidates(b).empty() && std::ranges::equal(got.candidates(b), want.candidates(b));
+        });
+        CHECK(same == rows);
+        CHECK(released);
+      }
+    Problem flat(5, 96, 2000, 1);  // given up while tiles are in use
+    for (Index i = 1; i < flat.latents; ++i) std::copy_n(flat.latent(0), flat.width, flat.latent(i));
+    std::fill(flat.b.begin(), flat.b.end(), 100.0F);
+    CHECK(check(flat, 4, {}, 0, modelled_tiles) == -1);
+    CHECK_FALSE(TileModel::configured());
   });
 }
 

@@ -232,7 +232,8 @@ inline const FloatKernels& float_kernels() {
     case Route::avx2:
     case Route::avx_vnni: return avx2::kernels;
     case Route::avx512:
-    case Route::avx512_vnni: return avx512::kernels;
+    case Route::avx512_vnni:
+    case Route::amx: return avx512::kernels;
     default: break;
   }
 #elif SAE_NEON

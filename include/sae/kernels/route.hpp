@@ -8,6 +8,10 @@
 
 #if SAE_X86
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif SAE_NEON && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -22,17 +26,38 @@ enum class Route {
   avx_vnni,  ///< AVX2, and its products of eight bits (Intel's client CPUs since Alder Lake)
   avx512,
   avx512_vnni,
+  amx,  ///< AVX-512 with VNNI, and tiles of eight bits (Intel's server CPUs since Sapphire Rapids), on Linux. Not yet run on one
   neon,
   neon_dot  ///< NEON, and its products of eight bits (ARMv8.2 dotprod: Cortex-A76, Neoverse, Apple M1 and later)
 };
 
 inline std::string_view to_string(Route route) {
-  constexpr std::string_view names[] = {"portable", "avx2", "avx_vnni", "avx512", "avx512_vnni", "neon", "neon_dot"};
+  constexpr std::string_view names[] = {"portable", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx", "neon", "neon_dot"};
   return names[static_cast<std::size_t>(route)];
 }
 /// All of them, the widest of a machine last.
 inline constexpr Route all_routes[] = {Route::portable,    Route::avx2, Route::avx_vnni, Route::avx512,
-                                       Route::avx512_vnni, Route::neon, Route::neon_dot};
+                                       Route::avx512_vnni, Route::amx,  Route::neon,     Route::neon_dot};
+
+namespace detail {
+/// Whether a CPU that has AVX-512 has AMX for eight bits, too, and the system lets this process use it, which it must be asked for once
+/// (Linux 5.16, Documentation/arch/x86/xstate.rst): from then on alternate signal stacks must hold 8 KiB more.
+inline bool may_use_tiles() {
+#if SAE_X86 && defined(__linux__)
+  static const bool may = [] {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx >> 24 & 3) != 3) return false;  // AMX-TILE, AMX-INT8
+    __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    if ((eax >> 17 & 3) != 3) return false;  // the state of tiles is kept
+    constexpr long request_permission = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+  }();
+  return may;
+#else
+  return false;
+#endif
+}
+}  // namespace detail
 
 /// Whether this machine has them.
 inline bool has(Route route) {
@@ -40,6 +65,7 @@ inline bool has(Route route) {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
+  const bool avx512_vnni = avx512 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
   switch (route) {
     case Route::avx2: return avx2;
     case Route::avx_vnni: {
@@ -47,7 +73,8 @@ inline bool has(Route route) {
       return avx2 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1) != 0;
     }
     case Route::avx512: return avx512;
-    case Route::avx512_vnni: return avx512 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+    case Route::avx512_vnni: return avx512_vnni;
+    case Route::amx: return avx512_vnni && detail::may_use_tiles();
     default: break;
   }
 #elif SAE_NEON

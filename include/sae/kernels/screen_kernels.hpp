@@ -2,6 +2,7 @@
 #include <sae/kernels/float_kernels.hpp>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -11,7 +12,7 @@
 namespace sae::inline SAE_ABI::kernels::detail {
 
 inline constexpr Index screen_panel = 32;  ///< latents of a panel
-inline constexpr Index screen_groups[] = {12, 4, 1};
+inline constexpr Index screen_group = 32;  ///< rows of the largest group of any kernels
 
 /// What the screen knows of the latents of a panel [screen_panel]: z is about scale s_b q_b . q_i + bias.
 struct ScreenPanel {
@@ -31,8 +32,13 @@ struct ScreenList {
 };
 
 /// Codes stand in units of four bytes: four of eight bits, or two of sixteen. What is lacking at a row's end is 0.
+///
+/// Rows are multiplied in groups: as many of the first as there are, then of the second. Groups of the third take what is left; what
+/// stands in rows that the last of them lacks does not matter.
 struct ScreenKernels {
-  Index numbers;  ///< of a unit
+  Index numbers;       ///< of a unit
+  Index together = 1;  ///< units of a row of x that lie together
+  std::array<Index, 3> groups = {12, 4, 1};
   int added;  ///< to the codes of a panel: 128 where the machine multiplies signed by unsigned numbers of eight bits, else 0
 
   /// max |x_j g_j|, 0 where n = 0. NaN is passed over.
@@ -44,7 +50,11 @@ struct ScreenKernels {
     std::int32_t codes;
   };
   Sums (*quantise)(const float* x, const float* g, Index n, float step, std::uint8_t* q);
-  /// out [rows x screen_panel] = the products of rows x [units][rows][4] with a panel; one for each of screen_groups.
+  /// A thread calls them before its products and after the last: tiles must be configured, and not stay so. A callee may change them, by
+  /// the ABI: between the two lie the loops of a screen alone, and allocations.
+  void (*begin)() = [] {};
+  void (*end)() = [] {};
+  /// out [rows x screen_panel] = the products of rows x [units / together][rows][together][4] with a panel; one for each of `groups`.
   void (*products[3])(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out);
   /// Appends the latents of a panel that may have z >= bound, or |z|; `first` is the number of its first latent. Returns how many. Writes
   /// up to screen_panel numbers of each list.
@@ -53,11 +63,34 @@ struct ScreenKernels {
 
   /// Turns a unit of codes into one of a panel, by exclusive or.
   std::uint32_t flip() const { return added == 128 ? 0x80808080 : 0; }
-  Index units(Index width) const { return (width + numbers - 1) / numbers; }
+  /// Of a row, a multiple of `together`.
+  Index units(Index width) const { return (width + numbers * together - 1) / (numbers * together) * together; }
+  /// Of m rows, with those that the last group lacks.
+  Index padded_rows(Index m) const { return (m + groups[2] - 1) / groups[2] * groups[2]; }
+  /// Whether the rows that are left give a group.
+  bool takes(std::size_t group, Index left) const { return left >= (group == 2 ? 1 : groups[group]); }
+  /// Puts the units of row r where a group of `rows` has them.
+  void pack(const std::uint8_t* units_of_row, Index units, Index r, Index rows, std::uint8_t* group) const {
+    for (Index u = 0; u < units; u += together)
+      for (Index v = 0; v < together; ++v)
+        std::memcpy(group + (u * rows + r * together + v) * 4, units_of_row + (u + v) * 4, 4);
+  }
   /// Codes of rows of this width lie between -it and it: a product of two rows fits 32 bits.
   int largest_code(Index width) const {
     return numbers == 4 ? 127 : static_cast<int>(std::min(32767.0, std::sqrt(0x7FFFFFFF / static_cast<double>(width))));
   }
+};
+
+/// The time between `begin` and `end`.
+class ScreenProducts {
+ public:
+  explicit ScreenProducts(const ScreenKernels& kernels) : kernels_(kernels) { kernels_.begin(); }
+  ~ScreenProducts() { kernels_.end(); }
+  ScreenProducts(const ScreenProducts&) = delete;
+  ScreenProducts& operator=(const ScreenProducts&) = delete;
+
+ private:
+  const ScreenKernels& kernels_;
 };
 
 namespace portable {
@@ -336,6 +369,10 @@ inline constexpr ScreenKernels screen_kernels{.numbers = 4,
 }  // namespace avx_vnni
 #endif
 
+namespace amx {
+#include <sae/kernels/screen_tiles.inc>
+}
+
 #if SAE_NEON
 namespace neon {
 #include <sae/kernels/screen_neon.inc>
@@ -345,6 +382,7 @@ namespace neon {
 /// Those of the route that is taken; null where it multiplies small integers no faster than float32.
 inline const ScreenKernels* fast_screen_kernels() {
 #if SAE_X86
+  if (route() == Route::amx) return &amx::screen_kernels;
   if (route() == Route::avx512_vnni) return &avx512_vnni::screen_kernels;
   if (route() == Route::avx_vnni) return &avx_vnni::screen_kernels;
   if (route() == Route::avx2) return &avx2::screen_kernels;

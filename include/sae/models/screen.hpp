@@ -58,13 +58,14 @@ class ScreenWeights {
     seen_ = built_from_ = 0;
     of_ = nullptr;
   }
-  void build(const float* w, const float* bias, Index latents, Index width, const ScreenRule& rule, Threads& threads) {
+  /// \param loops  what the codes are for; tests bring their own
+  void build(const float* w, const float* bias, Index latents, Index width, const ScreenRule& rule, Threads& threads,
+             const kernels::detail::ScreenKernels& loops = kernels::detail::screen_kernels()) {
     latents_ = latents;
     width_ = width;
     of_ = w;
     built_from_ = seen_;
-    loops_ = &kernels::detail::screen_kernels();
-    const auto& loops = *loops_;
+    loops_ = &loops;
     const Index panels = (latents + kernels::detail::screen_panel - 1) / kernels::detail::screen_panel,
                 units = loops.units(width);
     const auto padded = static_cast<std::size_t>(panels * kernels::detail::screen_panel);
@@ -152,8 +153,8 @@ class ScreenWeights {
 
   const kernels::detail::ScreenKernels* loops_ = nullptr;  ///< those that its codes are for
   Index latents_ = 0, width_ = 0, seen_ = 0, built_from_ = 0;
-  const float* of_ = nullptr;        ///< what it was built from
-  std::vector<std::uint8_t> codes_;  ///< [panels][units][panel][4]
+  const float* of_ = nullptr;   ///< what it was built from
+  Buffer<std::uint8_t> codes_;  ///< [panels][units][panel][4]
   std::vector<float> scale_, bias_, error_, norm_, slack_, balance_, inverse_;
   std::vector<char> finite_;       ///< of each panel
   std::vector<std::uint8_t> one_;  ///< scratch: the codes of a row, for each block
@@ -192,16 +193,17 @@ class Screen {
     level_ = rule.k > 0 ? level : 0;
     bound_.resize(static_cast<std::size_t>(m));
     for (Index b = 0; b < m; ++b) bound_[static_cast<std::size_t>(b)] = rule.k > 0 ? first_bound(b) : rule.bound;
-    std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_groups[0] * kernels::detail::screen_panel)];
+    alignas(64) std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_group * kernels::detail::screen_panel)];
+    const kernels::detail::ScreenProducts begun(loops);
     for (Index first = 0; first < weights.latents(); first += kernels::detail::screen_panel) {
       const kernels::detail::ScreenPanel panel = weights.panel(first / kernels::detail::screen_panel);
       const std::uint8_t* codes = codes_.data();
       Index b = 0;
       for (std::size_t group = 0; group < 3; ++group) {
-        const Index rows = kernels::detail::screen_groups[group];
-        for (; b + rows <= m; b += rows, codes += 4 * units * rows) {
+        const Index rows = loops.groups[group];
+        for (; loops.takes(group, m - b); b += rows, codes += 4 * units * rows) {
           loops.products[group](codes, panel.codes, units, products);
-          for (Index r = 0; r < rows; ++r) {
+          for (Index r = 0; r < std::min(rows, m - b); ++r) {
             Index& count = count_[static_cast<std::size_t>(b + r)];
             if (count < 0) continue;
             if (count + kernels::detail::screen_panel > capacity_) {
@@ -310,24 +312,26 @@ class Screen {
     const Index width = weights.width(), units = loops.units(width);
     const float share = rounding_share(width), *const g = weights.inverse_balance();
     rows_.resize(static_cast<std::size_t>(m));
-    codes_.resize(static_cast<std::size_t>(m * 4 * units));
+    codes_.resize(static_cast<std::size_t>(loops.padded_rows(m) * 4 * units));
     std::vector<std::uint8_t>& code = one_;
     code.assign(static_cast<std::size_t>(4 * units), 0);
     std::uint8_t* to = codes_.data();
     Index b = 0;
-    for (const Index rows : kernels::detail::screen_groups)
-      for (; b + rows <= m; b += rows, to += 4 * units * rows)
-        for (Index r = 0; r < rows; ++r) {
+    for (std::size_t group = 0; group < 3; ++group) {
+      const Index rows = loops.groups[group];
+      for (; loops.takes(group, m - b); b += rows, to += 4 * units * rows)
+        for (Index r = 0; r < std::min(rows, m - b); ++r) {
           const float* const row = x + (b + r) * width;
           const float step = screen_step(loops.largest(row, g, width), loops.largest_code(width));
           const auto sums = loops.quantise(row, g, width, step, code.data());
-          for (Index u = 0; u < units; ++u) std::memcpy(to + (u * rows + r) * 4, code.data() + 4 * u, 4);
+          loops.pack(code.data(), units, r, rows, to);
           const float norm = norm_above(sums.squares, width), error = norm_above(sums.errors, width);
           const float alpha = norm + error;  // |s q| <= |x'| + |e|
           kernels::detail::ScreenRow& of = rows_[static_cast<std::size_t>(b + r)];
           of = {step, alpha * (1 + share), (error + share * (norm + alpha)) * (1 + share), loops.added * sums.codes, bits};
           if (!std::isfinite(of.beta)) leave(b + r);
         }
+    }
   }
   /// Brings the bound of a row to the k-th largest lower bound and drops what lies below it.
   void compact(Index b, Index k) {
@@ -358,7 +362,8 @@ class Screen {
   std::vector<kernels::detail::ScreenRow> rows_;
   std::vector<float> z_, keys_, values_;  ///< scratch of a row
   std::vector<int> picked_, places_;
-  std::vector<std::uint8_t> codes_, one_;  ///< [groups][units][rows of the group][4]
+  Buffer<std::uint8_t> codes_;     ///< see ScreenKernels::products
+  std::vector<std::uint8_t> one_;  ///< scratch: those of a row
 };
 
 }  // namespace sae::inline SAE_ABI::detail
