@@ -60,6 +60,8 @@ struct ScreenKernels {
   /// up to screen_panel numbers of each list.
   Index (*keep)(const std::int32_t* product, const ScreenPanel& panel, const ScreenRow& row, float bound, int first,
                 const ScreenList& to);
+  /// Where keys[j] >= bound, j < n, ascending; returns how many. `places` has room for n + 15.
+  Index (*at_least)(const float* keys, Index n, float bound, int* places);
 
   /// Turns a unit of codes into one of a panel, by exclusive or.
   std::uint32_t flip() const { return added == 128 ? 0x80808080 : 0; }
@@ -138,12 +140,21 @@ inline Index keep(const std::int32_t* product, const ScreenPanel& of, const Scre
   }
   return count;
 }
+inline Index at_least(const float* keys, Index n, float bound, int* places) {
+  Index count = 0;
+  for (Index j = 0; j < n; ++j) {
+    places[count] = static_cast<int>(j);
+    count += keys[j] >= bound;
+  }
+  return count;
+}
 inline constexpr ScreenKernels screen_kernels{.numbers = 4,
                                               .added = 128,
                                               .largest = largest,
                                               .quantise = quantise,
                                               .products = {screen_products<12>, screen_products<4>, screen_products<1>},
-                                              .keep = keep};
+                                              .keep = keep,
+                                              .at_least = at_least};
 
 }  // namespace portable
 
@@ -236,12 +247,25 @@ SAE_VNNI inline Index keep(const std::int32_t* product, const ScreenPanel& of, c
   }
   return count;
 }
+SAE_VNNI inline Index at_least(const float* keys, Index n, float bound, int* places) {
+  const __m512 least = _mm512_set1_ps(bound);
+  __m512i number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  Index count = 0;
+  for (Index j = 0; j < n; j += 16, number = _mm512_add_epi32(number, _mm512_set1_epi32(16))) {
+    const auto there = static_cast<__mmask16>((1U << std::min<Index>(n - j, 16)) - 1);
+    const __mmask16 stays = _mm512_mask_cmp_ps_mask(there, _mm512_maskz_loadu_ps(there, keys + j), least, _CMP_GE_OQ);
+    _mm512_storeu_si512(places + count, _mm512_maskz_compress_epi32(stays, number));
+    count += std::popcount(static_cast<unsigned>(stays));
+  }
+  return count;
+}
 inline constexpr ScreenKernels screen_kernels{.numbers = 4,
                                               .added = 128,
                                               .largest = largest,
                                               .quantise = quantise,
                                               .products = {products<12>, products<4>, products<1>},
-                                              .keep = keep};
+                                              .keep = keep,
+                                              .at_least = at_least};
 
 #undef SAE_VNNI
 }  // namespace avx512_vnni
@@ -339,12 +363,29 @@ SAE_AVX2 inline Index keep(const std::int32_t* product, const ScreenPanel& of, c
   }
   return count;
 }
+SAE_AVX2 inline Index at_least(const float* keys, Index n, float bound, int* places) {
+  const __m256 least = _mm256_set1_ps(bound);
+  Index count = 0, j = 0;
+  for (; j + 8 <= n; j += 8) {
+    const auto stays = static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(keys + j), least, _CMP_GE_OQ)));
+    const __m256i order = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes_of.of + stays)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(places + count),
+                        _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(j)), order));
+    count += std::popcount(stays);
+  }
+  for (; j < n; ++j) {
+    places[count] = static_cast<int>(j);
+    count += keys[j] >= bound;
+  }
+  return count;
+}
 inline constexpr ScreenKernels screen_kernels{.numbers = 2,
                                               .added = 0,
                                               .largest = largest,
                                               .quantise = quantise<std::int16_t>,
                                               .products = {products<12>, products<4>, products<1>},
-                                              .keep = keep};
+                                              .keep = keep,
+                                              .at_least = at_least};
 
 #undef SAE_AVX2
 }  // namespace avx2
@@ -363,7 +404,8 @@ inline constexpr ScreenKernels screen_kernels{.numbers = 4,
                                               .largest = avx2::largest,
                                               .quantise = avx2::quantise<std::int8_t>,
                                               .products = {products<12>, products<4>, products<1>},
-                                              .keep = avx2::keep};
+                                              .keep = avx2::keep,
+                                              .at_least = avx2::at_least};
 
 #undef SAE_AVX_VNNI
 }  // namespace avx_vnni

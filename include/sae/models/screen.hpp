@@ -177,7 +177,8 @@ class Screen {
   /// \param level  with k: where looking may begin, the k-th largest z of a row in units of its |x'|, see `level`; 0: unknown. Rows that
   ///               have less are left, too.
   bool find(const ScreenWeights& weights, const float* x, Index m, const ScreenRule& rule, float level = 0) {
-    const auto& loops = weights.loops();
+    loops_ = &weights.loops();
+    const auto& loops = *loops_;
     const Index width = weights.width(), units = loops.units(width);
     capacity_ = rule.capacity(weights.latents());
     if (capacity_ > weights.latents()) return false;
@@ -187,6 +188,7 @@ class Screen {
       lower_.resize(room);
       upper_.resize(room);
     }
+    places_.resize(std::max(places_.size(), static_cast<std::size_t>(capacity_ + 15)));
     count_.assign(static_cast<std::size_t>(m), 0);
     whole_.clear();
     quantise(weights, x, m, rule.magnitude ? 0x7FFFFFFF : -1, loops);
@@ -247,55 +249,57 @@ class Screen {
   template <class Visit>
   void for_each_value(const float* x, const float* w, const float* bias, Index width, const ScreenRule& rule,
                       const Visit& visit) {
-    const auto product = kernels::detail::float_kernels().inner_of;
     const auto room = static_cast<std::size_t>(capacity_);
-    for (auto* const of : {&z_, &keys_, &values_}) of->resize(std::max(of->size(), room));
-    for (auto* const of : {&picked_, &places_}) of->resize(std::max(of->size(), room));
+    for (auto* const of : {&z_, &values_}) of->resize(std::max(of->size(), room));
+    picked_.resize(std::max(picked_.size(), room));
+    const auto compute = [&](Index b, std::span<const int> latents) {
+      for (std::size_t n = 0; n < latents.size(); ++n) z_[n] = bias == nullptr ? 0.0F : bias[latents[n]];
+      kernels::detail::float_kernels().inner_of(x + b * width, w, width, width, latents.data(),
+                                                static_cast<Index>(latents.size()), z_.data());
+    };
     for (Index b = 0; b < static_cast<Index>(count_.size()); ++b) {
       const std::span<const int> all = candidates(b);
       if (all.empty()) continue;
-      float *const lower = lower_.data() + b * capacity_, *const upper = upper_.data() + b * capacity_;
-      // Those that are wanted, one behind the other.
-      const auto pick = [&](const auto& wanted) {
-        std::size_t count = 0;
-        for (std::size_t n = 0; n < all.size(); ++n) {
-          picked_[count] = all[n];
-          places_[count] = static_cast<int>(n);
-          count += wanted(n);
-        }
-        return count;
-      };
-      const auto compute = [&](const auto& wanted) {
-        const std::size_t count = pick(wanted);
-        for (std::size_t n = 0; n < count; ++n) z_[n] = bias == nullptr ? 0.0F : bias[picked_[n]];
-        product(x + b * width, w, width, width, picked_.data(), static_cast<Index>(count), z_.data());
-        return count;
-      };
       if (rule.k == 0) {
-        const std::size_t count = compute([](std::size_t) { return true; });
-        visit(b, all, std::span<const float>(z_.data(), count));
+        compute(b, all);
+        visit(b, all, std::span<const float>(z_.data(), all.size()));
         continue;
       }
-      // What is known exactly has equal bounds, and nothing else does: they are a few roundings of z apart at least.
-      const auto settle = [&](const auto& wanted) {
-        const std::size_t count = compute(wanted);
+      float *const lower = lower_.data() + b * capacity_, *const upper = upper_.data() + b * capacity_;
+      float bound = bound_[static_cast<std::size_t>(b)];
+      const auto pick = [&](std::size_t count) {
+        for (std::size_t n = 0; n < count; ++n) picked_[n] = all[static_cast<std::size_t>(places_[n])];
+        return std::span<const int>(picked_.data(), count);
+      };
+      const auto at_least = [&](const float* keys) {
+        return static_cast<std::size_t>(loops_->at_least(keys, static_cast<Index>(all.size()), bound, places_.data()));
+      };
+      // Both bounds become what is compared. Nothing else has equal ones: they are some roundings of z apart.
+      const auto settle = [&](std::size_t count) {
+        compute(b, pick(count));
         for (std::size_t n = 0; n < count; ++n) {
           const auto place = static_cast<std::size_t>(places_[n]);
           const float key =
               (rule.magnitude ? std::abs(z_[n]) : z_[n]) * (rule.norms == nullptr ? 1.0F : rule.norms[picked_[n]]);
           values_[place] = z_[n];
-          keys_[n] = lower[place] = upper[place] = key == key ? key : -std::numeric_limits<float>::infinity();
+          lower[place] = upper[place] = z_[n] = key == key ? key : -std::numeric_limits<float>::infinity();
         }
-        return static_cast<Index>(count);
       };
-      // The k-th of those whose lower bounds are the largest excludes half of the others.
-      float bound = bound_[static_cast<std::size_t>(b)];
-      const Index first = settle([&](std::size_t n) { return lower[n] >= bound; });
-      if (first >= rule.k) bound = kernels::toward_kth_largest(keys_.data(), first, rule.k, bound, halvings);
-      settle([&](std::size_t n) { return upper[n] >= bound && !(lower[n] == upper[n]); });
-      const std::size_t count = pick([&](std::size_t n) { return lower[n] >= bound && lower[n] == upper[n]; });
+      // First those whose lower bounds are the k largest: the k-th of their z excludes half of the others.
+      std::size_t count = at_least(lower);
+      settle(count);
+      if (static_cast<Index>(count) >= rule.k)
+        bound = kernels::toward_kth_largest(z_.data(), static_cast<Index>(count), rule.k, bound, halvings);
+      const std::size_t left = at_least(upper);
+      count = 0;
+      for (std::size_t n = 0; n < left; ++n) {
+        const int place = places_[count] = places_[n];
+        count += lower[place] != upper[place];
+      }
+      settle(count);
+      count = at_least(lower);
       for (std::size_t n = 0; n < count; ++n) z_[n] = values_[static_cast<std::size_t>(places_[n])];
-      visit(b, std::span<const int>(picked_.data(), count), std::span<const float>(z_.data(), count));
+      visit(b, pick(count), std::span<const float>(z_.data(), count));
     }
   }
 
@@ -340,18 +344,18 @@ class Screen {
     float& bound = bound_[static_cast<std::size_t>(b)];
     const auto first = static_cast<std::size_t>(b * capacity_);
     if (count >= k) bound = kernels::toward_kth_largest(lower_.data() + first, count, k, bound, halvings);
-    std::size_t to = first;
-    for (std::size_t at = first; at < first + static_cast<std::size_t>(count); ++at) {
-      latents_[to] = latents_[at];
-      lower_[to] = lower_[at];
-      upper_[to] = upper_[at];
-      to += upper_[at] >= bound;
+    count = loops_->at_least(upper_.data() + first, count, bound, places_.data());
+    for (std::size_t n = 0; n < static_cast<std::size_t>(count); ++n) {
+      const std::size_t at = first + static_cast<std::size_t>(places_[n]);
+      latents_[first + n] = latents_[at];
+      lower_[first + n] = lower_[at];
+      upper_[first + n] = upper_[at];
     }
-    count = static_cast<Index>(to - first);
   }
 
   static constexpr int halvings = 12;  ///< near the k-th largest, and not above it, will do
 
+  const kernels::detail::ScreenKernels* loops_ = nullptr;
   Index capacity_ = 0;
   float level_ = 0;
   std::vector<int> latents_;          ///< [m x capacity]
@@ -360,7 +364,7 @@ class Screen {
   std::vector<Index> whole_;
   std::vector<float> bound_;
   std::vector<kernels::detail::ScreenRow> rows_;
-  std::vector<float> z_, keys_, values_;  ///< scratch of a row
+  std::vector<float> z_, values_;  ///< scratch of a row
   std::vector<int> picked_, places_;
   Buffer<std::uint8_t> codes_;     ///< see ScreenKernels::products
   std::vector<std::uint8_t> one_;  ///< scratch: those of a row
