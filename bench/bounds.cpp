@@ -73,7 +73,7 @@ SAE_TARGET("avx512f,avx512vnni") void eight_bit(Index rounds) {
   const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-2);
   __m512i sum[chains];
 #pragma GCC unroll 16
-  for (__m512i& s : sum) s = _mm512_setzero_si512();
+  for (int c = 0; c < chains; ++c) sum[c] = _mm512_set1_epi32(c);  // or equal ones would be computed once
   for (Index n = 0; n < rounds; ++n) {
 #pragma GCC unroll 16
     for (__m512i& s : sum) s = _mm512_dpbusd_epi32(s, a, b);

@@ -252,7 +252,9 @@ class Screen {
     const auto room = static_cast<std::size_t>(capacity_);
     for (auto* const of : {&z_, &values_}) of->resize(std::max(of->size(), room));
     picked_.resize(std::max(picked_.size(), room));
+    computed_ = 0;
     const auto compute = [&](Index b, std::span<const int> latents) {
+      computed_ += static_cast<Index>(latents.size());
       for (std::size_t n = 0; n < latents.size(); ++n) z_[n] = bias == nullptr ? 0.0F : bias[latents[n]];
       kernels::detail::float_kernels().inner_of(x + b * width, w, width, width, latents.data(),
                                                 static_cast<Index>(latents.size()), z_.data());
@@ -302,6 +304,9 @@ class Screen {
       visit(b, pick(count), std::span<const float>(z_.data(), count));
     }
   }
+
+  /// How many z the last `for_each_value` computed.
+  Index computed() const { return computed_; }
 
  private:
   float first_bound(Index b) const {
@@ -356,7 +361,7 @@ class Screen {
   static constexpr int halvings = 12;  ///< near the k-th largest, and not above it, will do
 
   const kernels::detail::ScreenKernels* loops_ = nullptr;
-  Index capacity_ = 0;
+  Index capacity_ = 0, computed_ = 0;
   float level_ = 0;
   std::vector<int> latents_;          ///< [m x capacity]
   std::vector<float> lower_, upper_;  ///< bounds of z
