@@ -329,6 +329,48 @@ TEST_CASE("a screen's products are exact, at the ends of what codes can be too",
   });
 }
 
+TEST_CASE("what is at least a bound is found in order, NaN is not", "[models][screen]") {
+  on_every_route([] {
+    const auto& run = sae::kernels::detail::screen_kernels();
+    for (const Index n : {0, 1, 5, 8, 15, 16, 17, 33, 200})
+      for (const float bound : {-1.0F, 0.25F, 2.0F}) {
+        CAPTURE(n, bound);
+        std::vector<float> keys(static_cast<std::size_t>(n));
+        std::vector<int> want, got(static_cast<std::size_t>(n + 15), -1);
+        for (Index j = 0; j < n; ++j) {
+          const auto at = static_cast<std::size_t>(j);
+          keys[at] = j % 11 == 3 ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>((j * 5) % 8) / 8 - 0.25F;
+          if (keys[at] >= bound) want.push_back(static_cast<int>(j));
+        }
+        const Index count = run.at_least(keys.data(), n, bound, got.data());
+        got.resize(static_cast<std::size_t>(count));
+        REQUIRE(got == want);
+      }
+  });
+}
+
+TEST_CASE("of the k largest, the best known exclude half of the other candidates", "[models][screen]") {
+  on_every_route([] {
+    constexpr Index rows = 32, width = 256, latents = 4096, k = 16;
+    const Problem p = fitted(rows, width, latents, 21);
+    sae::Threads threads(1);
+    sae::detail::ScreenWeights weights;
+    weights.see(p.x, width);
+    weights.build(p.w.data(), p.b.data(), latents, width, {.k = k}, threads);
+    sae::detail::Screen screen;
+    REQUIRE(screen.find(weights, p.x.data(), rows, {.k = k}));
+    Index candidates = 0, shown = 0;
+    for (Index i = 0; i < rows; ++i) candidates += static_cast<Index>(screen.candidates(i).size());
+    screen.for_each_value(
+        p.x.data(), p.w.data(), p.b.data(), width, {.k = k},
+        [&](Index, std::span<const int> of, std::span<const float>) { shown += static_cast<Index>(of.size()); });
+    CHECK(screen.computed() >= rows * k);
+    if (weights.loops().numbers == 4) CHECK(4 * screen.computed() < 3 * candidates);  // 16 bits leave few
+    CHECK(shown >= rows * k);
+    CHECK(shown <= rows * (k + 2));
+  });
+}
+
 // What a screen finds on Intel AMX, by a model of its tiles: the integers are the same, and with them the candidates.
 TEST_CASE("a screen on tiles finds what one on plain loops finds", "[models][screen]") {
   using sae_test::modelled_tiles;
