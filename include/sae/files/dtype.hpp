@@ -1,5 +1,5 @@
 #pragma once
-#include <sae/files/half.hpp>
+#include <sae/core/half.hpp>
 
 #include <algorithm>
 #include <array>
