@@ -112,19 +112,18 @@ inline std::uint16_t round_to_half(float value, std::uint32_t random) {
 }
 
 /// The random bits of one stochastic rounding of many numbers, a hash of a key and of where a number stands: they depend on nothing
-/// else, neither threads nor the width of registers. Positions 2^32 apart have the same.
-/// Source: the hash is `lowbias32` of Wellons 2018, "Prospecting for hash functions", with one half of the key between its rounds.
+/// else, neither threads nor the width of registers. Keys must be random from rounding to rounding: one number's bits in two of them
+/// are as independent as the keys are. Positions 2^32 apart have the same bits.
 struct Rounding {
-  std::uint32_t first = 0, second = 0;  ///< the key
-  std::uint32_t position = 0;           ///< of the first number
-  bool high = false;  ///< takes the upper 16 bits of each word: for a second number beside a first at one position
+  std::uint32_t key = 0;
+  std::uint32_t position = 0;  ///< of the first number
+  bool high = false;           ///< takes the upper 16 bits of each word: for a second number beside a first at one position
 
-  static constexpr std::uint32_t multipliers[] = {0x7feb352du, 0x846ca68bu};
+  static constexpr std::uint32_t stride = 0x9e3779b9u, multiplier = 0x846ca68bu;  // 2^32 over the golden ratio; Wellons 2018
   /// 32 bits for number j.
   std::uint32_t word(std::uint32_t j) const {
-    std::uint32_t x = position + j + first;
-    x = (x ^ x >> 16) * multipliers[0];
-    x = ((x ^ x >> 15) + second) * multipliers[1];
+    std::uint32_t x = key + (position + j) * stride;
+    x = (x ^ x >> 15) * multiplier;
     return x ^ x >> 16;
   }
   /// The 16 of them that are taken.
