@@ -33,10 +33,12 @@ using Optimizer = std::variant<Adam, AdamW, Sgd, SignSgd, Muon, Adafactor, Sched
 /// How the optimizer keeps its state between steps.
 ///
 ///   full      as numbers of the model's Scalar
-///   bfloat16  what is kept beside matrices in 16 bits, beside vectors as before: of Adam 4 F D bytes a weight in the place of 8 F D. A step
-///             widens them, computes in float32 and rounds stochastically (core/half.hpp), by the step and the place of a number alone: the
-///             mean is that of float32, whose steps of v (1 - beta2 = 0.001) rounding to nearest (neighbours are 0.004 to 0.008 apart)
-///             would lose. For models of float and row-local optimizers. float16 would be finer, but ends at 6e-8, where most v lie.
+///   bfloat16  beside matrices in 16 bits, beside vectors as before: of Adam 4 F D bytes a weight in the place of 8 F D. A step widens
+///             what is kept, computes in float32 and rounds stochastically (core/half.hpp) by the step and the place of a number alone.
+///             Its mean is that of float32; rounding to nearest would lose steps of v, which are a thousandth (1 - beta2) where
+///             neighbours are four to eight apart. For models of float and row-local optimizers.
+///
+/// There is no float16: it ends at 6e-8, and the v of small gradients lie below.
 enum class Precision { full, bfloat16 };
 
 /// \throws ValueError  a setting is not in its range.
