@@ -121,6 +121,18 @@ void adam(benchmark::State& state) {
     for (Index at = 0; at < n; at += D) update(w.data() + at, g.data(), {m.data() + at, v.data() + at}, D);
   });
 }
+// The same with moments of 16 bits.
+void adam_bfloat16(benchmark::State& state) {
+  constexpr Index n = 2 * F * D;
+  std::vector<float> w(static_cast<std::size_t>(n), 1.0F), g(static_cast<std::size_t>(D), 0.1F);
+  std::vector<sae::bfloat16> m(w.size()), v(w.size(), sae::bfloat16(1.0F));
+  const auto update = sae::Adam{}.update<float>(10, 1e-6);
+  against(state, update_bound(n), 16.0 * n, [&] {
+    for (Index at = 0; at < n; at += D)
+      update(w.data() + at, g.data(), {m.data() + at, v.data() + at}, D,
+             sae::Rounding{.key = 7, .position = static_cast<std::uint32_t>(at)});
+  });
+}
 
 // As many keys as a screen's row has candidates. Its bound is one pass over them; it makes about 25.
 void kth_largest(benchmark::State& state) {
@@ -268,6 +280,7 @@ BENCHMARK(dot)->Apply(often);
 BENCHMARK(add_rows_of_batch)->Apply(often);
 BENCHMARK(add_scaled)->Apply(often);
 BENCHMARK(adam)->Apply(often);
+BENCHMARK(adam_bfloat16)->Apply(often);
 BENCHMARK(kth_largest)->Apply(often);
 BENCHMARK(selection)->Apply(often);
 BENCHMARK(screen_quantise)->Apply(often);

@@ -22,9 +22,9 @@ class TrainingOf final : public Training {
     return trainer_.train_step(sae::Batch<float>(rows_->middleRows(first, batch_)), report).l0;
   }
   Index state_bytes() override {
-    Index numbers = trainer_.optimizer_numbers();
+    Index numbers = 0;
     Model::Parameters::visit([&](std::string_view, const auto& tensor) { numbers += tensor.size(); }, model_.parameters());
-    return numbers * static_cast<Index>(sizeof(float));
+    return trainer_.optimizer_bytes() + numbers * static_cast<Index>(sizeof(float));
   }
 
  private:
@@ -151,6 +151,7 @@ std::vector<NamedTraining> list() {
     add(std::string("optimizer/") + name, [=, rule = optimizer](const Size& size, sae::Threads& pool) {
       return make(autoencoder(size, topk(size)), sae::Objective<>{}, sae::TrainerConfig{.optimizer = rule}, size, pool);
     });
+  add_plain("moments_bfloat16", topk, error, {.moments = sae::Precision::bfloat16});
   for (const char* const recipe : {"default", "saelens", "dictionary_learning"})
     for (const auto activation : sae::recipe_activations(recipe))
       add(std::string(recipe) + "/" + std::string(activation),

@@ -25,7 +25,7 @@ struct TrainVerb : TrainingOptions {
   std::optional<Index> warmup, decay, aux_k, dead_window;
   std::optional<double> k, l1, l0, target_l0, pre_activation, threshold, bandwidth, rate, aux_coefficient, clip, ema;
   std::vector<Index> prefixes;
-  std::string normalise, loss_space, center, decoder, optimizer, init, log;
+  std::string normalise, loss_space, center, decoder, optimizer, moments, init, log;
   std::optional<Index> k_start, k_steps;
   bool skip = false, multi_topk = false, hierarchical = false;
 };
@@ -107,6 +107,8 @@ void apply(const TrainVerb& options, TrainerConfig& config) {
   if (options.optimizer == "schedule-free") config.optimizer = ScheduleFree{};
   if (options.optimizer == "muon") config.optimizer = Muon{};
   if (options.optimizer == "adafactor") config.optimizer = Adafactor{};
+  if (options.moments == "full") config.moments = Precision::full;
+  if (options.moments == "bfloat16") config.moments = Precision::bfloat16;
 }
 
 /// The recipe of --recipe for this run, changed by every option that was given.
@@ -238,10 +240,9 @@ void check_places(const TrainVerb& options) {
 }
 
 /// Refuses sizes that cannot be: the system may end a process that takes more memory than there is without a word.
-void check_memory(Index d_in, Index d_out, Index latents) {
-  constexpr double numbers = 3;  // a weight and the two moments of Adam
-  const double needed =
-      numbers * static_cast<double>(sizeof(float)) * static_cast<double>(d_in + d_out) * static_cast<double>(latents);
+void check_memory(const TrainVerb& options, Index d_in, Index d_out, Index latents) {
+  const double bytes = options.moments == "bfloat16" ? 8 : 12;  // a weight and the two moments of Adam
+  const double needed = bytes * static_cast<double>(d_in + d_out) * static_cast<double>(latents);
   const double there = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
   if (there > 0 && needed > there)
     throw_value("--latents ", latents, ": training them on rows of ", d_in, " numbers takes ", rounded(needed / 1e9),
@@ -415,7 +416,7 @@ void train_kind(const TrainVerb& options) {
   const Index d_in = source->width() - source->target_width, d_out = source->target_width > 0 ? source->target_width : d_in;
   if (init) check_init(options, *init, d_in, d_out);
   const Index latents = init ? init->latents() : options.latents;
-  check_memory(d_in, d_out, latents);
+  check_memory(options, d_in, d_out, latents);
   Recipe recipe = recipe_of(options, activation, before, d_in, latents, source->rows);
   auto model = start_of(options, recipe, init ? &*init : nullptr, d_in, d_out, latents);
   if (init) {
@@ -529,6 +530,10 @@ void add_train(CLI::App& program) {
   verb.add_option("--optimizer", options->optimizer,
                   "adam (default), adamw, sgd (momentum 0.9), signum, schedule-free (sign-SGD), muon or adafactor")
       ->check(CLI::IsMember({"adam", "adamw", "sgd", "signum", "schedule-free", "muon", "adafactor"}));
+  verb.add_option("--moments", options->moments,
+                  "what adam, adamw, sgd, signum and schedule-free keep beside each weight: full (float32, default), bfloat16 "
+                  "(half the memory)")
+      ->check(CLI::IsMember({"full", "bfloat16"}));
   verb.add_option("--ema", options->ema, "decay of an average of the weights, which is what is saved; 0 (default): off")
       ->check(CLI::Range(0.0, 0.999999));
   verb.add_option(

@@ -42,8 +42,8 @@ fi
 
 cd "$sae_root"
 # What rests on the kernels; more of it would take hours.
-tests=(tests/kernels/*_test.cpp tests/activations/{topk,selection}_test.cpp tests/models/{screen,sparse_autoencoder,step,transcoder}_test.cpp
-  tests/training/{routes,adam,optimizer,aux_k,recipe}_test.cpp)
+tests=(tests/core/half_test.cpp tests/kernels/*_test.cpp tests/activations/{topk,selection}_test.cpp tests/models/{screen,sparse_autoencoder,step,transcoder}_test.cpp
+  tests/training/{routes,adam,optimizer,moments,aux_k,recipe}_test.cpp)
 
 # build NAME COMPILER: the tests as build/emulated/NAME/tests, one program that needs no library of its machine
 build() {

@@ -146,6 +146,7 @@ TEST_CASE("sae train: every option changes the bytes, threads do not", "[cli]") 
                                       {"--optimizer", "muon"},
                                       {"--optimizer", "adafactor"},
                                       {"--optimizer", "schedule-free"},
+                                      {"--moments", "bfloat16"},
                                       {"--k-start", "8"},
                                       {"--k-start", "8", "--k-steps", "10"},
                                       {"--multi-topk"},
@@ -169,6 +170,9 @@ TEST_CASE("sae train: every option changes the bytes, threads do not", "[cli]") 
     CHECK(config.at("normalize_activations") == (kind == std::string("layer-norm") ? "layer_norm" : "constant_norm_rescale"));
   }
   for (const auto& [words, message] : std::vector<std::pair<Words, std::string>>{
+           {{"--k", "3", "--optimizer", "muon", "--moments", "bfloat16"},
+            "moments = bfloat16 is for optimizers that update row by row"},
+           {{"--moments", "float16"}, "not in {full,bfloat16}"},
            {{"--activation", "relu", "--multi-topk"}, "--multi-topk belongs to --activation topk"},
            {{"--activation", "batchtopk", "--hierarchical"}, "--hierarchical belongs to --activation topk"},
            {{"--activation", "groupmax", "--k-start", "9"}, "--k-start belongs to --activation topk, batchtopk and abstopk"},

@@ -77,6 +77,29 @@ TEST_CASE("checkpoint: every optimizer and the average of weights resume to the 
   }
 }
 
+TEST_CASE("checkpoint: moments of 16 bits are saved as such and resume to the last bit", "[formats][checkpoint]") {
+  for (const sae::Optimizer& optimizer :
+       std::vector<sae::Optimizer>{sae::Adam{}, sae::Sgd{.momentum = 0.9}, sae::ScheduleFree{}}) {
+    CAPTURE(optimizer.index());
+    require_resumes<float>(sae::TopK{.k = 2}, sae::Objective<>{},
+                           {.learning_rate = 1e-2, .optimizer = optimizer, .moments = sae::Precision::bfloat16});
+  }
+  const TempFolder folder;
+  const auto narrow = make_small(12, {.k = 2}, {.moments = sae::Precision::bfloat16});
+  const auto kill = [&](auto& trainer, const sae::StepReport&) {
+    sae::save_checkpoint(trainer, folder / "c");
+    throw Killed();
+  };
+  REQUIRE_THROWS_AS(narrow->trainer.fit(narrow->source, kill), Killed);
+  const sae::SafetensorsFile file(folder / "c");
+  CHECK(file.info("moment0.W_enc").dtype == sae::Dtype::bfloat16);
+  CHECK(file.info("moment1.W_dec").dtype == sae::Dtype::bfloat16);
+  CHECK(file.info("moment1.b_enc").dtype == sae::Dtype::float32);
+  CHECK(file.info("W_dec").dtype == sae::Dtype::float32);
+  CHECK_THAT(load_error(*make_small(12), folder / "c"),
+             ContainsSubstring("was made with trainer.moments = bfloat16, which is full now"));
+}
+
 TEST_CASE("checkpoint: another optimizer is refused by name", "[formats][checkpoint]") {
   const TempFolder folder;
   stop_small(folder / "c", 12, 3);

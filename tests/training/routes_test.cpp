@@ -17,11 +17,12 @@ namespace {
 using sae::Index;
 
 std::map<std::string, sae::Tensor<float>> trained(const std::string& activation, Index d, Index latents, Index batch,
-                                                  Index steps) {
+                                                  Index steps, sae::Precision moments) {
   const sae::Recipe recipe =
       sae::recipe("default", {.d_in = d, .latents = latents, .steps = steps, .batch = batch, .activation = activation});
   auto model = sae::make_model(recipe, d, latents, 3);
   sae::TrainerConfig config = recipe.config;
+  config.moments = moments;
   config.dead.window = 2 * batch;  // so that AuxK has something to do
   sae::Threads threads(2);
   sae::Trainer trainer(model, config, recipe.objective, threads);
@@ -32,7 +33,8 @@ std::map<std::string, sae::Tensor<float>> trained(const std::string& activation,
                                      model.parameters());
   return out;
 }
-void check_routes(const std::string& activation, Index d, Index latents, Index batch, Index steps, bool portable) {
+void check_routes(const std::string& activation, Index d, Index latents, Index batch, Index steps, bool portable,
+                  sae::Precision moments = sae::Precision::full) {
   std::vector<sae::kernels::Route> routes;
   for (const auto route : sae::kernels::all_routes)
     if (sae::kernels::has(route) && (portable || route != sae::kernels::Route::portable)) routes.push_back(route);
@@ -41,7 +43,7 @@ void check_routes(const std::string& activation, Index d, Index latents, Index b
   const sae_test::KeepsRoute own;
   for (const auto route : routes) {
     sae::kernels::set_route(route);
-    all.emplace_back(route, trained(activation, d, latents, batch, steps));
+    all.emplace_back(route, trained(activation, d, latents, batch, steps, moments));
   }
   for (std::size_t n = 1; n < all.size(); ++n)
     for (const auto& [name, tensor] : all[n].second) {
@@ -57,6 +59,7 @@ void check_routes(const std::string& activation, Index d, Index latents, Index b
 
 TEST_CASE("a training gives the same bytes on every route", "[training][routes]") {
   for (const auto name : sae::recipe_activations("default")) check_routes(std::string(name), 20, 96, 64, 8, true);
+  check_routes("topk", 20, 96, 64, 8, true, sae::Precision::bfloat16);
 }
 
 TEST_CASE("a training large enough for a screen gives the same bytes without one", "[training][routes]") {

@@ -1,5 +1,5 @@
 #pragma once
-#include <sae/files/half.hpp>
+#include <sae/core/half.hpp>
 
 #include <algorithm>
 #include <array>
@@ -10,6 +10,11 @@
 #include <string_view>
 
 namespace sae::inline SAE_ABI {
+
+namespace detail {
+template <class T>
+inline constexpr bool is_half = std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>;
+}
 
 static_assert(std::endian::native == std::endian::little, "sae/files maps little-endian numbers as they are");
 
@@ -35,7 +40,9 @@ constexpr bool is_floating(Dtype dtype) { return dtype <= Dtype::bfloat16; }
 /// The kind that a C++ type is in a file.
 template <class T>
 constexpr Dtype dtype_of() {
-  if constexpr (std::is_floating_point_v<T>) {
+  if constexpr (detail::is_half<T>) {
+    return std::is_same_v<T, bfloat16> ? Dtype::bfloat16 : Dtype::float16;
+  } else if constexpr (std::is_floating_point_v<T>) {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8, "sae: float or double");
     return sizeof(T) == 8 ? Dtype::float64 : Dtype::float32;
   } else if constexpr (std::is_same_v<T, bool>) {
@@ -50,9 +57,10 @@ constexpr Dtype dtype_of() {
 }
 
 /// Whether numbers of this kind may be read as T: floating kinds as float or double (float64 is rounded to float), integer
-/// kinds as integers that hold all their values, booleans as any integer (0 or 1).
+/// kinds as integers that hold all their values, booleans as any integer (0 or 1), those of 16 bits as themselves.
 template <class T>
 constexpr bool readable_as(Dtype dtype) {
+  if (detail::is_half<T>) return dtype == dtype_of<T>();
   if (std::is_floating_point_v<T>) return is_floating(dtype);
   if (is_floating(dtype)) return false;
   if (dtype == Dtype::boolean) return true;
@@ -82,22 +90,26 @@ void convert(Dtype dtype, const std::byte* from, Index count, T* out) {
     std::memcpy(out, from, static_cast<std::size_t>(count) * sizeof(T));
     return;
   }
-  const auto same = [](auto value) { return value; };
-  switch (dtype) {
-    case Dtype::float64: return convert_each<double>(from, count, out, same);
-    case Dtype::float32: return convert_each<float>(from, count, out, same);
-    case Dtype::float16: return convert_each<std::uint16_t>(from, count, out, half_to_float);
-    case Dtype::bfloat16: return convert_each<std::uint16_t>(from, count, out, bfloat16_to_float);
-    case Dtype::int64: return convert_each<std::int64_t>(from, count, out, same);
-    case Dtype::int32: return convert_each<std::int32_t>(from, count, out, same);
-    case Dtype::int16: return convert_each<std::int16_t>(from, count, out, same);
-    case Dtype::int8: return convert_each<std::int8_t>(from, count, out, same);
-    case Dtype::uint64: return convert_each<std::uint64_t>(from, count, out, same);
-    case Dtype::uint32: return convert_each<std::uint32_t>(from, count, out, same);
-    case Dtype::uint16: return convert_each<std::uint16_t>(from, count, out, same);
-    case Dtype::uint8: return convert_each<std::uint8_t>(from, count, out, same);
-    case Dtype::boolean:
-      return convert_each<std::uint8_t>(from, count, out, [](std::uint8_t value) { return value != 0 ? 1 : 0; });
+  if constexpr (is_half<T>) {
+    return;  // nothing else is readable as it
+  } else {
+    const auto same = [](auto value) { return value; };
+    switch (dtype) {
+      case Dtype::float64: return convert_each<double>(from, count, out, same);
+      case Dtype::float32: return convert_each<float>(from, count, out, same);
+      case Dtype::float16: return convert_each<std::uint16_t>(from, count, out, half_to_float);
+      case Dtype::bfloat16: return convert_each<std::uint16_t>(from, count, out, bfloat16_to_float);
+      case Dtype::int64: return convert_each<std::int64_t>(from, count, out, same);
+      case Dtype::int32: return convert_each<std::int32_t>(from, count, out, same);
+      case Dtype::int16: return convert_each<std::int16_t>(from, count, out, same);
+      case Dtype::int8: return convert_each<std::int8_t>(from, count, out, same);
+      case Dtype::uint64: return convert_each<std::uint64_t>(from, count, out, same);
+      case Dtype::uint32: return convert_each<std::uint32_t>(from, count, out, same);
+      case Dtype::uint16: return convert_each<std::uint16_t>(from, count, out, same);
+      case Dtype::uint8: return convert_each<std::uint8_t>(from, count, out, same);
+      case Dtype::boolean:
+        return convert_each<std::uint8_t>(from, count, out, [](std::uint8_t value) { return value != 0 ? 1 : 0; });
+    }
   }
 }
 

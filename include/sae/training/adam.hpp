@@ -69,6 +69,12 @@ struct Adam {
         w[j] -= rate * m[j] / (std::sqrt(v[j]) * root + epsilon);
       }
     }
+    /// The same with slots of 16 bits, see `detail::update_narrow`.
+    void operator()(float* w, const float* g, const SlotRows<bfloat16>& state, Index n, const Rounding& at) const
+        requires(std::is_same_v<Scalar, float>) {
+      kernels::detail::half_kernels().adam_bfloat16({beta1, rest1, beta2, rest2, rate, root, epsilon}, w, g,
+                                                    beta1 == 0 ? nullptr : state[0], state[beta1 == 0 ? 0 : 1], n, at);
+    }
   };
 
   /// \param t  number of this step, from 1.
@@ -117,6 +123,11 @@ struct AdamW {
     void operator()(Scalar* w, const Scalar* g, const SlotRows<Scalar>& state, Index n) const {
       kernels::scale(w, keep, n);
       adam(w, g, state, n);
+    }
+    void operator()(float* w, const float* g, const SlotRows<bfloat16>& state, Index n, const Rounding& at) const
+        requires(std::is_same_v<Scalar, float>) {
+      kernels::scale(w, keep, n);
+      adam(w, g, state, n, at);
     }
   };
   template <class Scalar>

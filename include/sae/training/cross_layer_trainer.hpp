@@ -29,7 +29,7 @@ namespace sae::inline SAE_ABI {
 /// targets, found from `statistics_rows` rows read ahead and folded into the model when `fit` ends: it then reads and predicts rows as
 /// they are, with the codes that it was trained with. b_dec starts at the mean target (Center::mean).
 ///
-/// Of TrainerConfig it takes steps or tokens, batch, rate and schedule, sparsity_warmup, optimizer, clipping (the norm is that of all
+/// Of TrainerConfig it takes steps or tokens, batch, rate and schedule, sparsity_warmup, optimizer, moments, clipping (the norm is that of all
 /// layers together), `center` none or mean, `normalisation` none, mean_square or sqrt_d (each layer's own), dead latents (counted layer
 /// by layer), report_every; the decoder is free. What else is set to something is refused by name.
 ///
@@ -59,7 +59,7 @@ class CrossLayerTrainer {
         throw_value("CrossLayerTrainer: ", Term::name, " follows the codes of one model, not those of several layers");
     });
     config_.choose_dead_window();
-    moments_ = OptimizerState<Scalar>(config_.optimizer);
+    moments_ = OptimizerState<Scalar>(config_.optimizer, config_.moments);
     Parameters::visit([&](std::string_view name, const auto& w) { moments_.add(name, w.rows(), w.cols()); },
                       model.parameters());
     const auto layers = static_cast<std::size_t>(model.layers());

@@ -1,4 +1,5 @@
 #pragma once
+#include <sae/core/random.hpp>
 #include <sae/training/adafactor.hpp>
 #include <sae/training/adam.hpp>
 #include <sae/training/muon.hpp>
@@ -29,9 +30,27 @@ namespace sae::inline SAE_ABI {
 /// 2 F D numbers of their own.
 using Optimizer = std::variant<Adam, AdamW, Sgd, SignSgd, Muon, Adafactor, ScheduleFree>;
 
+/// How the optimizer keeps its state between steps.
+///
+///   full      as numbers of the model's Scalar
+///   bfloat16  beside matrices in 16 bits, beside vectors as before: of Adam 4 F D bytes a weight in the place of 8 F D. A step widens
+///             what is kept, computes in float32 and rounds stochastically (core/half.hpp) by the step and the place of a number alone.
+///             Its mean is that of float32; rounding to nearest would lose steps of v, which are a thousandth (1 - beta2) where
+///             neighbours are four to eight apart. For models of float and row-local optimizers.
+///
+/// There is no float16: it ends at 6e-8, and the v of small gradients lie below.
+enum class Precision { full, bfloat16 };
+
 /// \throws ValueError  a setting is not in its range.
-inline void check(const Optimizer& optimizer) {
-  std::visit([](const auto& one) { one.check(); }, optimizer);
+inline void check(const Optimizer& optimizer, Precision moments = Precision::full) {
+  std::visit(
+      [&]<class Kind>(const Kind& one) {
+        one.check();
+        if (moments != Precision::full && !Kind::row_local)
+          throw_value("Trainer: moments = bfloat16 is for optimizers that update row by row, which ", one.name,
+                      " does not; moments = full is legal");
+      },
+      optimizer);
 }
 
 namespace detail {
@@ -55,11 +74,20 @@ struct OptimizerSettings {
 template <class Scalar>
 class OptimizerState {
  public:
-  /// What is kept beside one tensor.
-  using Slots = std::vector<Tensor<Scalar>>;
+  /// What is kept beside one tensor: the one or the other.
+  struct Slots {
+    std::vector<Tensor<Scalar>> full;
+    std::vector<Tensor<bfloat16>> half;
+    std::uint32_t key = 0;  ///< of this step's rounding
+  };
 
   OptimizerState() = default;
-  explicit OptimizerState(const Optimizer& optimizer) : optimizer_(optimizer) {
+  /// \throws ValueError  the precision is not for this optimizer, or not for numbers of Scalar.
+  explicit OptimizerState(const Optimizer& optimizer, Precision moments = Precision::full)
+      : optimizer_(optimizer), moments_(moments) {
+    check(optimizer, moments);
+    if (moments != Precision::full && !std::is_same_v<Scalar, float>)
+      throw_value("Trainer: moments = bfloat16 is for models of float, this one is of double; moments = full is legal");
     if (averages()) rates_.resize(1, 2);
   }
 
@@ -67,7 +95,14 @@ class OptimizerState {
   void add(std::string_view name, Index rows, Index cols) {
     Slots slots;
     const SlotShapes shapes = std::visit([&](const auto& optimizer) { return optimizer.slot_shapes(rows, cols); }, optimizer_);
-    for (const auto& [r, c] : shapes) slots.emplace_back(r, c);
+    const bool narrow = moments_ != Precision::full && rows > 1 && cols > 1;
+    for (const auto& [r, c] : shapes) {
+      if (narrow) {
+        slots.half.emplace_back(r, c);
+      } else {
+        slots.full.emplace_back(r, c);
+      }
+    }
     tensors_.emplace_back(std::string(name), std::move(slots));
   }
   /// Whether rows may be updated one by one, `update_rows`; else whole tensors alone, `update`.
@@ -78,10 +113,11 @@ class OptimizerState {
   bool averages() const { return std::holds_alternative<ScheduleFree>(optimizer_); }
   /// Numbers of state, all tensors together.
   Index size() const {
-    Index sum = 0;
-    for (const auto& [name, slots] : tensors_)
-      for (const auto& slot : slots) sum += slot.size();
-    return sum;
+    return sum_over_slots([](const auto& slot) { return slot.size(); });
+  }
+  /// Bytes that they take.
+  Index bytes() const {
+    return sum_over_slots([](const auto& slot) { return slot.size() * static_cast<Index>(sizeof(slot[0])); });
   }
   /// \throws ValueError  it was never added.
   const Slots& slots(std::string_view name) const {
@@ -95,8 +131,11 @@ class OptimizerState {
   /// share (Adafactor's column averages) stays.
   void reset_row(std::string_view name, const Tensor<Scalar>& w, Index row) {
     Slots& all = slots(name);
-    for (std::size_t s = 0; s < all.size(); ++s) {
-      Tensor<Scalar>& slot = all[s];
+    for (Tensor<bfloat16>& slot : all.half)
+      for (Index j = 0; j < slot.cols(); ++j)
+        slot.row(row)[j] = averages() ? bfloat16(static_cast<float>(w.row(row)[j])) : bfloat16();
+    for (std::size_t s = 0; s < all.full.size(); ++s) {
+      Tensor<Scalar>& slot = all.full[s];
       if (averages()) {
         std::copy_n(w.row(row), slot.cols(), slot.row(row));
       } else if (!std::holds_alternative<Adafactor>(optimizer_)) {
@@ -108,13 +147,17 @@ class OptimizerState {
   }
   /// The same of one number of a vector.
   void reset_number(std::string_view name, const Tensor<Scalar>& w, Index at) {
-    for (Tensor<Scalar>& slot : slots(name)) slot[at] = averages() ? w[at] : Scalar(0);
+    for (Tensor<Scalar>& slot : slots(name).full) slot[at] = averages() ? w[at] : Scalar(0);
   }
 
   /// \param t  number of the step that begins, from 1.
   void begin_step(Index t, double learning_rate) {
     t_ = t;
     learning_rate_ = learning_rate;
+    const auto steps = static_cast<std::uint64_t>(t);
+    std::uint32_t number = 0;
+    for (auto& [name, slots] : tensors_)
+      slots.key = philox({static_cast<std::uint32_t>(steps), static_cast<std::uint32_t>(steps >> 32), number++, 0}, {})[0];
     std::visit(
         [&]<class Kind>(const Kind& optimizer) {
           if constexpr (std::is_same_v<Kind, ScheduleFree>) {
@@ -128,8 +171,16 @@ class OptimizerState {
   /// n numbers w of a parameter, from position `from` of its tensor on, by their gradients g. For row-local optimizers; several
   /// threads may be in it at once, each with numbers of its own.
   void update_rows(Slots& slots, Index from, Scalar* w, const Scalar* g, Index n) const {
+    if constexpr (std::is_same_v<Scalar, float>) {
+      if (!slots.half.empty()) {
+        SlotRows<bfloat16> at{};
+        for (std::size_t s = 0; s < slots.half.size(); ++s) at[s] = slots.half[s].data() + from;
+        const Rounding rounding{.key = slots.key, .position = static_cast<std::uint32_t>(from)};
+        return std::visit([&](const auto& update) { detail::update_narrow(update, w, g, at, n, rounding); }, update_);
+      }
+    }
     SlotRows<Scalar> at{};
-    for (std::size_t s = 0; s < slots.size(); ++s) at[s] = slots[s].data() + from;
+    for (std::size_t s = 0; s < slots.full.size(); ++s) at[s] = slots.full[s].data() + from;
     std::visit([&](const auto& update) { update(w, g, at, n); }, update_);
   }
   /// Asks for what `update_rows` will read.
@@ -149,7 +200,7 @@ class OptimizerState {
     std::visit(
         [&]<class Kind>(const Kind& optimizer) {
           if constexpr (!Kind::row_local)
-            optimizer.template step<Scalar>(t_, learning_rate_, w, g, std::span<Tensor<Scalar>>(slots), threads);
+            optimizer.template step<Scalar>(t_, learning_rate_, w, g, std::span<Tensor<Scalar>>(slots.full), threads);
         },
         optimizer_);
   }
@@ -157,19 +208,36 @@ class OptimizerState {
   /// Where `averages()`: brings w to the point that a training ends with. After a step.
   void average(std::string_view name, Tensor<Scalar>& w) const {
     const auto momentum = static_cast<Scalar>(std::get<ScheduleFree>(optimizer_).momentum);
-    const Tensor<Scalar>& z = slots(name)[0];
-    for (Index i = 0; i < w.size(); ++i) w[i] = ScheduleFree::average(momentum, w[i], z[i]);
+    const Slots& all = slots(name);
+    for (Index i = 0; i < w.size(); ++i) {
+      const Scalar z = all.half.empty() ? all.full[0][i] : static_cast<Scalar>(static_cast<float>(all.half[0][i]));
+      w[i] = ScheduleFree::average(momentum, w[i], z);
+    }
   }
 
   /// Calls visitor("moment0.W_enc", tensor) for everything that is kept.
   template <class Visitor>
   void visit(Visitor&& visitor) {
     if (averages()) visitor("moment.rates", rates_);
-    for (auto& [name, slots] : tensors_)
+    const auto each = [&](const std::string& name, auto& slots) {
       for (std::size_t s = 0; s < slots.size(); ++s) visitor(detail::concat("moment", s, ".", name), slots[s]);
+    };
+    for (auto& [name, slots] : tensors_) {
+      each(name, slots.full);
+      if constexpr (std::is_same_v<Scalar, float>) each(name, slots.half);
+    }
   }
 
  private:
+  template <class Size>
+  Index sum_over_slots(const Size& size) const {
+    Index sum = 0;
+    for (const auto& [name, slots] : tensors_) {
+      for (const auto& slot : slots.full) sum += size(slot);
+      for (const auto& slot : slots.half) sum += size(slot);
+    }
+    return sum;
+  }
   /// Of the step that begins in an average of steps by their squared rates; 1 while all rates were 0.
   double share_of_average() {
     Scalar &largest = rates_[0], &sum = rates_[1];
@@ -179,6 +247,7 @@ class OptimizerState {
   }
 
   Optimizer optimizer_;
+  Precision moments_ = Precision::full;
   std::vector<std::pair<std::string, Slots>> tensors_;
   Tensor<Scalar>
       rates_;  ///< where `averages()`: the largest learning rate so far, the sum of the squares of the largest so far

@@ -54,7 +54,7 @@ class Trainer {
     if (model.activation().needs_decoder_norms() && model.parameters().W_dec.map().isZero(0))
       throw_value("Trainer: W_dec is 0, and ", std::string_view(model.activation().name),
                   " ranks by its norms: no latent would ever be active (TranscoderOptions::decoder_norm starts it elsewhere)");
-    moments_ = OptimizerState<Scalar>(config_.optimizer);
+    moments_ = OptimizerState<Scalar>(config_.optimizer, config_.moments);
     Parameters::visit(
         [&](std::string_view name, const auto& w) {
           if (!config_.frozen.holds(name)) moments_.add(name, w.rows(), w.cols());
@@ -86,6 +86,7 @@ class Trainer {
   Index tokens() const { return tokens_; }                     ///< rows seen
   double scale() const { return rows_.scale(); }               ///< what rows are multiplied by
   Index optimizer_numbers() const { return moments_.size(); }  ///< numbers that the optimizer keeps from step to step
+  Index optimizer_bytes() const { return moments_.bytes(); }   ///< bytes that they take
   static constexpr bool predicts = detail::PreparedRows<Model>::predicts;  ///< a transcoder
   /// Width of the rows that a source yields: D_in, of a transcoder D_in + D_out, x before y.
   Index row_width() const { return rows_.row_width(); }

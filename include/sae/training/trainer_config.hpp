@@ -110,6 +110,7 @@ struct TrainerConfig {
   Schedule schedule{};
   Index sparsity_warmup = 0;  ///< steps over which the sparsity terms grow from 0
   Optimizer optimizer = Adam{};
+  Precision moments = Precision::full;  ///< of what the optimizer keeps
   double ema = 0;  ///< decay of an average of the weights, which the model ends with, in [0, 1); 0: off (Trainer, "average")
   double clip_norm = 0;  ///< > 0: global gradient norm is clipped to it (needs all gradients first: slower); 0: off
   double clip_epsilon = 1e-6;
@@ -158,6 +159,7 @@ struct TrainerConfig {
     visitor("schedule", schedule);
     visitor("sparsity_warmup", sparsity_warmup);
     visitor("optimizer", detail::OptimizerSettings{optimizer});
+    visitor("moments", std::string_view(moments == Precision::full ? "full" : "bfloat16"));
     visitor("ema", ema);
     visitor("clip_norm", clip_norm);
     visitor("clip_epsilon", clip_epsilon);
@@ -183,7 +185,7 @@ struct TrainerConfig {
     if (total_steps() < 1) throw_value("Trainer: tokens = ", tokens, " are fewer than one batch of ", batch);
     require_positive("Trainer: learning_rate", learning_rate);
     schedule.check(total_steps());
-    sae::check(optimizer);
+    sae::check(optimizer, moments);
     if (!(ema >= 0 && ema < 1)) throw_value("Trainer: ema = ", ema, " is not in [0, 1)");
     if (ema > 0 && std::holds_alternative<ScheduleFree>(optimizer))
       throw_value("Trainer: ema = ", ema, ", and the optimizer schedule_free averages the weights itself: ema = 0 is legal");

@@ -6,7 +6,7 @@
 
 namespace sae::inline SAE_ABI {
 
-// 16-bit floating-point numbers as files hold them; all arithmetic is in float or double.
+// 16-bit floating-point numbers as they are stored; all arithmetic is in float or double.
 //   float16   1 sign, 5 exponent, 10 fraction bits: largest 65504, smallest normal 2^-14, smallest 2^-24
 //   bfloat16  1 sign, 8 exponent,  7 fraction bits: the upper half of a float
 // To 16 bits is round to nearest, ties to even; what rounds beyond the largest finite number becomes infinity. From 16 bits is
@@ -70,5 +70,64 @@ inline float round_to_odd(double value) {
 
 inline std::uint16_t double_to_half(double value) { return float_to_half(detail::round_to_odd(value)); }
 inline std::uint16_t double_to_bfloat16(double value) { return float_to_bfloat16(detail::round_to_odd(value)); }
+
+/// Numbers of 16 bits in memory: from a float rounded to nearest, to a float exact, both said aloud. Equal where their bits are.
+struct bfloat16 {  // NOLINT(readability-identifier-naming): as the language names its numbers
+  std::uint16_t bits = 0;
+  bfloat16() = default;
+  explicit bfloat16(float value) : bits(float_to_bfloat16(value)) {}
+  explicit operator float() const { return bfloat16_to_float(bits); }
+  bool operator==(const bfloat16&) const = default;
+};
+struct float16 {  // NOLINT(readability-identifier-naming)
+  std::uint16_t bits = 0;
+  float16() = default;
+  explicit float16(float value) : bits(float_to_half(value)) {}
+  explicit operator float() const { return half_to_float(bits); }
+  bool operator==(const float16&) const = default;
+};
+
+// Stochastic rounding: of the two neighbours a <= x <= b of a float x the upper one with the probability (x - a) / (b - a), so that the
+// mean of the result is x, and a sum of steps far below the distance of neighbours moves as far as in float32. What is exact stays, so do
+// -0 and the infinities; a NaN stays one, quiet, with the leading bits of its payload. Above the largest finite number b is the infinity,
+// in the place of the next power of two. float16 looks at multiples of 2^-40: what is smaller becomes 0.
+// Source: Gupta et al. 2015, "Deep learning with limited numerical precision".
+
+/// \param random  uniform in [0, 2^16)
+inline std::uint16_t round_to_bfloat16(float value, std::uint32_t random) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  return static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? bits >> 16 | 0x40u : (bits + random) >> 16);
+}
+inline std::uint16_t round_to_half(float value, std::uint32_t random) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+  std::uint32_t half = 0x7c00u;  // from 2^16 on
+  if (rest > 0x7f800000u) {      // NaN
+    half = 0x7e00u | (rest >> 13 & 0x3ffu);
+  } else if (rest < 0x38800000u) {  // below 2^-14: a multiple of 2^-24
+    half = (static_cast<std::uint32_t>(std::bit_cast<float>(rest) * 0x1p40f) + random) >> 16;
+  } else if (rest < 0x47800000u) {
+    half = (rest - (112u << 23) + (random >> 3)) >> 13;
+  }
+  return static_cast<std::uint16_t>(sign | half);
+}
+
+/// The random bits of one stochastic rounding of many numbers, a hash of a key and of where a number stands: they depend on nothing
+/// else, neither threads nor the width of registers. Keys must be random from rounding to rounding: one number's bits in two of them
+/// are as independent as the keys are. Positions 2^32 apart have the same bits.
+struct Rounding {
+  std::uint32_t key = 0;
+  std::uint32_t position = 0;  ///< of the first number
+  bool high = false;           ///< takes the upper 16 bits of each word: for a second number beside a first at one position
+
+  static constexpr std::uint32_t stride = 0x9e3779b9u, multiplier = 0x846ca68bu;  // 2^32 over the golden ratio; Wellons 2018
+  /// 32 bits for number j.
+  std::uint32_t word(std::uint32_t j) const {
+    std::uint32_t x = key + (position + j) * stride;
+    x = (x ^ x >> 15) * multiplier;
+    return x ^ x >> 16;
+  }
+  /// The 16 of them that are taken.
+  std::uint32_t bits(std::uint32_t j) const { return high ? word(j) >> 16 : word(j) & 0xffffu; }
+};
 
 }  // namespace sae::inline SAE_ABI

@@ -1,4 +1,5 @@
-#include <sae/files/half.hpp>
+#include <sae/core/half.hpp>
+#include <sae/core/random.hpp>
 
 #include <bit>
 #include <cmath>
@@ -22,7 +23,7 @@ std::uint16_t u16(unsigned bits) { return static_cast<std::uint16_t>(bits); }
 
 }  // namespace
 
-TEST_CASE("float16: every bit pattern has the value of the format and comes back", "[files][half]") {
+TEST_CASE("float16: every bit pattern has the value of the format and comes back", "[core][half]") {
   int wrong_values = 0, wrong_bits = 0, wrong_bits_from_double = 0;
   for (unsigned bits = 0; bits < 65536; ++bits) {
     const float value = sae::half_to_float(u16(bits));
@@ -39,7 +40,7 @@ TEST_CASE("float16: every bit pattern has the value of the format and comes back
   CHECK(wrong_bits_from_double == 0);
 }
 
-TEST_CASE("float16: between two neighbours the nearer one is taken, and the even one in the middle", "[files][half]") {
+TEST_CASE("float16: between two neighbours the nearer one is taken, and the even one in the middle", "[core][half]") {
   int wrong = 0, wrong_double = 0;
   for (unsigned low = 0; low < 0x7bff; ++low) {  // both finite
     const double a = half_value(low), b = half_value(low + 1), middle = (a + b) / 2;
@@ -60,7 +61,7 @@ TEST_CASE("float16: between two neighbours the nearer one is taken, and the even
   CHECK(wrong_double == 0);
 }
 
-TEST_CASE("float16: the edges", "[files][half]") {
+TEST_CASE("float16: the edges", "[core][half]") {
   constexpr float inf = std::numeric_limits<float>::infinity();
   CHECK(sae::float_to_half(65504.0f) == 0x7bff);
   CHECK(sae::float_to_half(65519.996f) == 0x7bff);
@@ -80,7 +81,7 @@ TEST_CASE("float16: the edges", "[files][half]") {
   CHECK(std::isnan(sae::half_to_float(sae::double_to_half(std::nan("")))));
 }
 
-TEST_CASE("bfloat16: every bit pattern comes back, neighbours round to nearest even", "[files][half]") {
+TEST_CASE("bfloat16: every bit pattern comes back, neighbours round to nearest even", "[core][half]") {
   int wrong = 0;
   for (unsigned bits = 0; bits < 65536; ++bits) {
     const float value = sae::bfloat16_to_float(u16(bits));
@@ -104,7 +105,7 @@ TEST_CASE("bfloat16: every bit pattern comes back, neighbours round to nearest e
   CHECK(sae::double_to_bfloat16(1e300) == 0x7f80);
 }
 
-TEST_CASE("16-bit rounding agrees with Eigen's on random bit patterns", "[files][half]") {
+TEST_CASE("16-bit rounding agrees with Eigen's on random bit patterns", "[core][half]") {
   std::mt19937 random(1);
   int wrong = 0;
   for (int i = 0; i < 500000; ++i) {
@@ -114,4 +115,85 @@ TEST_CASE("16-bit rounding agrees with Eigen's on random bit patterns", "[files]
     wrong += sae::float_to_bfloat16(value) == Eigen::numext::bit_cast<Eigen::numext::uint16_t>(Eigen::bfloat16(value)) ? 0 : 1;
   }
   CHECK(wrong == 0);
+}
+
+namespace {
+
+/// Mean of many roundings of a value, by the words of random keys.
+template <class Half, class Round>
+double mean_rounded(float value, const Round& round, int count) {
+  sae::Random random(5);
+  double sum = 0;
+  for (int t = 0; t < count; ++t) {
+    Half half;
+    half.bits = round(value, sae::Rounding{.key = random.bits()}.bits(3));
+    sum += static_cast<double>(static_cast<float>(half));
+  }
+  return sum / count;
+}
+template <class Half, class Round>
+void check_unbiased(float value, float below, float above, const Round& round) {
+  constexpr int count = 20000;
+  CAPTURE(value, below, above);
+  const double step = std::fabs(static_cast<double>(above) - static_cast<double>(below));
+  // Five standard deviations of a mean of `count` numbers that are 0 or one step.
+  CHECK(std::fabs(mean_rounded<Half>(value, round, count) - static_cast<double>(value)) <= 5 * 0.5 * step / std::sqrt(count));
+  CHECK(round(value, 0) == Half(below).bits);
+  CHECK(round(value, 0xffff) == Half(above).bits);
+}
+
+}  // namespace
+
+TEST_CASE("stochastic rounding takes one of the two neighbours, and their mean is the value", "[core][half]") {
+  for (const float sign : {1.0F, -1.0F}) {
+    const float b = 0x1p-7F, h = 0x1p-10F;  // distances of neighbours at 1
+    for (const float part : {0.01F, 0.25F, 0.5F, 0.9F}) {
+      check_unbiased<sae::bfloat16>(sign * (1 + part * b), sign, sign * (1 + b), sae::round_to_bfloat16);
+      check_unbiased<sae::float16>(sign * (1 + part * h), sign, sign * (1 + h), sae::round_to_half);
+      // Subnormal ones.
+      check_unbiased<sae::float16>(sign * (5 + part) * 0x1p-24F, sign * 5 * 0x1p-24F, sign * 6 * 0x1p-24F, sae::round_to_half);
+      check_unbiased<sae::float16>(sign * part * 0x1p-24F, sign * 0.0F, sign * 0x1p-24F, sae::round_to_half);
+      check_unbiased<sae::bfloat16>(sign * part * 0x1p-133F, sign * 0.0F, sign * 0x1p-133F, sae::round_to_bfloat16);
+    }
+  }
+  CHECK(sae::round_to_half(0x1.8p-41F, 0xffff) == 0);  // finer than it looks
+  CHECK(sae::round_to_half(0x1p-40F, 0xffff) == 1);
+}
+
+TEST_CASE("stochastic rounding leaves what is exact, and the largest numbers reach infinity", "[core][half]") {
+  int wrong = 0;
+  for (unsigned bits = 0; bits < 65536; ++bits)
+    for (const std::uint32_t random : {0U, 1U, 0x8000U, 0xffffU}) {
+      const float brain = sae::bfloat16_to_float(u16(bits)), half = sae::half_to_float(u16(bits));
+      const unsigned quiet_brain = std::isnan(brain) ? bits | 0x40U : bits,
+                     quiet_half = std::isnan(half) ? bits | 0x200U : bits;
+      wrong += sae::round_to_bfloat16(brain, random) == quiet_brain ? 0 : 1;
+      wrong += sae::round_to_half(half, random) == quiet_half ? 0 : 1;
+    }
+  CHECK(wrong == 0);
+  CHECK(sae::round_to_bfloat16(std::numeric_limits<float>::max(), 0) == 0x7f7f);
+  CHECK(sae::round_to_bfloat16(std::numeric_limits<float>::max(), 0xffff) == 0x7f80);
+  CHECK(sae::round_to_half(65520.0f, 0x7fff) == 0x7bff);
+  CHECK(sae::round_to_half(65520.0f, 0x8000) == 0x7c00);
+  CHECK(sae::round_to_half(-65536.0f, 0) == 0xfc00);
+  CHECK(sae::round_to_half(3e38f, 0) == 0x7c00);
+}
+
+TEST_CASE("words of a rounding are even and independent in both halves", "[core][half]") {
+  constexpr std::uint32_t n = 1 << 20;
+  const sae::Rounding at{.key = 1, .position = 12345}, next{.key = 0x89abcdefU, .position = 12345};
+  double low = 0, high = 0, product = 0, neighbours = 0, steps = 0;
+  const auto centred = [](std::uint32_t half) { return static_cast<double>(half) / 65536 - 0.5 + 0.5 / 65536; };
+  for (std::uint32_t j = 0; j < n; ++j) {
+    const double a = centred(at.word(j) & 0xffffU), b = centred(at.word(j) >> 16);
+    low += a;
+    high += b;
+    product += a * b;
+    neighbours += a * centred(at.word(j + 1) & 0xffffU);
+    steps += a * centred(next.word(j) & 0xffffU);
+  }
+  // Five standard deviations: sqrt(n / 12) of the sums, sqrt(n) / 12 of the products.
+  CHECK(std::fabs(low) <= 5 * std::sqrt(n / 12.0));
+  CHECK(std::fabs(high) <= 5 * std::sqrt(n / 12.0));
+  for (const double sum : {product, neighbours, steps}) CHECK(std::fabs(sum) <= 5 * std::sqrt(n) / 12);
 }

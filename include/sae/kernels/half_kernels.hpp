@@ -1,0 +1,131 @@
+#pragma once
+#include <sae/core/half.hpp>
+#include <sae/kernels/float_kernels.hpp>
+
+#include <type_traits>
+
+// Loops over numbers that are stored in 16 bits (core/half.hpp), for every route. All is integers but for what float16 does below 2^-14,
+// which is exact, so all routes give the same bytes. F16C and the CPU's own bfloat16 are not needed: memory is what these loops wait for.
+namespace sae::inline SAE_ABI::kernels {
+
+namespace detail {
+
+/// One route.
+struct HalfKernels {
+  /// y[j] <- x[j], exact.
+  void (*widen_bfloat16)(const bfloat16* x, float* y, Index n);
+  void (*widen_float16)(const float16* x, float* y, Index n);
+  /// y[j] <- x[j], rounded by at.bits(j).
+  void (*narrow_bfloat16)(const float* x, bfloat16* y, Index n, const Rounding& at);
+  void (*narrow_float16)(const float* x, float16* y, Index n, const Rounding& at);
+  /// `adam_number` of n numbers, whose moments are then rounded, m by the lower half of at.word(j) and v by the upper one; without m v by
+  /// the lower one.
+  void (*adam_bfloat16)(const AdamConstants& constants, float* w, const float* g, bfloat16* m, bfloat16* v, Index n,
+                        const Rounding& at);
+};
+
+inline void adam_number(const AdamConstants& k, float* w, float g, bfloat16* m, bfloat16* v, std::uint32_t random) {
+  float first = m == nullptr ? 0.0F : static_cast<float>(*m), second = static_cast<float>(*v);
+  adam_number(k, w, g, m == nullptr ? nullptr : &first, &second);
+  v->bits = round_to_bfloat16(second, m == nullptr ? random & 0xffffU : random >> 16);
+  if (m != nullptr) m->bits = round_to_bfloat16(first, random & 0xffffU);
+}
+
+namespace portable {
+
+template <class Half>
+void widen(const Half* x, float* y, Index n) {
+  for (Index j = 0; j < n; ++j) y[j] = static_cast<float>(x[j]);
+}
+inline void narrow_bfloat16(const float* x, bfloat16* y, Index n, const Rounding& at) {
+  for (Index j = 0; j < n; ++j) y[j].bits = round_to_bfloat16(x[j], at.bits(static_cast<std::uint32_t>(j)));
+}
+inline void narrow_float16(const float* x, float16* y, Index n, const Rounding& at) {
+  for (Index j = 0; j < n; ++j) y[j].bits = round_to_half(x[j], at.bits(static_cast<std::uint32_t>(j)));
+}
+inline void adam_bfloat16(const AdamConstants& constants, float* w, const float* g, bfloat16* m, bfloat16* v, Index n,
+                          const Rounding& at) {
+  for (Index j = 0; j < n; ++j)
+    adam_number(constants, w + j, g[j], m == nullptr ? nullptr : m + j, v + j, at.word(static_cast<std::uint32_t>(j)));
+}
+inline constexpr HalfKernels half_kernels{widen<bfloat16>, widen<float16>, narrow_bfloat16, narrow_float16, adam_bfloat16};
+
+}  // namespace portable
+
+#if SAE_X86
+namespace avx2 {
+#define SAE_V __m256
+#define SAE_I __m256i
+#define SAE_LANES 8
+#define SAE_FEATURES "avx2,fma,popcnt"
+#define SAE_OP(name) _mm256_##name
+#define SAE_BITS(name) _mm256_##name##_si256
+#include <sae/kernels/half_x86.inc>
+#undef SAE_V
+#undef SAE_I
+#undef SAE_LANES
+#undef SAE_FEATURES
+#undef SAE_OP
+#undef SAE_BITS
+}  // namespace avx2
+namespace avx512 {
+#define SAE_V __m512
+#define SAE_I __m512i
+#define SAE_LANES 16
+#define SAE_FEATURES "avx512f,avx512vl,avx2,fma,popcnt"
+#define SAE_OP(name) _mm512_##name
+#define SAE_BITS(name) _mm512_##name##_si512
+#include <sae/kernels/half_x86.inc>
+#undef SAE_V
+#undef SAE_I
+#undef SAE_LANES
+#undef SAE_FEATURES
+#undef SAE_OP
+#undef SAE_BITS
+}  // namespace avx512
+#endif
+
+#if SAE_NEON
+namespace neon {
+#include <sae/kernels/half_neon.inc>
+}
+#endif
+
+/// Those of the route that is taken.
+inline const HalfKernels& half_kernels() {
+#if SAE_X86
+  switch (route()) {
+    case Route::avx2:
+    case Route::avx_vnni: return avx2::half_kernels;
+    case Route::avx512:
+    case Route::avx512_vnni: return avx512::half_kernels;
+    default: break;
+  }
+#elif SAE_NEON
+  if (route() != Route::portable) return neon::half_kernels;
+#endif
+  return portable::half_kernels;
+}
+
+}  // namespace detail
+
+/// y[j] <- x[j] of n numbers, exact.
+template <class Half>
+void widen(const Half* x, float* y, Index n) {
+  if constexpr (std::is_same_v<Half, bfloat16>) {
+    detail::half_kernels().widen_bfloat16(x, y, n);
+  } else {
+    detail::half_kernels().widen_float16(x, y, n);
+  }
+}
+/// y[j] <- x[j] of n numbers, stochastically rounded by at.bits(j).
+template <class Half>
+void narrow(const float* x, Half* y, Index n, const Rounding& at) {
+  if constexpr (std::is_same_v<Half, bfloat16>) {
+    detail::half_kernels().narrow_bfloat16(x, y, n, at);
+  } else {
+    detail::half_kernels().narrow_float16(x, y, n, at);
+  }
+}
+
+}  // namespace sae::inline SAE_ABI::kernels
