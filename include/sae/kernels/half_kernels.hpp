@@ -98,7 +98,8 @@ inline const HalfKernels& half_kernels() {
     case Route::avx2:
     case Route::avx_vnni: return avx2::half_kernels;
     case Route::avx512:
-    case Route::avx512_vnni: return avx512::half_kernels;
+    case Route::avx512_vnni:
+    case Route::amx: return avx512::half_kernels;
     default: break;
   }
 #elif SAE_NEON

@@ -186,7 +186,8 @@ class OptimizerState {
   /// Asks for what `update_rows` will read.
   void prefetch_rows(const Slots& slots, Index from, const Scalar* w, Index n) const {
     kernels::prefetch(w, n);
-    for (const auto& slot : slots) kernels::prefetch(slot.data() + from, n);
+    for (const auto& slot : slots.full) kernels::prefetch(slot.data() + from, n);
+    for (const auto& slot : slots.half) kernels::prefetch(slot.data() + from, n);
   }
   /// A whole tensor; g may be overwritten.
   void update(Slots& slots, Tensor<Scalar>& w, Tensor<Scalar>& g, Threads& threads) const {
