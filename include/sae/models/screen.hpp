@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/activations/screen_rule.hpp>
 #include <sae/core/threads.hpp>
+#include <sae/kernels/half_kernels.hpp>
 #include <sae/kernels/largest.hpp>
 #include <sae/kernels/screen_kernels.hpp>
 
@@ -48,7 +49,7 @@ class ScreenWeights {
         squares_of_x_[d] += static_cast<double>(rows[d]) * static_cast<double>(rows[d]);
   }
   /// Whether it was never built from these weights, or from far fewer rows than it has seen by now.
-  bool wants_building(const float* w, Index latents, Index width) const {
+  bool wants_building(const void* w, Index latents, Index width) const {
     return w != of_ || latents != latents_ || width != width_ ||
            (seen_ > built_from_ && (seen_ == rows_for_balance || seen_ >= 8 * built_from_));
   }
@@ -57,7 +58,8 @@ class ScreenWeights {
     seen_ = built_from_ = 0;
     of_ = nullptr;
   }
-  void build(const float* w, const float* bias, Index latents, Index width, const ScreenRule& rule, Threads& threads) {
+  template <class Stored>
+  void build(const Stored* w, const float* bias, Index latents, Index width, const ScreenRule& rule, Threads& threads) {
     latents_ = latents;
     width_ = width;
     of_ = w;
@@ -73,7 +75,9 @@ class ScreenWeights {
     const float share = rounding_share(width);
     finite_.assign(static_cast<std::size_t>(panels), 1);
     constexpr Index block_panels = 4;
-    one_.resize(static_cast<std::size_t>((panels + block_panels - 1) / block_panels * 4 * units));
+    const Index blocks = (panels + block_panels - 1) / block_panels;
+    one_.resize(static_cast<std::size_t>(blocks * 4 * units));
+    wide_.resize(static_cast<std::size_t>(kernels::wide_room<Stored>(blocks * width)));
     threads.for_blocks(panels, block_panels, [&](Index begin, Index end, Index block) {
       std::uint8_t* const code = one_.data() + block * 4 * units;
       std::fill_n(code, 4 * units, std::uint8_t{0});
@@ -86,7 +90,8 @@ class ScreenWeights {
             bias_[at] = std::numeric_limits<float>::quiet_NaN();  // never a candidate
             continue;
           }
-          const float* const row = w + i * width;
+          const float* const row =
+              kernels::wide(w + i * width, width, wide_.data() + kernels::wide_room<Stored>(block * width));
           const float step = screen_step(loops.largest(row, balance_.data(), width), loops.largest_code(width));
           const auto sums = loops.quantise(row, balance_.data(), width, step, code);
           for (Index u = 0; u < units; ++u) {
@@ -127,14 +132,15 @@ class ScreenWeights {
 
  private:
   /// g_d = sqrt(rms of x_d / rms of w_d) as a power of two.
-  void balance(const float* w) {
+  template <class Stored>
+  void balance(const Stored* w) {
     const auto width = static_cast<std::size_t>(width_);
     const Index samples = std::min<Index>(latents_, 256), apart = latents_ / samples;
     std::vector<double>&of_x = squares_of_x_, &of_w = squares_of_w_;
     of_w.assign(width, 0);
     for (Index n = 0; n < samples; ++n)
       for (std::size_t d = 0; d < width; ++d) {
-        const auto value = static_cast<double>(w[n * apart * width_ + static_cast<Index>(d)]);
+        const auto value = static_cast<double>(static_cast<float>(w[n * apart * width_ + static_cast<Index>(d)]));
         of_w[d] += value * value;
       }
     balance_.assign(width, 1.0F);
@@ -150,11 +156,12 @@ class ScreenWeights {
 
   const kernels::detail::ScreenKernels* loops_ = nullptr;  ///< those that its codes are for
   Index latents_ = 0, width_ = 0, seen_ = 0, built_from_ = 0;
-  const float* of_ = nullptr;        ///< what it was built from
+  const void* of_ = nullptr;         ///< what it was built from
   std::vector<std::uint8_t> codes_;  ///< [panels][units][panel][4]
   std::vector<float> scale_, bias_, error_, norm_, slack_, balance_, inverse_;
   std::vector<char> finite_;       ///< of each panel
   std::vector<std::uint8_t> one_;  ///< scratch: the codes of a row, for each block
+  std::vector<float> wide_;        ///< the row itself, where it is stored in 16 bits
   std::vector<double> squares_of_x_, squares_of_w_;
 };
 
@@ -240,8 +247,8 @@ class Screen {
 
   /// Calls visit(b, latents, z) for some candidates of a row at a time, those of a row ascending; z is what `add_product_nt` makes of
   /// each.
-  template <class Visit>
-  void for_each_value(const float* x, const float* w, const float* bias, Index width, const Visit& visit) {
+  template <class Stored, class Visit>
+  void for_each_value(const float* x, const Stored* w, const float* bias, Index width, const Visit& visit) {
     constexpr Index tile = 256;  // latents whose weights stay near while the rows go by
     const auto& loops = kernels::detail::float_kernels();
     const auto m = static_cast<Index>(count_.size());
@@ -259,12 +266,30 @@ class Screen {
         if (count == 0) continue;
         values_.resize(std::max(values_.size(), count));
         for (std::size_t n = 0; n < count; ++n) values_[n] = bias == nullptr ? 0.0F : bias[all[from + n]];
-        loops.inner_of(x + b * width, w, width, width, all.data() + from, static_cast<Index>(count), values_.data());
+        if constexpr (is_half<Stored>) {
+          inner_of_wide(x + b * width, w, width, all.subspan(from, count));
+        } else {
+          loops.inner_of(x + b * width, w, width, width, all.data() + from, static_cast<Index>(count), values_.data());
+        }
         visit(b, all.subspan(from, count), std::span<const float>(values_.data(), count));
       }
   }
 
  private:
+  /// Adds the inner products of x with rows of w that are stored in 16 bits to values_.
+  template <class Half>
+  void inner_of_wide(const float* x, const Half* w, Index width, std::span<const int> latents) {
+    constexpr int named[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    constexpr std::size_t most = std::size(named);
+    wide_.resize(most * static_cast<std::size_t>(width));
+    for (std::size_t at = 0; at < latents.size(); at += most) {
+      const std::size_t some = std::min(most, latents.size() - at);
+      for (std::size_t n = 0; n < some; ++n)
+        kernels::widen(w + latents[at + n] * width, wide_.data() + static_cast<Index>(n) * width, width);
+      kernels::detail::float_kernels().inner_of(x, wide_.data(), width, width, named, static_cast<Index>(some),
+                                                values_.data() + at);
+    }
+  }
   float first_bound(Index b) const {
     return std::max(level_ * rows_[static_cast<std::size_t>(b)].alpha, std::numeric_limits<float>::denorm_min());
   }
@@ -324,6 +349,7 @@ class Screen {
   std::vector<kernels::detail::ScreenRow> rows_;
   std::vector<std::size_t> next_;  ///< candidate of each row to go on from
   std::vector<float> values_;
+  std::vector<float> wide_;                ///< rows of weights that are stored in 16 bits
   std::vector<std::uint8_t> codes_, one_;  ///< [groups][units][rows of the group][4]
 };
 
