@@ -57,7 +57,7 @@ const bool registered = [] {
   };
   for (const char* const name :
        {"topk", "topk_clipped", "topk_average", "batchtopk", "matryoshka_5", "l0_64/relu", "l0_64/jumprelu", "l0_64/gated",
-        "l0_all/relu", "matching_pursuit", "transcoder", "optimizer/muon", "moments_bfloat16", "default/topk"})
+        "l0_all/relu", "matching_pursuit", "transcoder", "optimizer/muon", "moments_bfloat16", "all_bfloat16", "default/topk"})
     add(name, name, standard);
   add("wide", "topk", wide);
   add("of_a_billion", "topk", {1024, 12288, 49152, 32});  // 13.5 GiB

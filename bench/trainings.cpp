@@ -22,9 +22,11 @@ class TrainingOf final : public Training {
     return trainer_.train_step(sae::Batch<float>(rows_->middleRows(first, batch_)), report).l0;
   }
   Index state_bytes() override {
-    Index numbers = 0;
-    Model::Parameters::visit([&](std::string_view, const auto& tensor) { numbers += tensor.size(); }, model_.parameters());
-    return trainer_.optimizer_bytes() + numbers * static_cast<Index>(sizeof(float));
+    Index bytes = trainer_.optimizer_bytes();
+    Model::Parameters::visit(
+        [&](std::string_view, const auto& tensor) { bytes += tensor.size() * static_cast<Index>(sizeof(tensor[0])); },
+        model_.parameters());
+    return bytes;
   }
 
  private:
@@ -152,6 +154,11 @@ std::vector<NamedTraining> list() {
       return make(autoencoder(size, topk(size)), sae::Objective<>{}, sae::TrainerConfig{.optimizer = rule}, size, pool);
     });
   add_plain("moments_bfloat16", topk, error, {.moments = sae::Precision::bfloat16});
+  add("all_bfloat16", [=](const Size& size, sae::Threads& pool) {
+    using Model = sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK, float, sae::bfloat16>;
+    return make(Model(size.D, size.F, topk(size)), sae::Objective<>{}, sae::TrainerConfig{.moments = sae::Precision::bfloat16},
+                size, pool);
+  });
   for (const char* const recipe : {"default", "saelens", "dictionary_learning"})
     for (const auto activation : sae::recipe_activations(recipe))
       add(std::string(recipe) + "/" + std::string(activation),

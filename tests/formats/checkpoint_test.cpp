@@ -100,6 +100,25 @@ TEST_CASE("checkpoint: moments of 16 bits are saved as such and resume to the la
              ContainsSubstring("was made with trainer.moments = bfloat16, which is full now"));
 }
 
+TEMPLATE_TEST_CASE("checkpoint: weights of 16 bits resume to the last bit", "[formats][checkpoint]", sae::bfloat16,
+                   sae::float16) {
+  using R = Run<sae::TopK, float, sae::Objective<sae::AuxK>, sae::MatrixSource<float>, TestType>;
+  sae::TrainerConfig config{.steps = 24, .batch = 32, .learning_rate = 3e-3, .moments = sae::Precision::bfloat16};
+  config.dead.window = 64;
+  const auto make = [&](int threads) {
+    sae::MatrixSource<float> source(some_rows<float>(150), {.seed = 5});
+    return std::make_unique<R>(threads, sae::TopK{.k = 2}, sae::Objective{sae::AuxK{}}, config, std::move(source));
+  };
+  require_same_bytes(make, {1, 9, 22});
+  const TempFolder folder;
+  const auto run = make(1);
+  run->trainer.fit(run->source, sae::checkpoint_every(folder / "c", 12));
+  CHECK(sae::SafetensorsFile(folder / "c").info("W_dec").dtype == sae::dtype_of<TestType>());
+  Run<sae::TopK, float, sae::Objective<sae::AuxK>, sae::MatrixSource<float>> wide(
+      1, {.k = 2}, sae::Objective{sae::AuxK{}}, config, sae::MatrixSource<float>(some_rows<float>(150), {.seed = 5}));
+  CHECK_THAT(load_error(wide, folder / "c"), ContainsSubstring("was made with model.weights = "));
+}
+
 TEST_CASE("checkpoint: another optimizer is refused by name", "[formats][checkpoint]") {
   const TempFolder folder;
   stop_small(folder / "c", 12, 3);

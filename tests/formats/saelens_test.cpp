@@ -224,8 +224,43 @@ TEST_CASE("SAELens: a TopK that ranks by the decoder norm is saved folded, doubl
 
   sae::save_saelens(model, folder / "narrow", {}, {.dtype = sae::Dtype::float32});
   CHECK(sae::load_sae(folder / "narrow").dtype == "float32");
-  CHECK_THROWS_AS(sae::save_saelens(model, folder / "half", {}, {.dtype = sae::Dtype::float16}), sae::ValueError);
+  CHECK_THROWS_AS(sae::save_saelens(model, folder / "half", {}, {.dtype = sae::Dtype::int32}), sae::ValueError);
   CHECK(folder.names() == std::vector<std::string>{"narrow", "wide"});
+}
+
+TEMPLATE_TEST_CASE("SAELens: weights of 16 bits are written and read as they are", "[formats][saelens]", sae::bfloat16,
+                   sae::float16) {
+  using Narrow = sae::SparseAutoencoder<Dynamic, Dynamic, sae::JumpReLU, float, TestType>;
+  const TempFolder folder;
+  Narrow model(5, 30, {.threshold = 0.3});
+  sae::Random random(4);
+  for (auto* const tensor : {&model.parameters().b_enc, &model.parameters().b_dec})
+    for (Index i = 0; i < tensor->size(); ++i) (*tensor)[i] = static_cast<float>(random.normal());
+  for (Index i = 0; i < model.parameters().W_enc.size(); ++i)
+    model.parameters().W_enc[i] = TestType(static_cast<float>(random.normal()));
+  sae::save_saelens(model, folder / "own");
+  const sae::SafetensorsFile file(folder / "own" / "sae_weights.safetensors");
+  for (const auto& [name, tensor] : file.tensors()) CHECK(tensor.dtype == sae::dtype_of<TestType>());
+  CHECK(sae::load_sae(folder / "own").config.at("dtype") == sae::to_string(sae::dtype_of<TestType>()));
+  const auto back = sae::load_saelens<Narrow>(folder / "own");
+  CHECK(back.parameters().W_enc == model.parameters().W_enc);
+  CHECK(back.parameters().W_dec == model.parameters().W_dec);
+  for (Index i = 0; i < 30; ++i)
+    CHECK(back.parameters().b_enc[i] == static_cast<float>(TestType(model.parameters().b_enc[i])));  // the file has one dtype
+  // In float32 everything is exact, and a model of either kind reads either file.
+  sae::save_saelens(model, folder / "wide", {}, {.dtype = sae::Dtype::float32});
+  const auto exact = sae::load_saelens<Narrow>(folder / "wide");
+  CHECK(exact.parameters().W_enc == model.parameters().W_enc);
+  CHECK(exact.parameters().b_enc == model.parameters().b_enc);
+  const auto full = sae::load_saelens<Sae<sae::JumpReLU>>(folder / "own");
+  CHECK(full.parameters().W_enc == sae::with_weights<float>(model).parameters().W_enc);
+  CHECK(full.parameters().b_dec == back.parameters().b_dec);
+  // What the peer wrote in 16 bits stays as it is.
+  const auto of_peer = sae::load_saelens<Narrow>(peers / "saelens_jumprelu_bf16");
+  if (!std::is_same_v<TestType, sae::bfloat16>) return;
+  const auto of_peer_wide = sae::load_saelens<Sae<sae::JumpReLU>>(peers / "saelens_jumprelu_bf16");
+  CHECK(sae::with_weights<float>(of_peer).parameters().W_dec == of_peer_wide.parameters().W_dec);
+  CHECK(sae::with_weights<float>(of_peer).parameters().W_enc == of_peer_wide.parameters().W_enc);
 }
 
 TEST_CASE("SAELens: weights that are not finite in the file's dtype are not saved", "[formats][saelens]") {
@@ -236,6 +271,9 @@ TEST_CASE("SAELens: weights that are not finite in the file's dtype are not save
                     ContainsSubstring("b_enc holds numbers that are not finite in float32"));
   CHECK(folder.names().empty());
   sae::save_saelens(model, folder / "wide");
+  model.parameters().b_enc[2] = 65520;
+  CHECK_THROWS_WITH(sae::save_saelens(model, folder / "sae", {}, {.dtype = sae::Dtype::float16}),
+                    ContainsSubstring("b_enc holds numbers that are not finite in float16"));
   model.parameters().W_dec[0] = std::nan("");
   CHECK_THROWS_AS(sae::save_saelens(model, folder / "sae"), sae::ValueError);
   CHECK(folder.names() == std::vector<std::string>{"wide"});

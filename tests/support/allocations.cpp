@@ -8,11 +8,16 @@
 namespace {
 
 std::atomic<bool> counts{false};
-std::atomic<long> counted{0};
+std::atomic<long> counted{0}, largest_counted{0};
 
 #if SAE_COUNTS_ALLOCATIONS
 void* take(std::size_t size, std::size_t alignment) {
-  if (counts) ++counted;
+  if (counts) {
+    ++counted;
+    const auto bytes = static_cast<long>(size);
+    long before = largest_counted;
+    while (bytes > before && !largest_counted.compare_exchange_weak(before, bytes)) {}
+  }
   if (size == 0) size = 1;
   // aligned_alloc asks for a multiple of the alignment.
   void* const out = alignment <= alignof(std::max_align_t)
@@ -40,9 +45,11 @@ namespace sae_test {
 
 CountAllocations::CountAllocations() {
   counted = 0;
+  largest_counted = 0;
   counts = true;
 }
 CountAllocations::~CountAllocations() { counts = false; }
 long CountAllocations::count() const { return counted; }
+long CountAllocations::largest() const { return largest_counted; }
 
 }  // namespace sae_test

@@ -22,6 +22,7 @@ class CountAllocations {
   CountAllocations(const CountAllocations&) = delete;
   CountAllocations& operator=(const CountAllocations&) = delete;
   long count() const;
+  long largest() const;  ///< bytes of the largest one
 };
 
 }  // namespace sae_test

@@ -19,8 +19,8 @@ namespace small_training {
 namespace fs = std::filesystem;
 using sae::Dynamic;
 using sae::Index;
-template <class Activation, class Scalar>
-using Sae = sae::SparseAutoencoder<Dynamic, Dynamic, Activation, Scalar>;
+template <class Activation, class Scalar, class Stored = Scalar>
+using Sae = sae::SparseAutoencoder<Dynamic, Dynamic, Activation, Scalar, Stored>;
 
 inline constexpr Index width = 12, latents = 40;
 
@@ -36,7 +36,7 @@ sae::Matrix<Scalar> some_rows(Index rows) {
 }
 
 // One training.
-template <class Activation, class Scalar, class Terms, class Source_>
+template <class Activation, class Scalar, class Terms, class Source_, class Stored = Scalar>
 struct Run {
   using Source = Source_;
   Run(int thread_count, Activation activation, Terms terms, const sae::TrainerConfig& config, Source rows, Index F = latents,
@@ -46,8 +46,8 @@ struct Run {
         trainer(model, config, terms, threads),
         source(std::move(rows)) {}
   sae::Threads threads;
-  Sae<Activation, Scalar> model;
-  sae::Trainer<Sae<Activation, Scalar>, Terms> trainer;
+  Sae<Activation, Scalar, Stored> model;
+  sae::Trainer<Sae<Activation, Scalar, Stored>, Terms> trainer;
   Source source;
 };
 

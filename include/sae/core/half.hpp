@@ -87,6 +87,35 @@ struct float16 {  // NOLINT(readability-identifier-naming)
   bool operator==(const float16&) const = default;
 };
 
+namespace detail {
+template <class T>
+inline constexpr bool is_half = std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>;
+/// What is computed with in the place of a stored number.
+template <class T>
+auto number(T stored) {
+  if constexpr (is_half<T>) {
+    return static_cast<float>(stored);
+  } else {
+    return stored;
+  }
+}
+/// A number as it is stored, rounded once, to nearest.
+template <class T, class Number>
+T stored_as(Number value) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    T out;
+    out.bits = double_to_bfloat16(static_cast<double>(value));
+    return out;
+  } else if constexpr (std::is_same_v<T, float16>) {
+    T out;
+    out.bits = double_to_half(static_cast<double>(value));
+    return out;
+  } else {
+    return static_cast<T>(value);
+  }
+}
+}  // namespace detail
+
 // Stochastic rounding: of the two neighbours a <= x <= b of a float x the upper one with the probability (x - a) / (b - a), so that the
 // mean of the result is x, and a sum of steps far below the distance of neighbours moves as far as in float32. What is exact stays, so do
 // -0 and the infinities; a NaN stays one, quiet, with the leading bits of its payload. Above the largest finite number b is the infinity,

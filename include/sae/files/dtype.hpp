@@ -11,11 +11,6 @@
 
 namespace sae::inline SAE_ABI {
 
-namespace detail {
-template <class T>
-inline constexpr bool is_half = std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>;
-}
-
 static_assert(std::endian::native == std::endian::little, "sae/files maps little-endian numbers as they are");
 
 /// The kinds of numbers that files hold, little-endian.
@@ -56,12 +51,11 @@ constexpr Dtype dtype_of() {
   }
 }
 
-/// Whether numbers of this kind may be read as T: floating kinds as float or double (float64 is rounded to float), integer
-/// kinds as integers that hold all their values, booleans as any integer (0 or 1), those of 16 bits as themselves.
+/// Whether numbers of this kind may be read as T: floating kinds as float, double or in 16 bits (rounded to nearest), integer
+/// kinds as integers that hold all their values, booleans as any integer (0 or 1).
 template <class T>
 constexpr bool readable_as(Dtype dtype) {
-  if (detail::is_half<T>) return dtype == dtype_of<T>();
-  if (std::is_floating_point_v<T>) return is_floating(dtype);
+  if (std::is_floating_point_v<T> || detail::is_half<T>) return is_floating(dtype);
   if (is_floating(dtype)) return false;
   if (dtype == Dtype::boolean) return true;
   if (std::is_same_v<T, bool>) return false;
@@ -78,7 +72,7 @@ void convert_each(const std::byte* from, Index count, T* out, const Convert& con
   for (Index i = 0; i < count; ++i) {
     Stored value;
     std::memcpy(&value, from + static_cast<std::size_t>(i) * sizeof(Stored), sizeof(Stored));
-    out[i] = static_cast<T>(convert(value));
+    out[i] = stored_as<T>(convert(value));
   }
 }
 
@@ -90,26 +84,22 @@ void convert(Dtype dtype, const std::byte* from, Index count, T* out) {
     std::memcpy(out, from, static_cast<std::size_t>(count) * sizeof(T));
     return;
   }
-  if constexpr (is_half<T>) {
-    return;  // nothing else is readable as it
-  } else {
-    const auto same = [](auto value) { return value; };
-    switch (dtype) {
-      case Dtype::float64: return convert_each<double>(from, count, out, same);
-      case Dtype::float32: return convert_each<float>(from, count, out, same);
-      case Dtype::float16: return convert_each<std::uint16_t>(from, count, out, half_to_float);
-      case Dtype::bfloat16: return convert_each<std::uint16_t>(from, count, out, bfloat16_to_float);
-      case Dtype::int64: return convert_each<std::int64_t>(from, count, out, same);
-      case Dtype::int32: return convert_each<std::int32_t>(from, count, out, same);
-      case Dtype::int16: return convert_each<std::int16_t>(from, count, out, same);
-      case Dtype::int8: return convert_each<std::int8_t>(from, count, out, same);
-      case Dtype::uint64: return convert_each<std::uint64_t>(from, count, out, same);
-      case Dtype::uint32: return convert_each<std::uint32_t>(from, count, out, same);
-      case Dtype::uint16: return convert_each<std::uint16_t>(from, count, out, same);
-      case Dtype::uint8: return convert_each<std::uint8_t>(from, count, out, same);
-      case Dtype::boolean:
-        return convert_each<std::uint8_t>(from, count, out, [](std::uint8_t value) { return value != 0 ? 1 : 0; });
-    }
+  const auto same = [](auto value) { return value; };
+  switch (dtype) {
+    case Dtype::float64: return convert_each<double>(from, count, out, same);
+    case Dtype::float32: return convert_each<float>(from, count, out, same);
+    case Dtype::float16: return convert_each<std::uint16_t>(from, count, out, half_to_float);
+    case Dtype::bfloat16: return convert_each<std::uint16_t>(from, count, out, bfloat16_to_float);
+    case Dtype::int64: return convert_each<std::int64_t>(from, count, out, same);
+    case Dtype::int32: return convert_each<std::int32_t>(from, count, out, same);
+    case Dtype::int16: return convert_each<std::int16_t>(from, count, out, same);
+    case Dtype::int8: return convert_each<std::int8_t>(from, count, out, same);
+    case Dtype::uint64: return convert_each<std::uint64_t>(from, count, out, same);
+    case Dtype::uint32: return convert_each<std::uint32_t>(from, count, out, same);
+    case Dtype::uint16: return convert_each<std::uint16_t>(from, count, out, same);
+    case Dtype::uint8: return convert_each<std::uint8_t>(from, count, out, same);
+    case Dtype::boolean:
+      return convert_each<std::uint8_t>(from, count, out, [](std::uint8_t value) { return value != 0 ? 1 : 0; });
   }
 }
 

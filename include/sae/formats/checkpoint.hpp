@@ -210,6 +210,8 @@ Settings checkpoint_settings(const AnyTrainer& trainer, const Settings& own = {}
   top("model.d_in", model.d_in());
   top("model.latents", model.latents());
   top("model.scalar", to_string(dtype_of<typename AnyTrainer::Scalar>()));
+  if constexpr (requires { typename AnyTrainer::Stored; })
+    if (AnyTrainer::narrow_weights) top("model.weights", to_string(dtype_of<typename AnyTrainer::Stored>()));
   if constexpr (requires { model.subtracts_decoder_bias(); })
     top("model.subtract_decoder_bias", model.subtracts_decoder_bias());
   if constexpr (requires { model.sites(); })

@@ -310,19 +310,26 @@ std::vector<Index> stored_shape(const Tensor<Scalar>& tensor) {
   return {tensor.rows(), tensor.cols()};
 }
 
+/// to <- from^T, of that shape already.
+template <class From, class To>
+void transpose(const Tensor<From>& from, Tensor<To>& to) {
+  for (Index i = 0; i < to.rows(); ++i)
+    for (Index j = 0; j < to.cols(); ++j) to.row(i)[j] = stored_as<To>(number(from.row(j)[i]));
+}
+
 /// Refuses NaN and infinities of a tensor [rows x cols] (one row: a vector), naming the first.
-template <class Scalar>
-void require_finite(const Tensor<Scalar>& tensor, std::string_view name, const std::string& file) {
-  const Scalar* const begin = tensor.data();
-  const Scalar* const bad = std::find_if(begin, begin + tensor.size(), [](Scalar x) { return !std::isfinite(x); });
+template <class Stored>
+void require_finite(const Tensor<Stored>& tensor, std::string_view name, const std::string& file) {
+  const Stored* const begin = tensor.data();
+  const Stored* const bad = std::find_if(begin, begin + tensor.size(), [](Stored x) { return !std::isfinite(number(x)); });
   if (bad == begin + tensor.size()) return;
   const Index at = bad - begin;
   const std::string position =
       tensor.rows() == 1 ? concat("[", at, "]") : concat("[", at / tensor.cols(), ", ", at % tensor.cols(), "]");
   throw_file(file, ": tensor ", name, ": the number at ", position, " is ",
-             std::isnan(*bad)   ? "NaN"
-             : *bad > Scalar(0) ? "infinite"
-                                : "minus infinite",
+             std::isnan(number(*bad)) ? "NaN"
+             : number(*bad) > 0       ? "infinite"
+                                      : "minus infinite",
              "; weights must be finite");
 }
 
@@ -378,7 +385,8 @@ struct SaelensLoadOptions {
   std::vector<std::string>* warnings = nullptr;  ///< where to put warnings; cfg.json's own stand in the config
 };
 
-/// Loads a SAE or a Transcoder whose cfg.json was read already. Weights of any floating kind are read as the model's Scalar.
+/// Loads a SAE or a Transcoder whose cfg.json was read already. Weights of any floating kind are read as what the model stores
+/// them as, rounded to nearest where that is narrower.
 ///
 /// A TopK with `rescale_acts_by_decoder_norm` is folded (`fold_decoder_norms`), so that its codes are those of SAELens,
 /// z |W_dec[i]|, its decoder rows unit vectors and its reconstruction the same.
@@ -388,6 +396,7 @@ template <class Model>
 Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {}) {
   using Activation = typename Model::Activation;
   using Scalar = typename Model::Scalar;
+  using Stored = typename Model::Parameters::Stored;
   constexpr bool transcodes = requires { typename Model::Targets; };
   const std::string file = config.file.string();
   if (transcodes != (config.d_out > 0))
@@ -407,17 +416,19 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
 
   const SafetensorsFile weights(config.file.parent_path() / detail::saelens_weights_name);
   std::vector<std::string> used;
-  const auto read = [&](std::string_view name, const std::vector<Index>& shape) {
-    Tensor<Scalar> tensor = weights.read<Scalar>(name, shape);
+  const auto read_as = [&]<class T>(T, std::string_view name, const std::vector<Index>& shape) {
+    Tensor<T> tensor = weights.read<T>(name, shape);
     if (options.check_finite) detail::require_finite(tensor, name, weights.path());
     used.emplace_back(name);
     return tensor;
   };
+  const auto read = [&](std::string_view name, const std::vector<Index>& shape) { return read_as(Scalar(), name, shape); };
   const Index width = config.d_in, latents = config.latents, out_width = transcodes ? config.d_out : width;
   const bool tied = detail::has_tied_weights(activation);
-  Tensor<Scalar> W_enc;
-  if (!tied) W_enc = read("W_enc", {width, latents});  // all before the model: its size is then one that the file has
-  auto W_dec = read("W_dec", {latents, out_width});
+  Tensor<Stored> W_enc;
+  // All before the model: its size is then one that the file has.
+  if (!tied) W_enc = read_as(Stored(), "W_enc", {width, latents});
+  auto W_dec = read_as(Stored(), "W_dec", {latents, out_width});
   const bool has_bias = detail::has_encoder_bias(activation);
   Tensor<Scalar> b_enc;
   if (has_bias) b_enc = read("b_enc", {latents});
@@ -433,7 +444,7 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
                    {.subtract_decoder_bias = config.subtract_decoder_bias, .input_normalisation = config.input_normalisation});
   }();
   auto& parameters = model.parameters();
-  if (!tied) parameters.W_enc.map() = W_enc.map().transpose();
+  if (!tied) detail::transpose(W_enc, parameters.W_enc);
   parameters.W_dec = std::move(W_dec);
   if (has_bias) parameters.b_enc = std::move(b_enc);
   parameters.b_dec = std::move(b_dec);
@@ -447,8 +458,9 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
       if (std::find(used.begin(), used.end(), name) == used.end())
         options.warnings->push_back(detail::concat("tensor ", detail::printable(name), " is not used"));
     Index zero = 0, first = 0;
+    Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(out_width)));
     for (Index i = latents - 1; i >= 0; --i)
-      if (kernels::squared_norm(parameters.W_dec.row(i), out_width) == Scalar(0)) {
+      if (kernels::squared_norm(kernels::wide(parameters.W_dec.row(i), out_width, room.data()), out_width) == Scalar(0)) {
         ++zero;
         first = i;
       }
@@ -457,7 +469,13 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
                                                  " decoder rows are zero, their latents write nothing; the first is latent ",
                                                  first));
   }
-  if (const bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr && *by_norm) model.fold_decoder_norms();
+  if (const bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr && *by_norm) {
+    if constexpr (std::is_same_v<Stored, Scalar>)
+      model.fold_decoder_norms();
+    else
+      throw_file(file,
+                 ": ranks by decoder norms, which are folded into weights of float; load it so, and narrow it (with_weights)");
+  }
   return model;
 }
 
@@ -473,8 +491,9 @@ Model load_saelens(const std::filesystem::path& path, SaelensLoadOptions options
 }
 
 struct SaelensSaveOptions {
-  bool overwrite = false;           ///< replace a SAE that is there
-  std::optional<Dtype> dtype = {};  ///< float32 or float64; default: the model's Scalar
+  bool overwrite = false;  ///< replace a SAE that is there
+  /// Of all tensors, rounded to nearest: float32, float64, bfloat16 or float16. Default: what the model's weights are stored as.
+  std::optional<Dtype> dtype = {};
 };
 
 /// Writes cfg.json and sae_weights.safetensors into a folder that exists, each file whole or not at all: for a program that
@@ -483,23 +502,39 @@ template <class Model>
 void write_saelens(const Model& model, const std::filesystem::path& folder, const SaelensMetadata& metadata = {},
                    SaelensSaveOptions options = {}) {
   using Scalar = typename Model::Scalar;
+  using OfModel = typename Model::Parameters::Stored;
   if (const auto inference = inference_model(model)) return write_saelens(*inference, folder, metadata, options);
-  const Dtype dtype = options.dtype.value_or(dtype_of<Scalar>());
-  if (dtype != Dtype::float32 && dtype != Dtype::float64)
-    throw_value("save_saelens: dtype ", to_string(dtype), " is not written; float32 and float64 are");
+  const Dtype dtype = options.dtype.value_or(dtype_of<OfModel>());
+  if (!is_floating(dtype))
+    throw_value("save_saelens: dtype ", to_string(dtype), " is not written; float32, float64, bfloat16 and float16 are");
   if (const bool* const by_norm = detail::rank_by_norm(model.activation()); by_norm != nullptr && *by_norm) {
-    Model folded = model;
-    if (folded.parameters().tied()) folded.parameters().W_enc = folded.parameters().W_dec;
-    folded.fold_decoder_norms();
-    return write_saelens(folded, folder, metadata, options);
+    if constexpr (std::is_same_v<OfModel, Scalar>) {
+      Model folded = model;
+      if (folded.parameters().tied()) folded.parameters().W_enc = folded.parameters().W_dec;
+      folded.fold_decoder_norms();
+      return write_saelens(folded, folder, metadata, options);
+    } else {
+      throw_value(
+          "save_saelens: the SAE ranks by decoder norms, which are folded into weights of float; widen it first "
+          "(with_weights)");
+    }
   }
-  Model::Parameters::visit(
-      [&](std::string_view name, const auto& tensor) {
-        if (!(dtype == Dtype::float32 ? tensor.map().template cast<float>().allFinite() : tensor.map().allFinite()))
-          throw_value(folder.string(), ": the SAE is not saved: ", name, " holds numbers that are not finite in ",
-                      to_string(dtype));
-      },
-      model.parameters());
+  const auto in_dtype = [&](const auto& body) {
+    if (dtype == Dtype::float64) return body(double{});
+    if (dtype == Dtype::bfloat16) return body(bfloat16{});
+    if (dtype == Dtype::float16) return body(float16{});
+    body(float{});
+  };
+  in_dtype([&]<class To>(To) {
+    Model::Parameters::visit(
+        [&](std::string_view name, const auto& tensor) {
+          const auto lost = [](auto x) { return !std::isfinite(detail::number(detail::stored_as<To>(detail::number(x)))); };
+          if (std::any_of(tensor.data(), tensor.data() + tensor.size(), lost))
+            throw_value(folder.string(), ": the SAE is not saved: ", name, " holds numbers that are not finite in ",
+                        to_string(dtype));
+        },
+        model.parameters());
+  });
 
   nlohmann::ordered_json config;
   config["d_in"] = model.d_in();
@@ -520,35 +555,34 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
   save_json(folder / detail::saelens_config_name, config, {.overwrite = options.overwrite});
 
   const auto& parameters = model.parameters();
-  const auto write = [&](auto number) {
-    using Stored = decltype(number);
-    const auto stored = [](const auto& matrix) {
-      Tensor<Stored> out(matrix.rows(), matrix.cols());
-      out.map() = matrix.template cast<Stored>();
+  in_dtype([&]<class Stored>(Stored) {
+    const auto stored = [](const auto& tensor) {
+      Tensor<Stored> out(tensor.rows(), tensor.cols());
+      for (Index i = 0; i < out.size(); ++i) out[i] = detail::stored_as<Stored>(detail::number(tensor[i]));
+      return out;
+    };
+    const auto turned = [](const auto& tensor) {
+      Tensor<Stored> out(tensor.cols(), tensor.rows());
+      detail::transpose(tensor, out);
       return out;
     };
     const Index width = model.d_in(), latents = model.latents(), out_width = parameters.output_width();
     std::map<std::string, std::pair<std::vector<Index>, Tensor<Stored>>> tensors;  // by name, as SAELens' writer orders them
-    tensors["W_dec"] = {{latents, out_width}, stored(parameters.W_dec.map())};
+    tensors["W_dec"] = {{latents, out_width}, stored(parameters.W_dec)};
     if (!detail::has_tied_weights(model.activation()))  // tied by choice: Python reads it as any other
-      tensors["W_enc"] = {{width, latents}, stored(parameters.encoder().map().transpose())};
-    tensors["b_dec"] = {{out_width}, stored(parameters.b_dec.map())};
-    if (parameters.W_skip.size() > 0) tensors["W_skip"] = {{out_width, width}, stored(parameters.W_skip.map())};
-    if (parameters.b_enc.size() > 0) tensors["b_enc"] = {{latents}, stored(parameters.b_enc.map())};
+      tensors["W_enc"] = {{width, latents}, turned(parameters.encoder())};
+    tensors["b_dec"] = {{out_width}, stored(parameters.b_dec)};
+    if (parameters.W_skip.size() > 0) tensors["W_skip"] = {{out_width, width}, stored(parameters.W_skip)};
+    if (parameters.b_enc.size() > 0) tensors["b_enc"] = {{latents}, stored(parameters.b_enc)};
     Model::Parameters::visit_activation(
         [&](std::string_view name, const auto& tensor) {
-          tensors[std::string(name)] = {detail::stored_shape(tensor), stored(tensor.map())};
+          tensors[std::string(name)] = {detail::stored_shape(tensor), stored(tensor)};
         },
         parameters);
     SafetensorsWriter out;
     for (const auto& [name, tensor] : tensors) out.add(name, tensor.first, tensor.second);
     out.save(folder / detail::saelens_weights_name, {.overwrite = options.overwrite});
-  };
-  if (dtype == Dtype::float64) {
-    write(double{});
-  } else {
-    write(float{});
-  }
+  });
 }
 
 /// Saves a SAE or a Transcoder as SAELens 6 does, so that Python reads it as it is: a folder that appears whole or not at all. ReLU is its

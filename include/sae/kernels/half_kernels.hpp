@@ -119,6 +119,20 @@ void widen(const Half* x, float* y, Index n) {
     detail::half_kernels().widen_float16(x, y, n);
   }
 }
+/// n numbers to compute with: x itself, or, of 16 bits, widened into `room`, which takes wide_room<Stored>(n) numbers.
+template <class Stored>
+constexpr Index wide_room(Index n) {
+  return sae::detail::is_half<Stored> ? n : 0;
+}
+template <class Scalar, class Stored>
+const Scalar* wide(const Stored* x, [[maybe_unused]] Index n, [[maybe_unused]] Scalar* room) {
+  if constexpr (sae::detail::is_half<Stored>) {
+    widen(x, room, n);
+    return room;
+  } else {
+    return x;
+  }
+}
 /// y[j] <- x[j] of n numbers, stochastically rounded by at.bits(j).
 template <class Half>
 void narrow(const float* x, Half* y, Index n, const Rounding& at) {

@@ -30,6 +30,19 @@ struct ScreenList {
   int* latents;
   float *lower, *upper;
 };
+/// The rows of a group: what is looked for in each, and lists of candidates, `capacity` apart in those of the first row.
+struct ScreenGroup {
+  Index rows;
+  const ScreenRow* row;
+  const float* bound;
+  Index* counts;  ///< candidates so far; a row that has less than 0 is left out
+  ScreenList lists;
+  Index capacity;
+  ScreenList end(Index r) const {
+    const Index at = r * capacity + counts[r];
+    return {lists.latents + at, lists.lower + at, lists.upper + at};
+  }
+};
 
 /// Codes stand in units of four bytes: four of eight bits, or two of sixteen. What is lacking at a row's end is 0.
 ///
@@ -56,10 +69,9 @@ struct ScreenKernels {
   void (*end)() = [] {};
   /// out [rows x screen_panel] = the products of rows x [units / together][rows][together][4] with a panel; one for each of `groups`.
   void (*products[3])(const std::uint8_t* x, const std::uint8_t* codes, Index units, std::int32_t* out);
-  /// Appends the latents of a panel that may have z >= bound, or |z|; `first` is the number of its first latent. Returns how many. Writes
-  /// up to screen_panel numbers of each list.
-  Index (*keep)(const std::int32_t* product, const ScreenPanel& panel, const ScreenRow& row, float bound, int first,
-                const ScreenList& to);
+  /// Appends the latents of a panel that may have z >= bound, or |z|, to the list of each row; products [rows x screen_panel], `first` is the
+  /// number of its first latent. Writes up to screen_panel numbers of each list.
+  void (*keep)(const std::int32_t* products, const ScreenPanel& panel, int first, const ScreenGroup& group);
   /// Where keys[j] >= bound, j < n, ascending; returns how many. `places` has room for n + 15.
   Index (*at_least)(const float* keys, Index n, float bound, int* places);
 
@@ -94,6 +106,15 @@ class ScreenProducts {
  private:
   const ScreenKernels& kernels_;
 };
+
+/// ScreenKernels::keep by what keeps of one row and returns how many.
+template <Index (*keep)(const std::int32_t* product, const ScreenPanel& panel, const ScreenRow& row, float bound, int first,
+                        const ScreenList& to)>
+void keep_of_each(const std::int32_t* products, const ScreenPanel& panel, int first, const ScreenGroup& group) {
+  for (Index r = 0; r < group.rows; ++r)
+    if (group.counts[r] >= 0)
+      group.counts[r] += keep(products + r * screen_panel, panel, group.row[r], group.bound[r], first, group.end(r));
+}
 
 namespace portable {
 
@@ -153,7 +174,7 @@ inline constexpr ScreenKernels screen_kernels{.numbers = 4,
                                               .largest = largest,
                                               .quantise = quantise,
                                               .products = {screen_products<12>, screen_products<4>, screen_products<1>},
-                                              .keep = keep,
+                                              .keep = keep_of_each<keep>,
                                               .at_least = at_least};
 
 }  // namespace portable
@@ -221,31 +242,32 @@ SAE_VNNI void products(const std::uint8_t* x, const std::uint8_t* codes, Index u
     _mm512_storeu_si512(out + r * screen_panel + 16, total[r][1]);
   }
 }
-SAE_VNNI inline Index keep(const std::int32_t* product, const ScreenPanel& of, const ScreenRow& row, float bound, int first,
-                           const ScreenList& to) {
-  const __m512 scale = _mm512_set1_ps(row.scale), alpha = _mm512_set1_ps(row.alpha), beta = _mm512_set1_ps(row.beta),
-               least = _mm512_set1_ps(bound);
-  const __m512i offset = _mm512_set1_epi32(row.offset), bits = _mm512_set1_epi32(row.bits);
-  Index count = 0;
-#pragma GCC unroll 2
-  for (Index i = 0; i < screen_panel; i += 16) {
-    const __m512 about = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_sub_epi32(_mm512_loadu_si512(product + i), offset));
-    const __m512 sum =
-        _mm512_fmadd_ps(about, _mm512_mul_ps(_mm512_loadu_ps(of.scale + i), scale), _mm512_loadu_ps(of.bias + i));
-    const __m512 z = _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(sum), bits));
-    const __m512 error = _mm512_fmadd_ps(alpha, _mm512_loadu_ps(of.error + i),
-                                         _mm512_fmadd_ps(beta, _mm512_loadu_ps(of.norm + i), _mm512_loadu_ps(of.slack + i)));
-    const __m512 upper = _mm512_add_ps(z, error);
-    const __mmask16 stays = _mm512_cmp_ps_mask(upper, least, _CMP_GE_OQ);
-    if (stays == 0) continue;
+SAE_VNNI inline void keep(const std::int32_t* products, const ScreenPanel& of, int first, const ScreenGroup& group) {
+  for (Index i = 0; i < screen_panel; i += 16) {  // what is known of 16 latents stays in registers
+    const __m512 scale = _mm512_loadu_ps(of.scale + i), bias = _mm512_loadu_ps(of.bias + i),
+                 errors = _mm512_loadu_ps(of.error + i), norm = _mm512_loadu_ps(of.norm + i),
+                 slack = _mm512_loadu_ps(of.slack + i);
     const __m512i number = _mm512_add_epi32(_mm512_set1_epi32(first + static_cast<int>(i)),
                                             _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-    _mm512_storeu_si512(to.latents + count, _mm512_maskz_compress_epi32(stays, number));
-    _mm512_storeu_ps(to.lower + count, _mm512_maskz_compress_ps(stays, _mm512_sub_ps(z, error)));
-    _mm512_storeu_ps(to.upper + count, _mm512_maskz_compress_ps(stays, upper));
-    count += std::popcount(static_cast<unsigned>(stays));
+    for (Index r = 0; r < group.rows; ++r) {
+      if (group.counts[r] < 0) continue;
+      const ScreenRow& row = group.row[r];
+      const __m512i product = _mm512_loadu_si512(products + r * screen_panel + i);
+      const __m512 about = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_sub_epi32(product, _mm512_set1_epi32(row.offset)));
+      const __m512 sum = _mm512_fmadd_ps(about, _mm512_mul_ps(scale, _mm512_set1_ps(row.scale)), bias);
+      const __m512 z = _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(sum), _mm512_set1_epi32(row.bits)));
+      const __m512 error =
+          _mm512_fmadd_ps(_mm512_set1_ps(row.alpha), errors, _mm512_fmadd_ps(_mm512_set1_ps(row.beta), norm, slack));
+      const __m512 upper = _mm512_add_ps(z, error);
+      const __mmask16 stays = _mm512_cmp_ps_mask(upper, _mm512_set1_ps(group.bound[r]), _CMP_GE_OQ);
+      if (stays == 0) continue;
+      const ScreenList to = group.end(r);
+      _mm512_storeu_si512(to.latents, _mm512_maskz_compress_epi32(stays, number));
+      _mm512_storeu_ps(to.lower, _mm512_maskz_compress_ps(stays, _mm512_sub_ps(z, error)));
+      _mm512_storeu_ps(to.upper, _mm512_maskz_compress_ps(stays, upper));
+      group.counts[r] += std::popcount(static_cast<unsigned>(stays));
+    }
   }
-  return count;
 }
 SAE_VNNI inline Index at_least(const float* keys, Index n, float bound, int* places) {
   const __m512 least = _mm512_set1_ps(bound);
@@ -384,7 +406,7 @@ inline constexpr ScreenKernels screen_kernels{.numbers = 2,
                                               .largest = largest,
                                               .quantise = quantise<std::int16_t>,
                                               .products = {products<12>, products<4>, products<1>},
-                                              .keep = keep,
+                                              .keep = keep_of_each<keep>,
                                               .at_least = at_least};
 
 #undef SAE_AVX2
@@ -404,7 +426,7 @@ inline constexpr ScreenKernels screen_kernels{.numbers = 4,
                                               .largest = avx2::largest,
                                               .quantise = avx2::quantise<std::int8_t>,
                                               .products = {products<12>, products<4>, products<1>},
-                                              .keep = avx2::keep,
+                                              .keep = keep_of_each<avx2::keep>,
                                               .at_least = avx2::at_least};
 
 #undef SAE_AVX_VNNI

@@ -1,5 +1,6 @@
 #pragma once
 #include <sae/core/threads.hpp>
+#include <sae/kernels/half_kernels.hpp>
 #include <sae/kernels/product.hpp>
 #include <sae/kernels/vector.hpp>
 
@@ -47,7 +48,19 @@ std::vector<double> row_cosines(const Eigen::MatrixBase<A>& a, const Eigen::Matr
 /// Encoder-decoder cosine of every latent of a model.
 template <class Model>
 std::vector<double> encoder_decoder_cosines(const Model& model) {
-  return row_cosines(model.W_enc(), model.W_dec());
+  if constexpr (requires { model.W_enc(); }) {
+    return row_cosines(model.W_enc(), model.W_dec());
+  } else {  // stored in 16 bits: row by row
+    const auto &reads = model.parameters().encoder(), &writes = model.parameters().W_dec;
+    RowVector<float> left(reads.cols()), right(writes.cols());
+    std::vector<double> out;
+    for (Index i = 0; i < reads.rows(); ++i) {
+      kernels::widen(reads.row(i), left.data(), left.size());
+      kernels::widen(writes.row(i), right.data(), right.size());
+      out.push_back(row_cosines(left, right)[0]);
+    }
+    return out;
+  }
 }
 
 /// Whether a direction and its negative count as the same.

@@ -1,5 +1,6 @@
 #pragma once
 #include <sae/models/objective.hpp>
+#include <sae/models/parameters.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +10,14 @@
 namespace sae::inline SAE_ABI::detail {
 
 inline constexpr Index gradient_block_latents = 64;
+
+/// Whether an activation may choose latents itself, reading rows of weights one by one.
+template <class Activation>
+inline constexpr bool pursues = requires(const Activation& activation,
+                                         const AutoencoderParameters<Activation, float>& parameters,
+                                         Step<Activation, float>& step, Threads& threads) {
+  activation.pursue(parameters, step, threads);
+};
 
 /// The rows of one batch: what is encoded, what the reconstruction is compared with, how much each row's error counts.
 template <class Scalar>
@@ -62,9 +71,10 @@ void normalise_target(Step& step, Threads& threads) {
 
 /// The way forward: codes and, with `own_loss`, reconstruction: step.residual, step.cotangent, step.loss.reconstruction and the
 /// reconstruction loss itself in step.loss.total.
-template <class Model, class Scalar, class Terms>
+template <class Model, class Scalar, class Terms, class Stored>
 void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Terms& objective,
-                 Workspace<typename Model::Activation, Scalar, Terms>& workspace, Threads& threads, bool own_loss = true) {
+                 Workspace<typename Model::Activation, Scalar, Terms, Stored>& workspace, Threads& threads,
+                 bool own_loss = true) {
   auto& step = workspace.step;
   const auto& parameters = model.parameters();
   const auto& activation = model.activation();
@@ -105,7 +115,7 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   load_input(parameters, model.subtracts_decoder_bias(), rows_of.x, step, threads, normalisation);
   if (normalisation != InputNormalisation::none) normalise_target(step, threads);
   if (activation.needs_decoder_norms() || objective.needs_decoder_norms())
-    decoder_norms(parameters.W_dec, step.sites, step.decoder_norms, threads);
+    decoder_norms(parameters.W_dec, step.sites, step.decoder_norms, step.scratch, threads);
 
   auto& main = step.main;
   main.cotangent_rows.clear();
@@ -149,9 +159,10 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
 }
 
 /// The terms and, where step.wants_gradient, the way back down to dL/dz of every entry; after `run_forward`.
-template <class Model, class Scalar, class Terms>
-void run_backward(const Model& model, const Terms& objective, Workspace<typename Model::Activation, Scalar, Terms>& workspace,
-                  Threads& threads, typename Model::Parameters* activation_gradient = nullptr,
+template <class Model, class Scalar, class Terms, class Stored>
+void run_backward(const Model& model, const Terms& objective,
+                  Workspace<typename Model::Activation, Scalar, Terms, Stored>& workspace, Threads& threads,
+                  typename Model::Parameters::Gradients* activation_gradient = nullptr,
                   const OuterLoss<Scalar>* outer = nullptr) {
   auto& step = workspace.step;
   const auto& parameters = model.parameters();
@@ -159,7 +170,7 @@ void run_backward(const Model& model, const Terms& objective, Workspace<typename
   auto& main = step.main;
   auto& band = step.band;
   check_dead(model, step);
-  typename Model::Parameters none;
+  typename Model::Parameters::Gradients none;
   if (step.wants_gradient && activation_gradient == nullptr) {
     none.activation = parameters.activation;
     resize_own(none.activation, parameters.latents(), parameters.width());
@@ -214,10 +225,10 @@ void run_backward(const Model& model, const Terms& objective, Workspace<typename
 
 /// Forward and, where step.wants_gradient, backward. `between` runs when the codes are known and the terms are not yet evaluated (a
 /// trainer counts firing latents there).
-template <class Model, class Scalar, class Terms, class Between>
+template <class Model, class Scalar, class Terms, class Stored, class Between>
 void run_step(const Model& model, const StepRows<Scalar>& rows_of, const Terms& objective,
-              Workspace<typename Model::Activation, Scalar, Terms>& workspace, Threads& threads, const Between& between,
-              typename Model::Parameters* activation_gradient = nullptr, const OuterLoss<Scalar>* outer = nullptr) {
+              Workspace<typename Model::Activation, Scalar, Terms, Stored>& workspace, Threads& threads, const Between& between,
+              typename Model::Parameters::Gradients* activation_gradient = nullptr, const OuterLoss<Scalar>* outer = nullptr) {
   run_forward(model, rows_of, objective, workspace, threads, outer == nullptr || !outer->alone);
   between(workspace.step);
   run_backward(model, objective, workspace, threads, activation_gradient, outer);
@@ -284,6 +295,7 @@ template <class Step, class Visit>
 void visit_latent_gradients(Step& step, Index first, Index last, const Visit& visit) {
   using Scalar = typename Step::Scalar;
   const Index in = step.input_width(), out = step.output_width();
+  WideRows<Scalar, typename Step::Stored> wide(step.scratch, out);
   const bool tied = step.encoder == step.decoder;
   const auto each_path = [&](const auto& f) {
     f(step.main);
@@ -308,7 +320,7 @@ void visit_latent_gradients(Step& step, Index first, Index last, const Visit& vi
       Scalar* const d_enc = g_enc + (i - from) * in;
       Scalar* const d_dec = g_dec + (i - from) * out;
       if (!step.decoder_norm_gradient.empty())
-        add_decoder_norm_gradient(step.decoder_norm_gradient[static_cast<std::size_t>(i)], step.decoder->row(i), out,
+        add_decoder_norm_gradient(step.decoder_norm_gradient[static_cast<std::size_t>(i)], wide(step.decoder->row(i), out), out,
                                   step.sites, d_dec);
       if (tied) kernels::add_scaled(d_dec, Scalar(1), d_enc, in);
       visit(i, tied ? nullptr : d_enc, g_bias[i - from], d_dec);
@@ -357,20 +369,22 @@ void shared_gradients(Step& step, const Tensor<typename Step::Scalar>* read, Par
 
 /// All gradients, materialised (2 F D numbers): what `gradient` returns and what clipping needs. `gradient` has the model's shapes.
 template <class Model, class Step>
-void materialise_gradient(const Model& model, Step& step, typename Model::Parameters& gradient, Threads& threads) {
+void materialise_gradient(const Model& model, Step& step, typename Model::Parameters::Gradients& gradient, Threads& threads) {
   using Scalar = typename Step::Scalar;
+  using Stored = typename Step::Stored;
   const Index in = step.input_width(), out = step.output_width(), latents = step.latents();
   const bool subtracts = model.subtracts_decoder_bias(), has_bias = gradient.b_enc.size() > 0;
-  const Tensor<Scalar>& encoder = *step.encoder;
+  const Tensor<Stored>& encoder = *step.encoder;
   const Index blocks = (latents + gradient_block_latents - 1) / gradient_block_latents;
   Tensor<Scalar>& read = step.read_sums;
   if (subtracts) read.resize(blocks, in);
   threads.for_blocks(latents, gradient_block_latents, [&](Index begin, Index end, Index block) {
+    WideRows<Scalar, Stored> wide(step.scratch, in);
     visit_latent_gradients(step, begin, end, [&](Index i, Scalar* g_enc, Scalar g_bias, Scalar* g_dec) {
       if (g_enc != nullptr) std::copy_n(g_enc, in, gradient.W_enc.row(i));
       std::copy_n(g_dec, out, gradient.W_dec.row(i));
       if (has_bias) gradient.b_enc[i] = g_bias;
-      if (subtracts) kernels::add_scaled(read.row(block), g_bias, encoder.row(i), in);
+      if (subtracts) kernels::add_scaled(read.row(block), g_bias, wide(encoder.row(i), in), in);
     });
   });
   shared_gradients(step, subtracts ? &read : nullptr, gradient, threads);

@@ -224,7 +224,7 @@ class CrossLayerTranscoder {
       step.encoder_bias = &layer.b_enc;
       step.decoder = &layer.W_dec;
       detail::load_input(layer, false, columns(x, l * d_in(), d_in()), step, threads);
-      if (activation_.needs_decoder_norms()) detail::row_norms(layer.W_dec, step.decoder_norms, threads);
+      if (activation_.needs_decoder_norms()) detail::row_norms(layer.W_dec, step.decoder_norms, step.scratch, threads);
       detail::select(activation_, layer, step, threads);
       out.push_back(std::move(step.main.entries.codes));
     }

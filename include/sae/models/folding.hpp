@@ -23,7 +23,8 @@ void fold_decoder_norms(Activation& activation, Parameters& p, std::span<const I
   const bool has_bias = p.b_enc.size() > 0;
   const Index in = p.width();
   Tensor<Scalar> norms;
-  decoder_norms(p.W_dec, sites, norms, Threads::shared());
+  ScratchPool<Scalar> scratch;
+  decoder_norms(p.W_dec, sites, norms, scratch, Threads::shared());
   for (Index i = 0; i < p.latents(); ++i) {
     const Scalar norm = norms[i];
     if (norm == Scalar(0) && ranked_by_norm) {

@@ -1,10 +1,12 @@
 #pragma once
 #include <sae/core/random.hpp>
+#include <sae/kernels/half_kernels.hpp>
 #include <sae/kernels/vector.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 namespace sae::inline SAE_ABI {
 
@@ -26,12 +28,27 @@ double fill_uniform(Random& random, double bound, Scalar* out, Index n) {
 }
 /// Kaiming-uniform for rows of D numbers (gain sqrt 2).
 inline double kaiming_bound(Index width) { return std::sqrt(6.0 / static_cast<double>(width)); }
-/// Rows of random directions (Kaiming-uniform draws), each of this norm.
-template <class Scalar>
-void fill_directions(Random& random, double norm, Tensor<Scalar>& w) {
+/// Rows of random directions (Kaiming-uniform draws), each of this norm; in 16 bits rounded to nearest.
+template <class Stored>
+void fill_directions(Random& random, double norm, Tensor<Stored>& w) {
+  using Scalar = decltype(number(Stored()));
+  Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(w.cols())));
   for (Index i = 0; i < w.rows(); ++i) {
-    const double drawn = fill_uniform(random, kaiming_bound(w.cols()), w.row(i), w.cols());
-    kernels::scale(w.row(i), static_cast<Scalar>(norm / drawn), w.cols());
+    Scalar* row = room.data();
+    if constexpr (!is_half<Stored>) row = w.row(i);
+    const double drawn = fill_uniform(random, kaiming_bound(w.cols()), row, w.cols());
+    kernels::scale(row, static_cast<Scalar>(norm / drawn), w.cols());
+    for (Index j = 0; j < static_cast<Index>(room.size()); ++j) w.row(i)[j] = Stored(row[j]);
+  }
+}
+/// w <- factor w; in 16 bits rounded to nearest.
+template <class Stored>
+void scale_weights(Tensor<Stored>& w, double factor) {
+  using Scalar = decltype(number(Stored()));
+  if constexpr (is_half<Stored>) {
+    for (Index i = 0; i < w.size(); ++i) w[i] = Stored(static_cast<Scalar>(factor) * number(w[i]));
+  } else {
+    kernels::scale(w.data(), static_cast<Scalar>(factor), w.size());
   }
 }
 /// Refuses a transcoder, whose encoder and decoder rows have widths of their own.
@@ -63,9 +80,7 @@ struct TiedInitialization {
     detail::fill_directions(random, decoder_norm, parameters.W_dec);
     if (!parameters.tied()) {
       parameters.W_enc = parameters.W_dec;
-      if (encoder_scale != 1)
-        kernels::scale(parameters.W_enc.data(), static_cast<typename Parameters::Scalar>(encoder_scale),
-                       parameters.W_enc.size());
+      if (encoder_scale != 1) detail::scale_weights(parameters.W_enc, encoder_scale);
     }
     parameters.b_enc.set_zero();
     parameters.b_dec.set_zero();
@@ -84,6 +99,8 @@ struct UntiedInitialization {
   template <class Parameters>
   void operator()(Parameters& parameters) const {
     using Scalar = typename Parameters::Scalar;
+    static_assert(std::is_same_v<typename Parameters::Stored, Scalar>,
+                  "sae: UntiedInitialization is of weights stored as Scalar; with_weights makes others from them");
     require_positive("UntiedInitialization: decoder_norm", decoder_norm);
     detail::require_one_width("UntiedInitialization", parameters);
     if (parameters.tied()) throw_value("UntiedInitialization: encoder and decoder of the model are tied");

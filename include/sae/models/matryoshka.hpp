@@ -251,13 +251,14 @@ struct HierarchicalTopK {
           }
           return [&, begin, end, order = std::move(order)](Index m) {
             const auto level = static_cast<std::size_t>(m);
+            detail::WideRows<typename Step::Scalar, typename Step::Stored> wide(step.scratch, step.output_width());
             for (Index b = begin; b < end; ++b) {
               const auto& ranked = order[static_cast<std::size_t>(b - begin)];
               const Index last = std::min(ends[level], static_cast<Index>(ranked.size()));
               for (Index rank = m > 0 ? ends[level - 1] : 0; rank < last; ++rank) {
                 const Index e = ranked[static_cast<std::size_t>(rank)].second;
-                kernels::add_scaled(step.residual.row(b), codes.value(e), step.decoder->row(codes.latent(e)),
-                                    step.output_width());
+                kernels::add_scaled(step.residual.row(b), codes.value(e),
+                                    wide(step.decoder->row(codes.latent(e)), step.output_width()), step.output_width());
                 main.cotangent_rows[static_cast<std::size_t>(e)] = static_cast<int>(m * step.rows() + b);
               }
             }

@@ -118,9 +118,9 @@ inline constexpr bool watches_tiles = !std::is_same_v<Selection, NoSelection>;
 }  // namespace detail
 
 /// A step together with the terms' selections: all that evaluating an objective on one batch needs, reused from batch to batch.
-template <class Activation, class Scalar, class Objective>
+template <class Activation, class Scalar, class Objective, class Stored = Scalar>
 struct Workspace {
-  Step<Activation, Scalar> step;
+  Step<Activation, Scalar, Stored> step;
   typename detail::SelectionsOf<Objective, Scalar>::type selections;
 
   /// Promises that the model it is used with is one and the same in all calls, and that its weights do not change any more: what

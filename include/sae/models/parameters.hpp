@@ -22,10 +22,15 @@ struct ParameterShape {
 ///   W_dec  [F x D_out]   row i: the direction that latent i writes
 ///   b_dec  [1 x D_out]
 ///   W_skip [D_out x D_in]
-template <class Activation, class Scalar_>
+///
+/// \tparam Stored  what W_enc and W_dec are stored as: Scalar, or of float bfloat16 or float16.
+template <class Activation, class Scalar_, class Stored_ = Scalar_>
 struct AutoencoderParameters {
   using Scalar = Scalar_;
-  Tensor<Scalar> W_enc, b_enc, W_dec, b_dec, W_skip;
+  using Stored = Stored_;
+  using Gradients = AutoencoderParameters<Activation, Scalar>;  ///< what holds their gradients
+  Tensor<Stored> W_enc, W_dec;
+  Tensor<Scalar> b_enc, b_dec, W_skip;
   typename Activation::template Parameters<Scalar> activation;
 
   AutoencoderParameters() = default;
@@ -41,7 +46,8 @@ struct AutoencoderParameters {
     detail::resize_own(activation, shape.latents, shape.d_in);
   }
   /// The shapes of other parameters, all numbers 0.
-  void resize_like(const AutoencoderParameters& other) {
+  template <class Other>
+  void resize_like(const AutoencoderParameters<Activation, Scalar, Other>& other) {
     activation = other.activation;
     resize(other.shape());
   }
@@ -57,20 +63,17 @@ struct AutoencoderParameters {
   Index output_width() const { return W_dec.cols(); }  ///< D_out
   Index latents() const { return W_dec.rows(); }
   bool tied() const { return W_enc.size() == 0; }
-  const Tensor<Scalar>& encoder() const { return tied() ? W_dec : W_enc; }  ///< [F x D_in] the directions that are read
+  const Tensor<Stored>& encoder() const { return tied() ? W_dec : W_enc; }  ///< [F x D_in] the directions that are read
 
   /// Calls visitor(name, tensor of each set ...) for every tensor: one set to read or write it, several to walk weights,
   /// gradient and moments together. Optimizers, files, checkpoints and gradient checks know parameters by this alone.
   template <class Visitor, class First, class... Sets>
   static void visit(Visitor&& visitor, First& first, Sets&... sets) {
-    const auto call = [&](std::string_view name, auto member) {
-      if ((first.*member).size() > 0) visitor(name, first.*member, sets.*member...);
-    };
-    call("W_enc", &AutoencoderParameters::W_enc);
-    call("b_enc", &AutoencoderParameters::b_enc);
-    call("W_dec", &AutoencoderParameters::W_dec);
-    call("b_dec", &AutoencoderParameters::b_dec);
-    call("W_skip", &AutoencoderParameters::W_skip);
+    if (first.W_enc.size() > 0) visitor("W_enc", first.W_enc, sets.W_enc...);
+    if (first.b_enc.size() > 0) visitor("b_enc", first.b_enc, sets.b_enc...);
+    if (first.W_dec.size() > 0) visitor("W_dec", first.W_dec, sets.W_dec...);
+    if (first.b_dec.size() > 0) visitor("b_dec", first.b_dec, sets.b_dec...);
+    if (first.W_skip.size() > 0) visitor("W_skip", first.W_skip, sets.W_skip...);
     visit_activation(visitor, first, sets...);
   }
   /// The activation's own tensors alone.

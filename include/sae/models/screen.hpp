@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/activations/screen_rule.hpp>
 #include <sae/core/threads.hpp>
+#include <sae/kernels/half_kernels.hpp>
 #include <sae/kernels/largest.hpp>
 #include <sae/kernels/screen_kernels.hpp>
 #include <sae/kernels/vector.hpp>
@@ -49,7 +50,7 @@ class ScreenWeights {
         squares_of_x_[d] += static_cast<double>(rows[d]) * static_cast<double>(rows[d]);
   }
   /// Whether it was never built from these weights, or from far fewer rows than it has seen by now.
-  bool wants_building(const float* w, Index latents, Index width) const {
+  bool wants_building(const void* w, Index latents, Index width) const {
     return w != of_ || latents != latents_ || width != width_ ||
            (seen_ > built_from_ && (seen_ == rows_for_balance || seen_ >= 8 * built_from_));
   }
@@ -59,7 +60,8 @@ class ScreenWeights {
     of_ = nullptr;
   }
   /// \param loops  what the codes are for; tests bring their own
-  void build(const float* w, const float* bias, Index latents, Index width, const ScreenRule& rule, Threads& threads,
+  template <class Stored>
+  void build(const Stored* w, const float* bias, Index latents, Index width, const ScreenRule& rule, Threads& threads,
              const kernels::detail::ScreenKernels& loops = kernels::detail::screen_kernels()) {
     latents_ = latents;
     width_ = width;
@@ -75,7 +77,9 @@ class ScreenWeights {
     const float share = rounding_share(width);
     finite_.assign(static_cast<std::size_t>(panels), 1);
     constexpr Index block_panels = 4;
-    one_.resize(static_cast<std::size_t>((panels + block_panels - 1) / block_panels * 4 * units));
+    const Index blocks = (panels + block_panels - 1) / block_panels;
+    one_.resize(static_cast<std::size_t>(blocks * 4 * units));
+    wide_.resize(static_cast<std::size_t>(kernels::wide_room<Stored>(blocks * width)));
     threads.for_blocks(panels, block_panels, [&](Index begin, Index end, Index block) {
       std::uint8_t* const code = one_.data() + block * 4 * units;
       std::fill_n(code, 4 * units, std::uint8_t{0});
@@ -88,8 +92,9 @@ class ScreenWeights {
             bias_[at] = std::numeric_limits<float>::quiet_NaN();  // never a candidate
             continue;
           }
-          const float* const row = w + i * width;
-          if (i + 1 < latents) kernels::prefetch(row + width, width);
+          if (i + 1 < latents) kernels::prefetch(w + (i + 1) * width, width);
+          const float* const row =
+              kernels::wide(w + i * width, width, wide_.data() + kernels::wide_room<Stored>(block * width));
           const float step = screen_step(loops.largest(row, balance_.data(), width), loops.largest_code(width));
           const auto sums = loops.quantise(row, balance_.data(), width, step, code);
           for (Index u = 0; u < units; ++u) {
@@ -130,14 +135,15 @@ class ScreenWeights {
 
  private:
   /// g_d = sqrt(rms of x_d / rms of w_d) as a power of two.
-  void balance(const float* w) {
+  template <class Stored>
+  void balance(const Stored* w) {
     const auto width = static_cast<std::size_t>(width_);
     const Index samples = std::min<Index>(latents_, 256), apart = latents_ / samples;
     std::vector<double>&of_x = squares_of_x_, &of_w = squares_of_w_;
     of_w.assign(width, 0);
     for (Index n = 0; n < samples; ++n)
       for (std::size_t d = 0; d < width; ++d) {
-        const auto value = static_cast<double>(w[n * apart * width_ + static_cast<Index>(d)]);
+        const auto value = static_cast<double>(static_cast<float>(w[n * apart * width_ + static_cast<Index>(d)]));
         of_w[d] += value * value;
       }
     balance_.assign(width, 1.0F);
@@ -153,11 +159,12 @@ class ScreenWeights {
 
   const kernels::detail::ScreenKernels* loops_ = nullptr;  ///< those that its codes are for
   Index latents_ = 0, width_ = 0, seen_ = 0, built_from_ = 0;
-  const float* of_ = nullptr;   ///< what it was built from
+  const void* of_ = nullptr;    ///< what it was built from
   Buffer<std::uint8_t> codes_;  ///< [panels][units][panel][4]
   std::vector<float> scale_, bias_, error_, norm_, slack_, balance_, inverse_;
   std::vector<char> finite_;       ///< of each panel
   std::vector<std::uint8_t> one_;  ///< scratch: the codes of a row, for each block
+  std::vector<float> wide_;        ///< the row itself, where it is stored in 16 bits
   std::vector<double> squares_of_x_, squares_of_w_;
 };
 
@@ -205,21 +212,21 @@ class Screen {
         const Index rows = loops.groups[group];
         for (; loops.takes(group, m - b); b += rows, codes += 4 * units * rows) {
           loops.products[group](codes, panel.codes, units, products);
-          for (Index r = 0; r < std::min(rows, m - b); ++r) {
-            Index& count = count_[static_cast<std::size_t>(b + r)];
-            if (count < 0) continue;
-            if (count + kernels::detail::screen_panel > capacity_) {
-              compact(b + r, rule.k);
-              if (4 * count > 3 * capacity_) {
-                leave(b + r);
-                continue;
-              }
-            }
-            const auto at = static_cast<std::size_t>((b + r) * capacity_ + count);
-            count += loops.keep(products + r * kernels::detail::screen_panel, panel, rows_[static_cast<std::size_t>(b + r)],
-                                bound_[static_cast<std::size_t>(b + r)], static_cast<int>(first),
-                                {latents_.data() + at, lower_.data() + at, upper_.data() + at});
+          const Index some = std::min(rows, m - b);
+          for (Index r = b; r < b + some; ++r) {
+            const Index& count = count_[static_cast<std::size_t>(r)];
+            if (count + kernels::detail::screen_panel <= capacity_) continue;
+            compact(r, rule.k);
+            if (4 * count > 3 * capacity_) leave(r);
           }
+          const auto at = static_cast<std::size_t>(b), list = static_cast<std::size_t>(b * capacity_);
+          loops.keep(products, panel, static_cast<int>(first),
+                     {some,
+                      rows_.data() + at,
+                      bound_.data() + at,
+                      count_.data() + at,
+                      {latents_.data() + list, lower_.data() + list, upper_.data() + list},
+                      capacity_});
         }
       }
       if (4 * static_cast<Index>(whole_.size()) > m) return false;
@@ -246,8 +253,8 @@ class Screen {
 
   /// Calls visit(b, latents, z) for each row that has candidates, with all of them or, where the rule asks for the k largest, with those
   /// that can be; latents ascend, z is what `add_product_nt` makes of each.
-  template <class Visit>
-  void for_each_value(const float* x, const float* w, const float* bias, Index width, const ScreenRule& rule,
+  template <class Stored, class Visit>
+  void for_each_value(const float* x, const Stored* w, const float* bias, Index width, const ScreenRule& rule,
                       const Visit& visit) {
     const auto room = static_cast<std::size_t>(capacity_);
     for (auto* const of : {&z_, &values_}) of->resize(std::max(of->size(), room));
@@ -256,8 +263,12 @@ class Screen {
     const auto compute = [&](Index b, std::span<const int> latents) {
       computed_ += static_cast<Index>(latents.size());
       for (std::size_t n = 0; n < latents.size(); ++n) z_[n] = bias == nullptr ? 0.0F : bias[latents[n]];
-      kernels::detail::float_kernels().inner_of(x + b * width, w, width, width, latents.data(),
-                                                static_cast<Index>(latents.size()), z_.data());
+      if constexpr (is_half<Stored>) {
+        inner_of_wide(x + b * width, w, width, latents);
+      } else {
+        kernels::detail::float_kernels().inner_of(x + b * width, w, width, width, latents.data(),
+                                                  static_cast<Index>(latents.size()), z_.data());
+      }
     };
     for (Index b = 0; b < static_cast<Index>(count_.size()); ++b) {
       const std::span<const int> all = candidates(b);
@@ -309,6 +320,19 @@ class Screen {
   Index computed() const { return computed_; }
 
  private:
+  /// Adds the inner products of x with rows of w that are stored in 16 bits to z_.
+  template <class Half>
+  void inner_of_wide(const float* x, const Half* w, Index width, std::span<const int> latents) {
+    constexpr int named[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    constexpr std::size_t most = std::size(named);
+    wide_.resize(most * static_cast<std::size_t>(width));
+    for (std::size_t at = 0; at < latents.size(); at += most) {
+      const std::size_t some = std::min(most, latents.size() - at);
+      for (std::size_t n = 0; n < some; ++n)
+        kernels::widen(w + latents[at + n] * width, wide_.data() + static_cast<Index>(n) * width, width);
+      kernels::detail::float_kernels().inner_of(x, wide_.data(), width, width, named, static_cast<Index>(some), z_.data() + at);
+    }
+  }
   float first_bound(Index b) const {
     return std::max(level_ * rows_[static_cast<std::size_t>(b)].alpha, std::numeric_limits<float>::denorm_min());
   }
@@ -370,6 +394,7 @@ class Screen {
   std::vector<float> bound_;
   std::vector<kernels::detail::ScreenRow> rows_;
   std::vector<float> z_, values_;  ///< scratch of a row
+  std::vector<float> wide_;        ///< rows of weights that are stored in 16 bits
   std::vector<int> picked_, places_;
   Buffer<std::uint8_t> codes_;     ///< see ScreenKernels::products
   std::vector<std::uint8_t> one_;  ///< scratch: those of a row

@@ -41,20 +41,29 @@ enum class ScaleFold { activations, weights };
 /// \tparam D, F        sizes, or sae::Dynamic; fixed ones are checked at compile time where the argument's are known too.
 /// \tparam Activation  ReLU, TopK, or a struct of your own (activations/selection.hpp).
 /// \tparam Scalar      float or double.
+/// \tparam Stored      what W_enc and W_dec are stored as: Scalar, or of float bfloat16 or float16, half the memory. Rows are widened
+///                     where they are read, so that all results are those of a float32 model that holds the same numbers, and a training
+///                     rounds stochastically what it writes; no float32 copy of the weights is ever made. `with_weights` goes between
+///                     the two. What has no such form (folds of weights, matching pursuit, AnyActivation, ..) does not compile.
 ///
 /// Every argument `x` takes any Eigen expression or Map of [B x D] of the same scalar, or one vector. All parameters live on
 /// the heap and their layout does not depend on compiler flags. Results do not depend on the number of threads.
 /// Const members may be called from several threads at once. Exceptions: ShapeError where widths differ.
-template <int D, int F, class Activation_, class Scalar_ = float>
+template <int D, int F, class Activation_, class Scalar_ = float, class Stored_ = Scalar_>
 class SparseAutoencoder {
   static_assert(std::is_floating_point_v<Scalar_>, "sae: Scalar is float or double");
+  static_assert(std::is_same_v<Stored_, Scalar_> || (detail::is_half<Stored_> && std::is_same_v<Scalar_, float>),
+                "sae: weights are stored as Scalar, or of float as bfloat16 or float16");
+  static_assert(std::is_same_v<Stored_, Scalar_> || !detail::pursues<Activation_>,
+                "sae: matching pursuit, and AnyActivation, which may be one, need weights that are stored as Scalar");
   static_assert(D != 1, "sae: a fixed width is at least 2; give the width 1 at run time");
   static_assert((D == Dynamic || D > 0) && (F == Dynamic || F > 0), "sae: D and F are positive or sae::Dynamic");
 
  public:
   using Activation = Activation_;
   using Scalar = Scalar_;
-  using Parameters = AutoencoderParameters<Activation, Scalar>;
+  using Stored = Stored_;
+  using Parameters = AutoencoderParameters<Activation, Scalar, Stored>;
   using Rows = Batch<Scalar, D>;
   static constexpr int fixed_width = D;
   static constexpr int fixed_latents = F;
@@ -107,12 +116,15 @@ class SparseAutoencoder {
   using ConstWeights = Eigen::Map<const Eigen::Matrix<Scalar, F, D, Eigen::RowMajor>>;
   using ConstLatentVector = Eigen::Map<const Eigen::Matrix<Scalar, 1, F, Eigen::RowMajor>>;
   using ConstInputVector = Eigen::Map<const Eigen::Matrix<Scalar, 1, D, Eigen::RowMajor>>;
-  ConstWeights W_enc() const {
+  /// [F x D]; W_dec where they are tied. Of weights that are stored as Scalar; others are in `parameters()`.
+  ConstWeights W_enc() const requires(std::is_same_v<Stored, Scalar>) {
     return {parameters_.encoder().data(), latents(), d_in()};
-  }                                                                                     ///< [F x D]; W_dec where they are tied
-  ConstWeights W_dec() const { return {parameters_.W_dec.data(), latents(), d_in()}; }  ///< [F x D]
-  Weights W_enc() { return {parameters_.tied() ? parameters_.W_dec.data() : parameters_.W_enc.data(), latents(), d_in()}; }
-  Weights W_dec() { return {parameters_.W_dec.data(), latents(), d_in()}; }
+  }
+  ConstWeights W_dec() const requires(std::is_same_v<Stored, Scalar>) { return {parameters_.W_dec.data(), latents(), d_in()}; }
+  Weights W_enc() requires(std::is_same_v<Stored, Scalar>) {
+    return {parameters_.tied() ? parameters_.W_dec.data() : parameters_.W_enc.data(), latents(), d_in()};
+  }
+  Weights W_dec() requires(std::is_same_v<Stored, Scalar>) { return {parameters_.W_dec.data(), latents(), d_in()}; }
   ConstLatentVector b_enc() const {  ///< [1 x F]
     if (parameters_.b_enc.size() == 0)
       throw_value("a SAE with the activation ", std::string_view(activation_.name), " has no b_enc");
@@ -145,7 +157,7 @@ class SparseAutoencoder {
 
   /// Scratch of `encode_into`, reused from call to call.
   template <class Terms = Objective<>>
-  using Workspace = sae::Workspace<Activation, Scalar, Terms>;
+  using Workspace = sae::Workspace<Activation, Scalar, Terms, Stored>;
   /// Codes f, in memory of the workspace: nothing is allocated once it has grown, but for what Eigen packs inside a large product.
   /// The reference is valid until its next use. For a trained model call `workspace.keep_weights()` once: a row then takes a third of the
   /// time or less where the machine multiplies small integers fast.
@@ -225,7 +237,7 @@ class SparseAutoencoder {
 
   struct Gradient {
     LossValues loss;
-    Parameters parameters;  ///< dL/dp for every parameter p, in the same shapes
+    typename Parameters::Gradients parameters;  ///< dL/dp for every parameter p, in the same shapes, as Scalar
   };
   /// Loss and the gradient of every parameter. Exact, but that a selection (which entries are active) is held constant and a
   /// straight-through estimator is what its activation says. Formulas: docs/math.md.
@@ -265,7 +277,10 @@ class SparseAutoencoder {
                   ": a model with layer_norm adds 1e-5 to the deviation of a row as it is scaled; only 1 can be folded");
     if (input_normalisation() != InputNormalisation::none) return;
     const auto factor = static_cast<Scalar>(1 / scale);
-    if (fold == ScaleFold::weights) {
+    if constexpr (!std::is_same_v<Stored, Scalar>) {
+      if (fold == ScaleFold::weights)
+        throw_value("fold_input_scale: weights of 16 bits would be rounded again; fold the scale into the activations");
+    } else if (fold == ScaleFold::weights) {
       if constexpr (requires { activation_.gate(parameters_.activation); })
         throw_value("fold_input_scale: ", std::string_view(activation_.name),
                     " reads the rows twice; fold the scale into the activations");
@@ -293,7 +308,7 @@ class SparseAutoencoder {
   /// \throws ValueError  the model normalises its rows; encoder and decoder are tied; the activation ranks by the decoder norm, which
   ///                     changes (`fold_decoder_norms` first); it has no b_enc to take what the missing b_dec leaves.
   void fold_input_map(const Tensor<double>& mean, const Tensor<double>& matrix, const Tensor<double>& inverse,
-                      Threads& threads = Threads::shared()) {
+                      Threads& threads = Threads::shared()) requires(std::is_same_v<Stored, Scalar>) {
     const Index width = d_in();
     if (mean.size() != width || matrix.rows() != width || matrix.cols() != width || inverse.rows() != width ||
         inverse.cols() != width)
@@ -339,7 +354,9 @@ class SparseAutoencoder {
   /// n = |W_dec[i]| (of a crosscoder the sum of the sites' norms, which is then 1). Codes are then measured in units of the direction. Exact for ReLU and for TopK that ranks by the decoder
   /// norm (its rank is then z itself); plain TopK would select other latents, so it is refused. Rows of norm 0 stay; where the
   /// rank was z n = 0 they never won, so their encoder rows and biases become 0 and they never win.
-  void fold_decoder_norms() { detail::fold_decoder_norms(activation_, parameters_, options_.sites); }
+  void fold_decoder_norms() requires(std::is_same_v<Stored, Scalar>) {
+    detail::fold_decoder_norms(activation_, parameters_, options_.sites);
+  }
 
  private:
   static detail::StepRows<Scalar> rows_of(const Rows& x) { return {x, x}; }
@@ -372,6 +389,28 @@ class SparseAutoencoder {
   ModelOptions options_;
   Parameters parameters_;
 };
+
+/// The model with its weights stored as `Stored`: rounded to nearest, from 16 bits exact. Cost: a model more.
+///
+///   auto narrow = sae::with_weights<sae::bfloat16>(model);
+template <class Stored, int D, int F, class Activation, class Scalar, class Other>
+SparseAutoencoder<D, F, Activation, Scalar, Stored> with_weights(
+    const SparseAutoencoder<D, F, Activation, Scalar, Other>& model) {
+  SparseAutoencoder<D, F, Activation, Scalar, Stored> out(model.d_in(), model.latents(), model.activation(), model.options());
+  const auto& from = model.parameters();
+  auto& to = out.parameters();
+  to.resize_like(from);
+  const auto copy = [](const Tensor<Other>& x, Tensor<Stored>& y) {
+    for (Index i = 0; i < x.size(); ++i) y[i] = static_cast<Stored>(detail::number(x[i]));
+  };
+  copy(from.W_enc, to.W_enc);
+  copy(from.W_dec, to.W_dec);
+  to.b_enc = from.b_enc;
+  to.b_dec = from.b_dec;
+  to.W_skip = from.W_skip;
+  to.activation = from.activation;
+  return out;
+}
 
 template <class Activation>
 SparseAutoencoder(Index, Index, Activation) -> SparseAutoencoder<Dynamic, Dynamic, Activation, float>;

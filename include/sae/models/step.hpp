@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/activations/selection.hpp>
 #include <sae/core/threads.hpp>
+#include <sae/kernels/half_kernels.hpp>
 #include <sae/kernels/vector.hpp>
 #include <sae/models/input_normalisation.hpp>
 #include <sae/models/screen.hpp>
@@ -82,6 +83,43 @@ class ScratchPool : public Pool<Buffer<Scalar>> {
   }
 };
 
+namespace detail {
+/// Weights to compute with: themselves, or, where they are stored in 16 bits, widened into room that is borrowed for it.
+template <class Scalar, class Stored>
+class WideRows {
+  struct Nothing {
+    Nothing(ScratchPool<Scalar>&, Index) {}
+    Scalar* at(Index) { return nullptr; }
+  };
+  struct Room {
+    Room(ScratchPool<Scalar>& pool, Index numbers) : loan(pool.borrow(numbers)) {}
+    Scalar* at(Index number) { return loan.data() + number; }
+    typename Pool<Buffer<Scalar>>::Loan loan;
+  };
+
+ public:
+  WideRows(ScratchPool<Scalar>& pool, Index numbers) : room_(pool, numbers) {}
+  /// n numbers; those that were widened are good until others come to the same place of the room.
+  const Scalar* operator()(const Stored* x, Index n, Index place = 0) { return kernels::wide(x, n, room_.at(place)); }
+  /// Calls body(row i of w), which may change it; where it is stored in 16 bits, what it is then is rounded stochastically, by its place
+  /// in w, and what body left alone stays to the last bit.
+  template <class Body>
+  void change(Tensor<Stored>& w, Index i, [[maybe_unused]] std::uint32_t key, const Body& body) {
+    if constexpr (is_half<Stored>) {
+      Scalar* const row = room_.at(0);
+      kernels::widen(w.row(i), row, w.cols());
+      body(row);
+      kernels::narrow(row, w.row(i), w.cols(), {.key = key, .position = static_cast<std::uint32_t>(i * w.cols())});
+    } else {
+      body(w.row(i));
+    }
+  }
+
+ private:
+  std::conditional_t<is_half<Stored>, Room, Nothing> room_;
+};
+}  // namespace detail
+
 /// The entries of a batch regrouped by latent: latent i owns [offsets[i], offsets[i+1]), rows ascending.
 struct ByLatent {
   Buffer<int> offsets;  ///< [F + 1]
@@ -147,17 +185,18 @@ struct LossValues {
 /// gradient of each latent is made of. Reused from step to step, so that its arrays are allocated in the first ones only.
 /// Memory follows the active entries (about 50 bytes each with a gradient), not B x F: of a batch in which a ReLU keeps half of
 /// everything that is more than a dense matrix would take, so begin such trainings with smaller batches.
-template <class Activation, class Scalar_>
+template <class Activation, class Scalar_, class Stored_ = Scalar_>
 struct Step {
   using Scalar = Scalar_;
+  using Stored = Stored_;  ///< what weights are stored as: to compute with them, `WideRows`
 
   // Given by the caller.
   double sparsity_scale = 1;                     ///< s(t) in [0, 1]: sparsity warm-up, multiplies the sparsity terms
   Index number = 0;                              ///< t: steps of the training before this one
   std::span<const std::uint8_t> dead;            ///< [F] 1 where a latent counts as dead; empty: none
-  const Tensor<Scalar>* encoder = nullptr;       ///< W_enc [F x D_in]; W_dec where the two are tied
+  const Tensor<Stored>* encoder = nullptr;       ///< W_enc [F x D_in]; W_dec where the two are tied
   const Tensor<Scalar>* encoder_bias = nullptr;  ///< b_enc [1 x F]; empty where the activation adds biases of its own
-  const Tensor<Scalar>* decoder = nullptr;       ///< W_dec [F x D_out]
+  const Tensor<Stored>* decoder = nullptr;       ///< W_dec [F x D_out]
   const Tensor<Scalar>* decoder_bias = nullptr;  ///< what x' starts from [1 x D_out]: b_dec, or `no_bias`
   const Tensor<Scalar>* skip = nullptr;          ///< W_skip [D_out x D_in]; empty: none
   std::span<const Index> sites;                  ///< widths of the sites of a decoder row, see `decoder_norms`; empty: one

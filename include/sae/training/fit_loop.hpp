@@ -18,7 +18,7 @@ void check_weights(const Parameters& parameters, Index step) {
   Parameters::visit(
       [&](std::string_view name, const auto& w) {
         for (Index i = 0; i < w.size(); ++i)
-          if (!std::isfinite(w[i])) throw DivergedError(step, concat(name, " holds a number that is not finite"));
+          if (!std::isfinite(number(w[i]))) throw DivergedError(step, concat(name, " holds a number that is not finite"));
       },
       parameters);
 }

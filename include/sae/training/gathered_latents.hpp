@@ -26,9 +26,10 @@ class GatheredLatents {
     const Index count = static_cast<Index>(latents.size()), width = step.input_width();
     weights_.resize(count, width);
     bias_.resize(1, count);
+    WideRows<Scalar, typename Step::Stored> wide(step.scratch, width);
     for (Index n = 0; n < count; ++n) {
       const Index i = latents[static_cast<std::size_t>(n)];
-      std::copy_n(step.encoder->row(i), width, weights_.row(n));
+      std::copy_n(wide(step.encoder->row(i), width), width, weights_.row(n));
       bias_[n] = step.encoder_bias->size() > 0 ? (*step.encoder_bias)[i] : Scalar(0);
     }
     for_each_pre_activation(step.input.data(), step.rows(), width, weights_.data(), bias_.data(), count, step.scratch, threads,

@@ -78,7 +78,7 @@ class OptimizerState {
   struct Slots {
     std::vector<Tensor<Scalar>> full;
     std::vector<Tensor<bfloat16>> half;
-    std::uint32_t key = 0;  ///< of this step's rounding
+    std::uint32_t key = 0, weight_key = 0;  ///< of this step's rounding, of what is kept here and of the weights
   };
 
   OptimizerState() = default;
@@ -129,15 +129,16 @@ class OptimizerState {
 
   /// Forgets what is kept of one row of a matrix w: as if it had started as it is now and its gradients had been 0 so far. What rows
   /// share (Adafactor's column averages) stays.
-  void reset_row(std::string_view name, const Tensor<Scalar>& w, Index row) {
+  template <class Stored>
+  void reset_row(std::string_view name, const Tensor<Stored>& w, Index row) {
     Slots& all = slots(name);
     for (Tensor<bfloat16>& slot : all.half)
       for (Index j = 0; j < slot.cols(); ++j)
-        slot.row(row)[j] = averages() ? bfloat16(static_cast<float>(w.row(row)[j])) : bfloat16();
+        slot.row(row)[j] = averages() ? bfloat16(static_cast<float>(detail::number(w.row(row)[j]))) : bfloat16();
     for (std::size_t s = 0; s < all.full.size(); ++s) {
       Tensor<Scalar>& slot = all.full[s];
       if (averages()) {
-        std::copy_n(w.row(row), slot.cols(), slot.row(row));
+        for (Index j = 0; j < slot.cols(); ++j) slot.row(row)[j] = detail::number(w.row(row)[j]);
       } else if (!std::holds_alternative<Adafactor>(optimizer_)) {
         std::fill_n(slot.row(row), slot.cols(), Scalar(0));
       } else if (s == 0) {
@@ -156,8 +157,11 @@ class OptimizerState {
     learning_rate_ = learning_rate;
     const auto steps = static_cast<std::uint64_t>(t);
     std::uint32_t number = 0;
-    for (auto& [name, slots] : tensors_)
-      slots.key = philox({static_cast<std::uint32_t>(steps), static_cast<std::uint32_t>(steps >> 32), number++, 0}, {})[0];
+    for (auto& [name, slots] : tensors_) {
+      const auto words = philox({static_cast<std::uint32_t>(steps), static_cast<std::uint32_t>(steps >> 32), number++, 0}, {});
+      slots.key = words[0];
+      slots.weight_key = words[1];
+    }
     std::visit(
         [&]<class Kind>(const Kind& optimizer) {
           if constexpr (std::is_same_v<Kind, ScheduleFree>) {
@@ -184,7 +188,8 @@ class OptimizerState {
     std::visit([&](const auto& update) { update(w, g, at, n); }, update_);
   }
   /// Asks for what `update_rows` will read.
-  void prefetch_rows(const Slots& slots, Index from, const Scalar* w, Index n) const {
+  template <class Stored>
+  void prefetch_rows(const Slots& slots, Index from, const Stored* w, Index n) const {
     kernels::prefetch(w, n);
     for (const auto& slot : slots.full) kernels::prefetch(slot.data() + from, n);
     for (const auto& slot : slots.half) kernels::prefetch(slot.data() + from, n);

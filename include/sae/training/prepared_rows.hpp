@@ -189,7 +189,7 @@ class PreparedRows {
   /// Scale and whitening go into the model, which from there on reads rows of the source.
   void fold() {
     fold_scales(scale_, target_scale_);
-    if constexpr (!predicts) {
+    if constexpr (!predicts && requires { model_.fold_decoder_norms(); }) {
       if (whitens()) {
         const bool* const by_norm = detail::rank_by_norm(model_.activation());
         if (by_norm != nullptr && *by_norm) model_.fold_decoder_norms();
@@ -219,7 +219,7 @@ class PreparedRows {
   double output_scale() const { return predicts ? target_scale_ : scale_; }
   void set_whitening(Whitening whitening) {
     whitening_ = std::move(whitening);
-    if constexpr (!predicts) {
+    if constexpr (!predicts && requires { model_.fold_decoder_norms(); }) {
       if (!config_.reads_raw_rows) return;
       Tensor<double> mean(1, model_.d_in());  // x = (y + mean A) A^-1
       kernels::add_product_nn(mean.data(), mean.cols(), whitening_.mean.data(), mean.cols(), whitening_.matrix.data(),

@@ -65,10 +65,11 @@ struct Reanimation {
     Path<Scalar>* const path = step.wants_gradient ? &step.add_path() : nullptr;
     if (path != nullptr) path->entries.reset(step.latents());
     double sum = 0;
+    detail::WideRows<Scalar, typename Step::Stored> wide(step.scratch, width);
     for (Index i = 0; i < step.latents(); ++i) {
       if (active[static_cast<std::size_t>(i)] != 0) continue;
       const Scalar bias = step.encoder_bias->size() > 0 ? (*step.encoder_bias)[i] : Scalar(0);
-      const Scalar z = kernels::dot(mean.data(), step.encoder->row(i), width) + bias;
+      const Scalar z = kernels::dot(mean.data(), wide(step.encoder->row(i), width), width) + bias;
       sum += static_cast<double>(z);
       if (path != nullptr) path->entries.push(i, Scalar(0), z);
     }

@@ -172,7 +172,7 @@ class Resampler {
       if (residual ? !is_dead : activity > 0) alive.push_back(i);
     }
     if (alive.empty()) alive = lost;
-    const auto mean_norm = [&](const Tensor<Scalar>& w) {
+    const auto mean_norm = [&](const auto& w) {
       double sum = 0;
       for (const Index i : alive) sum += norm_of(w, i);
       return sum / static_cast<double>(alive.size());
@@ -205,8 +205,9 @@ class Resampler {
       for (std::size_t n = 0; n < drawn.size(); ++n) {
         const Index i = lost[n];
         const auto [x, y] = directions(model, rows_from(rows, drawn[n], 1), workspace.step, target, threads);
-        const auto give = [&](std::string_view name, Tensor<Scalar>& w, const Tensor<Scalar>& row, double factor) {
-          for (Index j = 0; j < w.cols(); ++j) w.row(i)[j] = static_cast<Scalar>(factor * static_cast<double>(row[j]));
+        const auto give = [&]<class Stored>(std::string_view name, Tensor<Stored>& w, const Tensor<Scalar>& row,
+                                            double factor) {
+          for (Index j = 0; j < w.cols(); ++j) w.row(i)[j] = Stored(static_cast<Scalar>(factor * static_cast<double>(row[j])));
           optimizer.reset_row(name, w, i);
         };
         give("W_dec", p.W_dec, y, writes / norm_of(y, 0));
@@ -261,8 +262,10 @@ class Resampler {
     Index filled = 0, next = 0;  ///< rows kept, and where the next one goes
   };
 
-  static double norm_of(const Tensor<Scalar>& w, Index row) {
-    return std::sqrt(static_cast<double>(kernels::squared_norm(w.row(row), w.cols())));
+  template <class Stored>
+  static double norm_of(const Tensor<Stored>& w, Index row) {
+    Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(w.cols())));
+    return std::sqrt(static_cast<double>(kernels::squared_norm(kernels::wide(w.row(row), w.cols(), room.data()), w.cols())));
   }
   static detail::StepRows<Scalar> rows_from(detail::StepRows<Scalar> rows, Index first, Index count) {
     for (RowsView<Scalar>* const view : {&rows.x, &rows.target}) {

@@ -29,6 +29,9 @@ namespace sae::inline SAE_ABI {
 /// a mean of unit vectors is shorter. Until then callbacks see w. It takes 2 F D numbers. Source: openai/sparse_autoencoder
 /// train.py, EmaModel, which averages before a step and does not renormalise. The optimizer ScheduleFree averages by itself: what it ends
 /// with takes the place of the weights in the same way.
+/// Weights that are stored in 16 bits (SparseAutoencoder's Stored): a step widens a row, updates it, brings it to its norm and rounds it
+/// stochastically by the step and the place of each number, so that small steps move it in the mean. Unit rows then have their norm within
+/// that rounding. Without `ema`, whitening, ScheduleFree, Muon and Adafactor, which need weights of float.
 /// Results are the same bytes for any number of threads; `visit_state` with the source's state resumes to the last bit.
 /// The trainer keeps a reference to the model, which must outlive it.
 template <class Model, class Terms = typename DefaultObjective<typename Model::Activation>::type>
@@ -39,6 +42,8 @@ class Trainer {
   static constexpr std::string_view kind = "Trainer";  ///< what a checkpoint names
   using Scalar = typename Model::Scalar;
   using Parameters = typename Model::Parameters;
+  using Stored = typename Parameters::Stored;
+  static constexpr bool narrow_weights = !std::is_same_v<Stored, Scalar>;  ///< they are stored in 16 bits
 
   Trainer(Model& model, TrainerConfig config, Terms objective, Threads& threads = Threads::shared())
       : model_(model),
@@ -51,7 +56,9 @@ class Trainer {
     objective_.check(model.d_in(), model.latents());
     check_fit();
     rows_.check();
-    if (model.activation().needs_decoder_norms() && model.parameters().W_dec.map().isZero(0))
+    const Tensor<Stored>& decoder = model.parameters().W_dec;
+    const auto is_zero = [](const Stored& w) { return detail::number(w) == Scalar(0); };
+    if (model.activation().needs_decoder_norms() && std::all_of(decoder.data(), decoder.data() + decoder.size(), is_zero))
       throw_value("Trainer: W_dec is 0, and ", std::string_view(model.activation().name),
                   " ranks by its norms: no latent would ever be active (TranscoderOptions::decoder_norm starts it elsewhere)");
     moments_ = OptimizerState<Scalar>(config_.optimizer, config_.moments);
@@ -140,7 +147,8 @@ class Trainer {
   void finish() {
     if (folded_) throw_value("Trainer: the run has ended already");
     check_weights();
-    if (averages() && step_ > 0) model_.parameters() = averaged();
+    if constexpr (!narrow_weights)
+      if (averages() && step_ > 0) model_.parameters() = averaged();
     folded_ = true;
     model_.parameters().activation.constrain();
     rows_.fold();
@@ -151,7 +159,7 @@ class Trainer {
   bool averages() const { return config_.ema > 0 || moments_.averages(); }
   /// The average of the weights as `fit` leaves it in the model, but in the units of the scaled rows.
   /// \throws ValueError  there is none, or no step was done.
-  Parameters averaged() const {
+  Parameters averaged() const requires(!narrow_weights) {
     if (!averages() || step_ == 0) throw_value("Trainer: no average of weights: ema = ", config_.ema, ", ", step_, " steps");
     Parameters out = model_.parameters();
     if (config_.ema > 0) {
@@ -278,6 +286,16 @@ class Trainer {
     if (model_.parameters().tied() && config_.frozen.encoder != config_.frozen.decoder)
       throw_value("Trainer: frozen.encoder and frozen.decoder differ, and ", std::string_view(model_.activation().name),
                   " ties the two");
+    const auto refuse = [](bool set, std::string_view what) {
+      if (set && narrow_weights) throw_value("Trainer: ", what, " needs weights of float, and these are stored in 16 bits");
+    };
+    refuse(config_.ema > 0, "ema, which keeps an average of them in float,");
+    refuse(config_.normalisation == Normalisation::whitening, "normalisation = whitening, which is folded into them,");
+    std::visit(
+        [&]<class Kind>(const Kind& optimizer) {
+          refuse(!Kind::row_local || std::is_same_v<Kind, ScheduleFree>, detail::concat("the optimizer ", optimizer.name));
+        },
+        config_.optimizer);
   }
   /// Whether decoder rows are kept at norm 1.
   bool unit_decoder() const { return config_.decoder == DecoderNorm::unit && !config_.frozen.decoder; }
@@ -346,7 +364,8 @@ class Trainer {
     } else {
       update_latent_by_latent();
     }
-    if (config_.ema > 0) update_average();
+    if constexpr (!narrow_weights)
+      if (config_.ema > 0) update_average();
     report_.resampled = 0;
     if (const auto batch = step_rows(); resampler_.count(step.main.entries.codes, config_.dead.least_value, batch))
       report_.resampled = resampler_.resample(model_, batch, moments_, dead_, threads_);
@@ -418,6 +437,7 @@ class Trainer {
     if (subtracts && (partial.rows() != blocks || partial.cols() != in)) partial.resize(blocks, in);
     threads_.for_blocks(latents, detail::gradient_block_latents, [&](Index begin, Index end, Index block) {
       if (subtracts) std::fill_n(partial.row(block), in, Scalar(0));
+      detail::WideRows<Scalar, Stored> wide(step.scratch, std::max(in, out));
       detail::visit_latent_gradients(step, begin, end, [&](Index i, Scalar* g_enc, Scalar g_bias, Scalar* g_dec) {
         // What lies in six arrays comes from memory while the next latent's gradient is summed.
         if (i + 1 < end) {
@@ -425,12 +445,16 @@ class Trainer {
           if (writes) moments_.prefetch_rows(*dec, (i + 1) * out, p.W_dec.row(i + 1), out);
         }
         // The gradient of b_dec reads W_enc before it moves.
-        if (subtracts) kernels::add_scaled(partial.row(block), g_bias, p.encoder().row(i), in);
-        if (unit) constrain_row(p.W_dec.row(i), g_dec);
-        if (reads) moments_.update_rows(*enc, i * in, p.W_enc.row(i), g_enc, in);
-        if (writes) moments_.update_rows(*dec, i * out, p.W_dec.row(i), g_dec, out);
+        if (subtracts) kernels::add_scaled(partial.row(block), g_bias, wide(p.encoder().row(i), in), in);
+        if (reads)
+          wide.change(p.W_enc, i, enc->weight_key, [&](Scalar* w) { moments_.update_rows(*enc, i * in, w, g_enc, in); });
+        if (writes)
+          wide.change(p.W_dec, i, dec->weight_key, [&](Scalar* w) {
+            if (unit) constrain_row(w, g_dec);
+            moments_.update_rows(*dec, i * out, w, g_dec, out);
+            if (renorm) normalise(w);
+          });
         if (has_bias) moments_.update_rows(*bias, i, &p.b_enc[i], &g_bias, 1);
-        if (renorm) normalise(p.W_dec.row(i));
       });
     });
     detail::shared_gradients(step, subtracts ? &step.read_sums : nullptr, shared_gradient_, threads_);
@@ -450,7 +474,10 @@ class Trainer {
     Parameters::visit_activation([](std::string_view, auto& to, const auto& from) { to = from; }, gradient_, shared_gradient_);
     if (unit_decoder())
       threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
-        for (Index i = begin; i < end; ++i) constrain_row(p.W_dec.row(i), gradient_.W_dec.row(i));
+        detail::WideRows<Scalar, Stored> wide(workspace_.step.scratch, p.output_width());
+        const std::uint32_t key = moments_.slots("W_dec").weight_key;
+        for (Index i = begin; i < end; ++i)
+          wide.change(p.W_dec, i, key, [&](Scalar* w) { constrain_row(w, gradient_.W_dec.row(i)); });
       });
     double squares = 0;
     std::vector<double>& row_squares = row_squares_;
@@ -474,17 +501,30 @@ class Trainer {
           threads_.for_blocks(g.rows(), row_block, [&](Index begin, Index end, Index) {
             kernels::scale(g.row(begin), factor, (end - begin) * g.cols());
           });
-          moments_.update(moments_.slots(name), w, g, threads_);
+          if constexpr (detail::is_half<std::remove_cvref_t<decltype(w[0])>>) {
+            auto& slots = moments_.slots(name);
+            threads_.for_blocks(w.rows(), row_block, [&](Index begin, Index end, Index) {
+              detail::WideRows<Scalar, Stored> wide(workspace_.step.scratch, w.cols());
+              for (Index i = begin; i < end; ++i)
+                wide.change(w, i, slots.weight_key, [&](Scalar* row) {
+                  moments_.update_rows(slots, i * w.cols(), row, g.row(i), w.cols());
+                  if (&w == &p.W_dec && normalises_after()) normalise(row);
+                });
+            });
+          } else {
+            moments_.update(moments_.slots(name), w, g, threads_);
+          }
         },
         p, gradient_);
-    if (normalises_after())
-      threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
-        for (Index i = begin; i < end; ++i) normalise(p.W_dec.row(i));
-      });
+    if constexpr (!narrow_weights)
+      if (normalises_after())
+        threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
+          for (Index i = begin; i < end; ++i) normalise(p.W_dec.row(i));
+        });
   }
 
   /// a <- ema a + (1 - ema) w, of weights as the next step reads them.
-  void update_average() {
+  void update_average() requires(!narrow_weights) {
     const auto keep = static_cast<Scalar>(config_.ema), rest = static_cast<Scalar>(1 - config_.ema);
     model_.parameters().activation.constrain();
     Parameters::visit(
@@ -517,7 +557,7 @@ class Trainer {
   detail::PreparedRows<Model> rows_;
 
   OptimizerState<Scalar> moments_;
-  Parameters average_;  ///< of the weights, not yet divided by 1 - ema^t; empty while `ema` is 0
+  typename Parameters::Gradients average_;  ///< of the weights, not yet divided by 1 - ema^t; empty while `ema` is 0
   DeadLatents dead_;
   Resampler<Scalar> resampler_;
   Index step_ = 0, tokens_ = 0;
@@ -528,8 +568,8 @@ class Trainer {
 
   StepReport report_;
   typename Model::template Workspace<Terms> workspace_;
-  Parameters shared_gradient_;  ///< of b_dec, W_skip and the activation's own tensors; the others are empty
-  Parameters gradient_;         ///< all gradients; empty where none needs them
+  typename Parameters::Gradients shared_gradient_;  ///< of b_dec, W_skip and the activation's own tensors; the others are empty
+  typename Parameters::Gradients gradient_;         ///< all gradients; empty where none needs them
   std::vector<RowStatistics> batch_statistics_;
   std::vector<double> row_squares_;
   Tensor<Scalar> outer_;  ///< x' of `forward`, then dL/dx'
