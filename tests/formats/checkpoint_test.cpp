@@ -79,7 +79,7 @@ TEST_CASE("checkpoint: every optimizer and the average of weights resume to the 
 
 TEST_CASE("checkpoint: moments of 16 bits are saved as such and resume to the last bit", "[formats][checkpoint]") {
   for (const sae::Optimizer& optimizer :
-       std::vector<sae::Optimizer>{sae::Adam{}, sae::Sgd{.momentum = 0.9}, sae::ScheduleFree{}}) {
+       std::vector<sae::Optimizer>{sae::Adam{}, sae::Sgd{.momentum = 0.9}, sae::SignSgd{.momentum = 0.9}}) {
     CAPTURE(optimizer.index());
     require_resumes<float>(sae::TopK{.k = 2}, sae::Objective<>{},
                            {.learning_rate = 1e-2, .optimizer = optimizer, .moments = sae::Precision::bfloat16});

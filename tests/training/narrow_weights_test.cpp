@@ -63,17 +63,23 @@ TEMPLATE_TEST_CASE("a step of weights of 16 bits is the float32 step, rounded by
                    float16) {
   constexpr Index width = 20, latents = 130;
   const Matrix<float> x = rows_of(3 * 64, width, 4);
+  struct Norms {
+    sae::DecoderNorm decoder;
+    bool before;  // the norm is brought back before the update
+  };
   for (const double clip : {0.0, 0.5})
-    for (const auto decoder : {sae::DecoderNorm::unit, sae::DecoderNorm::free})
+    for (const auto [decoder, before] :
+         {Norms{sae::DecoderNorm::unit, false}, {sae::DecoderNorm::unit, true}, {sae::DecoderNorm::free, false}})
       for (const auto moments : {sae::Precision::full, sae::Precision::bfloat16})
-        sae_test::on_every_route([&] {
-          CAPTURE(clip, static_cast<int>(decoder), static_cast<int>(moments));
+        sae_test::on_every_route([&, decoder = decoder, before = before] {
+          CAPTURE(clip, static_cast<int>(decoder), before, static_cast<int>(moments));
           const sae::TrainerConfig config{.steps = 9,
                                           .batch = 64,
                                           .learning_rate = 0.01,
                                           .moments = moments,
                                           .clip_norm = clip,
                                           .decoder = decoder,
+                                          .normalise_before_update = before,
                                           .center = sae::Center::none,
                                           .normalisation = sae::Normalisation::none};
           Model<sae::TopK, TestType> model(width, latents, {.k = 4});

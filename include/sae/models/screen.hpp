@@ -20,7 +20,8 @@
 //   |x . w - s t q . p| <= |s q| |f| + |e| |w'|        (Cauchy and Schwarz)
 //
 // and what is called z differs from x . w + b by what rounding can do, at most (D / 8 + 4) 2^-24 (|x'| |w'| + |b|). A latent whose
-// upper bound lies below the k-th largest lower bound of the row is not among the k largest, whatever the ties.
+// upper bound lies below the k-th largest lower bound of the row is not among the k largest, whatever the ties. z itself is a bound of
+// both kinds: of those with the k largest lower bounds z is computed first, and excludes others.
 // Where a threshold decides, what is excluded has an upper bound below it.
 // g_d, powers of two, balance dimensions that are large in x against w (Xiao et al. 2022, arXiv:2211.10438, "SmoothQuant").
 namespace sae::inline SAE_ABI::detail {

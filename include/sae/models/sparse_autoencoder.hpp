@@ -44,7 +44,8 @@ enum class ScaleFold { activations, weights };
 /// \tparam Stored      what W_enc and W_dec are stored as: Scalar, or of float bfloat16 or float16, half the memory. Rows are widened
 ///                     where they are read, so that all results are those of a float32 model that holds the same numbers, and a training
 ///                     rounds stochastically what it writes; no float32 copy of the weights is ever made. `with_weights` goes between
-///                     the two. What has no such form (folds of weights, matching pursuit, AnyActivation, ..) does not compile.
+///                     the two. What has no such form (folds of weights, `to_jump_relu`, starts from data, interventions,
+///                     matching pursuit, AnyActivation) does not compile: go through `with_weights<float>`.
 ///
 /// Every argument `x` takes any Eigen expression or Map of [B x D] of the same scalar, or one vector. All parameters live on
 /// the heap and their layout does not depend on compiler flags. Results do not depend on the number of threads.
@@ -269,7 +270,7 @@ class SparseAutoencoder {
   ///                 on z |W_dec[i]| is divided by `scale`. Exact for every activation (SAELens)
   /// A model with constant_norm reads scale * x as it reads x: nothing changes.
   /// \throws ValueError  the scale is not positive and finite; the model has layer_norm, whose 1e-5 no weights can rescale; the
-  ///                     weights are tied and were to be changed.
+  ///                     weights are tied, or of 16 bits, and were to be changed.
   void fold_input_scale(double scale, ScaleFold fold = ScaleFold::activations) {
     require_positive("fold_input_scale: scale", scale);
     if (input_normalisation() == InputNormalisation::layer_norm && scale != 1)

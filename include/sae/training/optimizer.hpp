@@ -36,7 +36,8 @@ using Optimizer = std::variant<Adam, AdamW, Sgd, SignSgd, Muon, Adafactor, Sched
 ///   bfloat16  beside matrices in 16 bits, beside vectors as before: of Adam 4 F D bytes a weight in the place of 8 F D. A step widens
 ///             what is kept, computes in float32 and rounds stochastically (core/half.hpp) by the step and the place of a number alone.
 ///             Its mean is that of float32; rounding to nearest would lose steps of v, which are a thousandth (1 - beta2) where
-///             neighbours are four to eight apart. For models of float and row-local optimizers.
+///             neighbours are four to eight apart. For models of float and row-local optimizers but ScheduleFree, whose
+///             state is a second set of weights.
 ///
 /// There is no float16: it ends at 6e-8, and the v of small gradients lie below.
 enum class Precision { full, bfloat16 };
@@ -49,6 +50,9 @@ inline void check(const Optimizer& optimizer, Precision moments = Precision::ful
         if (moments != Precision::full && !Kind::row_local)
           throw_value("Trainer: moments = bfloat16 is for optimizers that update row by row, which ", one.name,
                       " does not; moments = full is legal");
+        if (moments != Precision::full && std::is_same_v<Kind, ScheduleFree>)
+          throw_value("Trainer: moments = bfloat16 is for what follows gradients; the state of ", one.name,
+                      " is a second set of weights, in which every rounding would stay; moments = full is legal");
       },
       optimizer);
 }

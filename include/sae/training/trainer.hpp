@@ -474,10 +474,15 @@ class Trainer {
     Parameters::visit_activation([](std::string_view, auto& to, const auto& from) { to = from; }, gradient_, shared_gradient_);
     if (unit_decoder())
       threads_.for_blocks(p.latents(), row_block, [&](Index begin, Index end, Index) {
-        detail::WideRows<Scalar, Stored> wide(workspace_.step.scratch, p.output_width());
-        const std::uint32_t key = moments_.slots("W_dec").weight_key;
-        for (Index i = begin; i < end; ++i)
-          wide.change(p.W_dec, i, key, [&](Scalar* w) { constrain_row(w, gradient_.W_dec.row(i)); });
+        if constexpr (narrow_weights) {  // of a copy: rows are rounded once a step, when they are updated
+          auto loan = workspace_.step.scratch.borrow(p.output_width());
+          for (Index i = begin; i < end; ++i) {
+            kernels::widen(p.W_dec.row(i), loan.data(), p.output_width());
+            constrain_row(loan.data(), gradient_.W_dec.row(i));
+          }
+        } else {
+          for (Index i = begin; i < end; ++i) constrain_row(p.W_dec.row(i), gradient_.W_dec.row(i));
+        }
       });
     double squares = 0;
     std::vector<double>& row_squares = row_squares_;
@@ -507,6 +512,7 @@ class Trainer {
               detail::WideRows<Scalar, Stored> wide(workspace_.step.scratch, w.cols());
               for (Index i = begin; i < end; ++i)
                 wide.change(w, i, slots.weight_key, [&](Scalar* row) {
+                  if (&w == &p.W_dec && unit_decoder() && config_.normalise_before_update) normalise(row);
                   moments_.update_rows(slots, i * w.cols(), row, g.row(i), w.cols());
                   if (&w == &p.W_dec && normalises_after()) normalise(row);
                 });
