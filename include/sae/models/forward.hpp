@@ -350,9 +350,10 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads,
         }
         if (levels)
           for (Index r = begin; r < end; ++r) step.screen_levels[static_cast<std::size_t>(r)] = screen->level(r - begin);
-        screen->for_each_value(x, w, b, width, *rule, [&](Index row, std::span<const int> latents_of, std::span<const float> z) {
-          step.selectors.offer(block, row, latents_of, z);
-        });
+        screen->for_each_value(x, w, b, width, *rule,
+                               [&](Index row, std::span<const int> latents_of, std::span<const float> z) {
+                                 step.selectors.offer(block, row, latents_of, z);
+                               });
         const std::span<const Index> left = screen->whole_rows();
         if (left.empty()) return;
         const auto count = static_cast<Index>(left.size());
