@@ -44,8 +44,10 @@ class ScreenWeights {
 
   /// Takes rows x [n x D] of those that will be screened, the first `rows_for_balance`, into the balance: any will do.
   void see(std::span<const float> rows, Index width) {
-    if (squares_of_x_.size() != static_cast<std::size_t>(width)) forget();
-    squares_of_x_.resize(static_cast<std::size_t>(width), 0);
+    if (squares_of_x_.size() != static_cast<std::size_t>(width)) {
+      forget();
+      squares_of_x_.assign(static_cast<std::size_t>(width), 0);
+    }
     for (; !rows.empty() && seen_ < rows_for_balance; rows = rows.subspan(static_cast<std::size_t>(width)), ++seen_)
       for (std::size_t d = 0; d < squares_of_x_.size(); ++d)
         squares_of_x_[d] += static_cast<double>(rows[d]) * static_cast<double>(rows[d]);
