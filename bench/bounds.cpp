@@ -100,10 +100,9 @@ void eight_bit_tiles(Index rounds) {
 Loops loops() {
 #if SAE_X86
   using sae::kernels::Route;
-  const Route route = sae::kernels::route();
-  if (route == Route::avx512 || route == Route::avx512_vnni || route == Route::amx)
-    return {16, avx512::multiply_add, avx512::read, avx512::update};
-  if (route == Route::avx2 || route == Route::avx_vnni) return {8, avx2::multiply_add, avx2::read, avx2::update};
+  const Route base = sae::kernels::base_of(sae::kernels::route());
+  if (base == Route::avx512) return {16, avx512::multiply_add, avx512::read, avx512::update};
+  if (base == Route::avx2) return {8, avx2::multiply_add, avx2::read, avx2::update};
 #endif
   return {1, portable::multiply_add, portable::read, portable::update};
 }

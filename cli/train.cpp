@@ -531,7 +531,7 @@ void add_train(CLI::App& program) {
                   "adam (default), adamw, sgd (momentum 0.9), signum, schedule-free (sign-SGD), muon or adafactor")
       ->check(CLI::IsMember({"adam", "adamw", "sgd", "signum", "schedule-free", "muon", "adafactor"}));
   verb.add_option("--moments", options->moments,
-                  "what adam, adamw, sgd, signum and schedule-free keep beside each weight: full (float32, default), bfloat16 "
+                  "what adam, adamw, sgd and signum keep beside each weight: full (float32, default), bfloat16 "
                   "(half the memory)")
       ->check(CLI::IsMember({"full", "bfloat16"}));
   verb.add_option("--ema", options->ema, "decay of an average of the weights, which is what is saved; 0 (default): off")

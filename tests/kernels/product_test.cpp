@@ -196,3 +196,12 @@ TEST_CASE("a route that the machine lacks is refused", "[kernels][product]") {
       CHECK_THROWS_WITH(sae::kernels::set_route(route),
                         "set_route: this machine has no " + std::string(sae::kernels::to_string(route)));
 }
+
+TEST_CASE("a route without its products of small integers is one of plain loops", "[kernels][product]") {
+  using sae::kernels::base_of, sae::kernels::Route;
+  for (const Route route : {Route::portable, Route::avx2, Route::avx512, Route::neon}) CHECK(base_of(route) == route);
+  CHECK(base_of(Route::avx_vnni) == Route::avx2);
+  CHECK(base_of(Route::avx512_vnni) == Route::avx512);
+  CHECK(base_of(Route::amx) == Route::avx512);
+  CHECK(base_of(Route::neon_dot) == Route::neon);
+}

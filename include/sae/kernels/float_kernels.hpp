@@ -227,17 +227,12 @@ namespace neon {
 
 /// Those of the route that is taken.
 inline const FloatKernels& float_kernels() {
+  [[maybe_unused]] const Route base = base_of(route());
 #if SAE_X86
-  switch (route()) {
-    case Route::avx2:
-    case Route::avx_vnni: return avx2::kernels;
-    case Route::avx512:
-    case Route::avx512_vnni:
-    case Route::amx: return avx512::kernels;
-    default: break;
-  }
+  if (base == Route::avx512) return avx512::kernels;
+  if (base == Route::avx2) return avx2::kernels;
 #elif SAE_NEON
-  if (route() != Route::portable) return neon::kernels;
+  if (base == Route::neon) return neon::kernels;
 #endif
   return portable::kernels;
 }

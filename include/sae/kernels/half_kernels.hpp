@@ -93,17 +93,12 @@ namespace neon {
 
 /// Those of the route that is taken.
 inline const HalfKernels& half_kernels() {
+  [[maybe_unused]] const Route base = base_of(route());
 #if SAE_X86
-  switch (route()) {
-    case Route::avx2:
-    case Route::avx_vnni: return avx2::half_kernels;
-    case Route::avx512:
-    case Route::avx512_vnni:
-    case Route::amx: return avx512::half_kernels;
-    default: break;
-  }
+  if (base == Route::avx512) return avx512::half_kernels;
+  if (base == Route::avx2) return avx2::half_kernels;
 #elif SAE_NEON
-  if (route() != Route::portable) return neon::half_kernels;
+  if (base == Route::neon) return neon::half_kernels;
 #endif
   return portable::half_kernels;
 }

@@ -39,6 +39,21 @@ inline std::string_view to_string(Route route) {
 inline constexpr Route all_routes[] = {Route::portable,    Route::avx2, Route::avx_vnni, Route::avx512,
                                        Route::avx512_vnni, Route::amx,  Route::neon,     Route::neon_dot};
 
+/// The route without its products of small integers, which a screen alone takes: whose loops over float32 and 16 bits it has.
+constexpr Route base_of(Route route) {
+  switch (route) {  // every one is named, so that the compiler asks for a new one
+    case Route::avx2:
+    case Route::avx_vnni: return Route::avx2;
+    case Route::avx512:
+    case Route::avx512_vnni:
+    case Route::amx: return Route::avx512;
+    case Route::neon:
+    case Route::neon_dot: return Route::neon;
+    case Route::portable: break;
+  }
+  return Route::portable;
+}
+
 namespace detail {
 /// Whether a CPU that has AVX-512 has AMX for eight bits, too, and the system lets this process use it, which it must be asked for once
 /// (Linux 5.16, Documentation/arch/x86/xstate.rst): from then on alternate signal stacks must hold 8 KiB more.
