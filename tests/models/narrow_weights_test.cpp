@@ -1,4 +1,4 @@
-// Weights that are stored in 16 bits: everything that is computed is what a float32 model with the same numbers computes.
+// Weights that are stored in 16 or 8 bits: everything that is computed is what a float32 model with the same numbers computes.
 #include <sae/activations/abs_topk.hpp>
 #include <sae/activations/batch_topk.hpp>
 #include <sae/activations/gated.hpp>
@@ -13,7 +13,9 @@
 #include <sae/training/aux_k.hpp>
 #include <sae/training/l1.hpp>
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -90,8 +92,8 @@ void check_same(Index width, Index latents, Index rows, const Activation& activa
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("weights of 16 bits: codes, reconstruction and gradients of the same numbers in float32", "[models][half]",
-                   bfloat16, float16) {
+TEMPLATE_TEST_CASE("narrow weights: codes, reconstruction and gradients of the same numbers in float32", "[models][half]",
+                   bfloat16, float16, std::int8_t) {
   on_every_route([] {
     check_same<TestType>(20, 96, 70, sae::TopK{.k = 5}, sae::Objective{sae::AuxK{.k = 4}});
     check_same<TestType>(20, 96, 70, sae::TopK{.k = 5, .rank_by_decoder_norm = true});
@@ -110,7 +112,7 @@ TEMPLATE_TEST_CASE("weights of 16 bits: codes, reconstruction and gradients of t
   });
 }
 
-TEMPLATE_TEST_CASE("weights of 16 bits: what a screen leaves out is the same", "[models][half]", bfloat16, float16) {
+TEMPLATE_TEST_CASE("narrow weights: what a screen leaves out is the same", "[models][half]", bfloat16, float16, std::int8_t) {
   on_every_route([] {
     if (!sae::kernels::detail::has_fast_screen()) return;
     check_same<TestType>(96, 1800, 256, sae::TopK{.k = 16});
@@ -138,5 +140,54 @@ TEMPLATE_TEST_CASE("with_weights rounds to nearest, and back is exact", "[models
   folded.fold_input_scale(2);
   CHECK(folded.parameters().W_dec == narrow.parameters().W_dec);
   CHECK_THROWS_WITH(folded.fold_input_scale(2, sae::ScaleFold::weights),
-                    "fold_input_scale: weights of 16 bits would be rounded again; fold the scale into the activations");
+                    "fold_input_scale: narrow weights would be rounded again; fold the scale into the activations");
+}
+
+TEST_CASE("weights of 8 bits are the nearest integers of a scale for each row", "[models][int8]") {
+  Model<sae::TopK, float> start(12, 40, {.k = 3});
+  auto& w = start.parameters().W_dec;
+  std::fill_n(w.row(0), 12, 0.0F);                               // no scale
+  std::fill_n(w.row(1), 12, std::numeric_limits<float>::max());  // the largest one
+  std::fill_n(w.row(2), 12, 0x1p-120F);                          // too small for one
+  for (Index j = 0; j < 12; ++j) w.row(3)[j] = j == 0 ? -12.7F : 0.1F * (static_cast<float>(j) + 0.4F);
+  const auto narrow = sae::with_weights<std::int8_t>(start);
+  const auto& codes = narrow.parameters().W_dec;
+  CHECK(codes.row(0)[5] == 0);
+  CHECK(codes.row(1)[5] == Approx(std::numeric_limits<float>::max()).epsilon(1e-6));
+  CHECK(codes.row(2)[5] == 0);
+  CHECK(codes.row(3)[0] == Approx(-12.7F).epsilon(1e-6));
+  for (Index j = 1; j < 12; ++j) CHECK(codes.row(3)[j] == Approx(0.1 * static_cast<double>(j)).epsilon(1e-6));
+  for (Index i = 3; i < 40; ++i) {
+    const float largest =
+        *std::max_element(w.row(i), w.row(i) + 12, [](float a, float b) { return std::abs(a) < std::abs(b); });
+    for (Index j = 0; j < 12; ++j) CHECK(std::abs(codes.row(i)[j] - w.row(i)[j]) <= std::abs(largest) / 254 * 1.0001F);
+  }
+  // To float32 is exact, and once more to 8 bits finds the same integers.
+  const auto wide = sae::with_weights<float>(narrow);
+  for (Index i = 0; i < w.size(); ++i) REQUIRE(wide.parameters().W_dec[i] == codes[i]);
+  CHECK(wide.parameters().b_enc == start.parameters().b_enc);
+  const auto again = sae::with_weights<std::int8_t>(wide);
+  for (Index i = 0; i < w.size(); ++i) CHECK(again.parameters().W_dec[i] == Approx(codes[i]).epsilon(1e-6));
+
+  w.row(7)[3] = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS_WITH(sae::with_weights<std::int8_t>(start), "weights of 8 bits: number 3 of row 7 is not finite");
+}
+
+TEST_CASE("a model of given parameters checks their shapes", "[models]") {
+  using Plain = Model<sae::TopK, float>;
+  const Plain start(12, 40, {.k = 3});
+  const Plain same(Plain::Parameters(start.parameters()), {.k = 3});
+  const Matrix<float> x = rows_of(9, 12, 4);
+  require_same(same.encode(x), start.encode(x));
+  const auto refused = [&](const auto& change) {
+    auto parameters = start.parameters();
+    change(parameters);
+    CHECK_THROWS_WITH(Plain(std::move(parameters), {.k = 3}),
+                      "SparseAutoencoder: the parameters are not those of a model [12 -> 40] with topk");
+  };
+  refused([](auto& p) { p.W_enc.resize(39, 12); });
+  refused([](auto& p) { p.b_enc.resize(0, 0); });
+  refused([](auto& p) { p.b_dec.resize(1, 11); });
+  refused([](auto& p) { p.W_skip.resize(12, 12); });
+  CHECK_THROWS_WITH(Plain(Plain::Parameters(start.parameters()), {.k = 41}), Catch::Matchers::Contains("k = 41"));
 }

@@ -3,6 +3,7 @@
 
 #include <Eigen/Core>
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -90,6 +91,10 @@ class Tensor {
   Index rows_ = 0, cols_ = 0;
   Buffer<Scalar> data_;
 };
+
+/// Weights of 8 bits (core/int8.hpp).
+template <>
+class Tensor<std::int8_t>;
 
 /// Rows of activations as an argument: converts from any Eigen expression, matrix, array, block or `Map` of [B x D], and from a
 /// single vector (one row). Row-major data with unit inner stride is viewed, everything else is evaluated once. A type for

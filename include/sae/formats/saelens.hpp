@@ -397,6 +397,7 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
   using Activation = typename Model::Activation;
   using Scalar = typename Model::Scalar;
   using Stored = typename Model::Parameters::Stored;
+  static_assert(!std::is_same_v<Stored, std::int8_t>, "sae: files hold no weights of 8 bits; load float, then with_weights");
   constexpr bool transcodes = requires { typename Model::Targets; };
   const std::string file = config.file.string();
   if (transcodes != (config.d_out > 0))
@@ -503,6 +504,8 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
                    SaelensSaveOptions options = {}) {
   using Scalar = typename Model::Scalar;
   using OfModel = typename Model::Parameters::Stored;
+  static_assert(!std::is_same_v<OfModel, std::int8_t>,
+                "sae: files hold no weights of 8 bits; save the model that they came from, or with_weights<float>");
   if (const auto inference = inference_model(model)) return write_saelens(*inference, folder, metadata, options);
   const Dtype dtype = options.dtype.value_or(dtype_of<OfModel>());
   if (!is_floating(dtype))

@@ -1,10 +1,12 @@
 #pragma once
 #include <sae/core/half.hpp>
+#include <sae/core/int8.hpp>
 #include <sae/kernels/float_kernels.hpp>
+#include <sae/kernels/vector.hpp>
 
 #include <type_traits>
 
-// Loops over numbers that are stored in 16 bits (core/half.hpp), for every route. All is integers but for what float16 does below 2^-14,
+// Loops over numbers that are stored in 16 bits (core/half.hpp) or 8 (core/int8.hpp), for every route. All is integers but for what float16 does below 2^-14,
 // which is exact, so all routes give the same bytes. F16C and the CPU's own bfloat16 are not needed: memory is what these loops wait for.
 namespace sae::inline SAE_ABI::kernels {
 
@@ -15,6 +17,8 @@ struct HalfKernels {
   /// y[j] <- x[j], exact.
   void (*widen_bfloat16)(const bfloat16* x, float* y, Index n);
   void (*widen_float16)(const float16* x, float* y, Index n);
+  /// y[j] <- scale x[j].
+  void (*widen_int8)(const std::int8_t* x, float scale, float* y, Index n);
   /// y[j] <- x[j], rounded by at.bits(j).
   void (*narrow_bfloat16)(const float* x, bfloat16* y, Index n, const Rounding& at);
   void (*narrow_float16)(const float* x, float16* y, Index n, const Rounding& at);
@@ -37,6 +41,9 @@ template <class Half>
 void widen(const Half* x, float* y, Index n) {
   for (Index j = 0; j < n; ++j) y[j] = static_cast<float>(x[j]);
 }
+inline void widen_int8(const std::int8_t* x, float scale, float* y, Index n) {
+  for (Index j = 0; j < n; ++j) y[j] = scale * static_cast<float>(x[j]);
+}
 inline void narrow_bfloat16(const float* x, bfloat16* y, Index n, const Rounding& at) {
   for (Index j = 0; j < n; ++j) y[j].bits = round_to_bfloat16(x[j], at.bits(static_cast<std::uint32_t>(j)));
 }
@@ -48,7 +55,8 @@ inline void adam_bfloat16(const AdamConstants& constants, float* w, const float*
   for (Index j = 0; j < n; ++j)
     adam_number(constants, w + j, g[j], m == nullptr ? nullptr : m + j, v + j, at.word(static_cast<std::uint32_t>(j)));
 }
-inline constexpr HalfKernels half_kernels{widen<bfloat16>, widen<float16>, narrow_bfloat16, narrow_float16, adam_bfloat16};
+inline constexpr HalfKernels half_kernels{widen<bfloat16>, widen<float16>, widen_int8,
+                                          narrow_bfloat16, narrow_float16, adam_bfloat16};
 
 }  // namespace portable
 
@@ -114,18 +122,30 @@ void widen(const Half* x, float* y, Index n) {
     detail::half_kernels().widen_float16(x, y, n);
   }
 }
-/// n numbers to compute with: x itself, or, of 16 bits, widened into `room`, which takes wide_room<Stored>(n) numbers.
+/// Of 8 bits: n numbers from the start of a row on, in float32.
+inline void widen(const sae::detail::Int8Rows& x, float* y, Index n) {
+  const auto& kernels = detail::half_kernels();
+  for (Index at = 0; at < n; at += x.width) {
+    const sae::detail::Int8Rows row = x + at;
+    kernels.widen_int8(row.codes, *row.scales, y + at, std::min(x.width, n - at));
+  }
+}
+inline void prefetch(const sae::detail::Int8Rows& x, Index n) { prefetch(x.codes, n); }
+/// Whether what points to numbers points to those to compute with.
+template <class Rows, class Scalar>
+inline constexpr bool is_wide = std::is_convertible_v<Rows, const Scalar*>;
+/// n numbers to compute with: x itself, or, of 16 or 8 bits, widened into `room`, which takes wide_room<Stored>(n) numbers.
 template <class Stored>
 constexpr Index wide_room(Index n) {
-  return sae::detail::is_half<Stored> ? n : 0;
+  return sae::detail::is_narrow<Stored> ? n : 0;
 }
-template <class Scalar, class Stored>
-const Scalar* wide(const Stored* x, [[maybe_unused]] Index n, [[maybe_unused]] Scalar* room) {
-  if constexpr (sae::detail::is_half<Stored>) {
+template <class Scalar, class Rows>
+const Scalar* wide(const Rows& x, [[maybe_unused]] Index n, [[maybe_unused]] Scalar* room) {
+  if constexpr (is_wide<Rows, Scalar>) {
+    return x;
+  } else {
     widen(x, room, n);
     return room;
-  } else {
-    return x;
   }
 }
 /// y[j] <- x[j] of n numbers, stochastically rounded by at.bits(j).

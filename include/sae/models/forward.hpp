@@ -17,7 +17,7 @@ namespace sae::inline SAE_ABI::detail {
 
 // Pre-activations are shown in tiles of this many latents: a whole number of the tiles of every route's product.
 inline constexpr Index tile_latents = 384;
-// Rows of weights of 16 bits that are widened at a time for a product: another whole number, small enough for a cache.
+// Rows of narrow weights that are widened at a time for a product: another whole number, small enough for a cache.
 inline constexpr Index wide_latents = 48;
 // Above this density a dense product beats gathering rows. Measured at B 512, D 576, F 4608 on two threads: equal at 0.2 without
 // SIMD flags, 0.22 to 0.4 with AVX2, 0.27 to 0.43 with AVX-512 (code gradient first, weight gradients last).
@@ -32,15 +32,16 @@ inline constexpr Index dense_block_rows = 256, sparse_block_rows = 32;
 
 /// Calls take(row, first latent, z) for every tile of pre-activations z = x w^T + b of every row of a block; the latents of a row ascend.
 /// x [rows x width], w [latents x width], b [latents] or null: 0. With a gate z = (x w^T + b) sigmoid(x w_gate^T + b_gate).
-template <class Scalar, class Stored, class Take>
-void for_each_pre_activation_of_block(const Scalar* x, Index rows, Index width, const Stored* w, const Scalar* b, Index latents,
+/// \tparam Rows  what points to rows of weights: `const Scalar*`, or to narrow ones
+template <class Scalar, class Rows, class Take>
+void for_each_pre_activation_of_block(const Scalar* x, Index rows, Index width, Rows w, const Scalar* b, Index latents,
                                       ScratchPool<Scalar>& scratch, const EncoderGate<Scalar>& gate, const Take& take) {
   const Index cells = rows * tile_latents;
   auto loan = scratch.borrow((gate.weights != nullptr ? 2 : 1) * cells + kernels::ProductRows<Scalar>::room(rows, width));
   Scalar *const z = loan.data(), *const g = z + cells;
   const kernels::ProductRows<Scalar> ready(x, width, rows, width, gate.weights != nullptr ? g + cells : g);
-  WideRows<Scalar, Stored> wide(scratch, wide_latents * width);
-  const auto product = [&](Scalar* to, const auto* weights, const Scalar* bias, Index first, Index n) {
+  auto room = scratch.borrow(kernels::is_wide<Rows, Scalar> ? 0 : wide_latents * width);
+  const auto product = [&](Scalar* to, const auto& weights, const Scalar* bias, Index first, Index n) {
     for (Index r = 0; r < rows; ++r) {
       if (bias != nullptr) {
         std::copy_n(bias + first, n, to + r * tile_latents);
@@ -48,13 +49,14 @@ void for_each_pre_activation_of_block(const Scalar* x, Index rows, Index width, 
         std::fill_n(to + r * tile_latents, n, Scalar(0));
       }
     }
-    if constexpr (is_half<std::remove_cvref_t<decltype(*weights)>>) {
+    if constexpr (kernels::is_wide<decltype(weights), Scalar>) {
+      ready.add_product_nt(to, tile_latents, weights + first * width, width, n);
+    } else {
       for (Index at = 0; at < n; at += wide_latents) {
         const Index some = std::min(wide_latents, n - at);
-        ready.add_product_nt(to + at, tile_latents, wide(weights + (first + at) * width, some * width), width, some);
+        ready.add_product_nt(to + at, tile_latents, kernels::wide(weights + (first + at) * width, some * width, room.data()),
+                             width, some);
       }
-    } else {
-      ready.add_product_nt(to, tile_latents, weights + first * width, width, n);
     }
   };
   for (Index first = 0; first < latents; first += tile_latents) {
@@ -73,8 +75,8 @@ void for_each_pre_activation_of_block(const Scalar* x, Index rows, Index width, 
 inline constexpr Index shared_block_cells = 1 << 20;
 
 /// The same of all blocks, as take(block, row in block, first latent, z): blocks run in parallel, the calls of one block in order.
-template <class Scalar, class Stored, class Take>
-void for_each_pre_activation(const Scalar* x, Index rows, Index width, const Stored* w, const Scalar* b, Index latents,
+template <class Scalar, class Rows, class Take>
+void for_each_pre_activation(const Scalar* x, Index rows, Index width, Rows w, const Scalar* b, Index latents,
                              ScratchPool<Scalar>& scratch, Threads& threads, const Take& take,
                              const EncoderGate<Scalar>& gate = {}) {
   const Index block_rows = encode_block_rows(rows);
@@ -328,7 +330,7 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads,
     const std::optional<ScreenRule> rule = step.selectors.screened();
     if (!rule || !screen_pays(rows, width, latents, *rule, step.weights_stay)) return false;
     if (step.screen_pause > 0) return --step.screen_pause, false;
-    const auto* const w = parameters.encoder().data();
+    const auto w = std::as_const(parameters).encoder().data();
     const auto* const b = parameters.b_enc.size() > 0 ? parameters.b_enc.data() : nullptr;
     if (!step.weights_stay) step.screen.forget();
     step.screen.see({step.input.data(), static_cast<std::size_t>(step.input.size())}, width);

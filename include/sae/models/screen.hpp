@@ -63,8 +63,9 @@ class ScreenWeights {
     of_ = nullptr;
   }
   /// \param loops  what the codes are for; tests bring their own
-  template <class Stored>
-  void build(const Stored* w, const float* bias, Index latents, Index width, const ScreenRule& rule, Threads& threads,
+  /// \tparam Rows  what points to rows of weights, narrow ones, too
+  template <class Rows>
+  void build(const Rows& w, const float* bias, Index latents, Index width, const ScreenRule& rule, Threads& threads,
              const kernels::detail::ScreenKernels& loops = kernels::detail::screen_kernels()) {
     latents_ = latents;
     width_ = width;
@@ -82,7 +83,8 @@ class ScreenWeights {
     constexpr Index block_panels = 4;
     const Index blocks = (panels + block_panels - 1) / block_panels;
     one_.resize(static_cast<std::size_t>(blocks * 4 * units));
-    wide_.resize(static_cast<std::size_t>(kernels::wide_room<Stored>(blocks * width)));
+    constexpr Index wide_room = kernels::is_wide<Rows, float> ? 0 : 1;  // of a number
+    wide_.resize(static_cast<std::size_t>(wide_room * blocks * width));
     threads.for_blocks(panels, block_panels, [&](Index begin, Index end, Index block) {
       std::uint8_t* const code = one_.data() + block * 4 * units;
       std::fill_n(code, 4 * units, std::uint8_t{0});
@@ -96,8 +98,7 @@ class ScreenWeights {
             continue;
           }
           if (i + 1 < latents) kernels::prefetch(w + (i + 1) * width, width);
-          const float* const row =
-              kernels::wide(w + i * width, width, wide_.data() + kernels::wide_room<Stored>(block * width));
+          const float* const row = kernels::wide(w + i * width, width, wide_.data() + wide_room * block * width);
           const float step = screen_step(loops.largest(row, balance_.data(), width), loops.largest_code(width));
           const auto sums = loops.quantise(row, balance_.data(), width, step, code);
           for (Index u = 0; u < units; ++u) {
@@ -138,8 +139,8 @@ class ScreenWeights {
 
  private:
   /// g_d = sqrt(rms of x_d / rms of w_d) as a power of two.
-  template <class Stored>
-  void balance(const Stored* w) {
+  template <class Rows>
+  void balance(const Rows& w) {
     const auto width = static_cast<std::size_t>(width_);
     const Index samples = std::min<Index>(latents_, 256), apart = latents_ / samples;
     std::vector<double>&of_x = squares_of_x_, &of_w = squares_of_w_;
@@ -167,7 +168,7 @@ class ScreenWeights {
   std::vector<float> scale_, bias_, error_, norm_, slack_, balance_, inverse_;
   std::vector<char> finite_;       ///< of each panel
   std::vector<std::uint8_t> one_;  ///< scratch: the codes of a row, for each block
-  std::vector<float> wide_;        ///< the row itself, where it is stored in 16 bits
+  std::vector<float> wide_;        ///< the row itself, of narrow weights
   std::vector<double> squares_of_x_, squares_of_w_;
 };
 
@@ -256,8 +257,8 @@ class Screen {
 
   /// Calls visit(b, latents, z) for each row that has candidates, with all of them or, where the rule asks for the k largest, with those
   /// that can be; latents ascend, z is what `add_product_nt` makes of each.
-  template <class Stored, class Visit>
-  void for_each_value(const float* x, const Stored* w, const float* bias, Index width, const ScreenRule& rule,
+  template <class Rows, class Visit>
+  void for_each_value(const float* x, const Rows& w, const float* bias, Index width, const ScreenRule& rule,
                       const Visit& visit) {
     const auto room = static_cast<std::size_t>(capacity_);
     for (auto* const of : {&z_, &values_}) of->resize(std::max(of->size(), room));
@@ -266,11 +267,11 @@ class Screen {
     const auto compute = [&](Index b, std::span<const int> latents) {
       computed_ += static_cast<Index>(latents.size());
       for (std::size_t n = 0; n < latents.size(); ++n) z_[n] = bias == nullptr ? 0.0F : bias[latents[n]];
-      if constexpr (is_half<Stored>) {
-        inner_of_wide(x + b * width, w, width, latents);
-      } else {
+      if constexpr (kernels::is_wide<Rows, float>) {
         kernels::detail::float_kernels().inner_of(x + b * width, w, width, width, latents.data(),
                                                   static_cast<Index>(latents.size()), z_.data());
+      } else {
+        inner_of_narrow(x + b * width, w, width, latents);
       }
     };
     for (Index b = 0; b < static_cast<Index>(count_.size()); ++b) {
@@ -323,9 +324,9 @@ class Screen {
   Index computed() const { return computed_; }
 
  private:
-  /// Adds the inner products of x with rows of w that are stored in 16 bits to z_.
-  template <class Half>
-  void inner_of_wide(const float* x, const Half* w, Index width, std::span<const int> latents) {
+  /// Adds the inner products of x with rows of narrow weights to z_.
+  template <class Rows>
+  void inner_of_narrow(const float* x, const Rows& w, Index width, std::span<const int> latents) {
     constexpr int named[] = {0, 1, 2, 3, 4, 5, 6, 7};
     constexpr std::size_t most = std::size(named);
     wide_.resize(most * static_cast<std::size_t>(width));
@@ -397,7 +398,7 @@ class Screen {
   std::vector<float> bound_;
   std::vector<kernels::detail::ScreenRow> rows_;
   std::vector<float> z_, values_;  ///< scratch of a row
-  std::vector<float> wide_;        ///< rows of weights that are stored in 16 bits
+  std::vector<float> wide_;        ///< rows of narrow weights
   std::vector<int> picked_, places_;
   Buffer<std::uint8_t> codes_;     ///< see ScreenKernels::products
   std::vector<std::uint8_t> one_;  ///< scratch: those of a row

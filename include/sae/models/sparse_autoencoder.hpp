@@ -41,10 +41,11 @@ enum class ScaleFold { activations, weights };
 /// \tparam D, F        sizes, or sae::Dynamic; fixed ones are checked at compile time where the argument's are known too.
 /// \tparam Activation  ReLU, TopK, or a struct of your own (activations/selection.hpp).
 /// \tparam Scalar      float or double.
-/// \tparam Stored      what W_enc and W_dec are stored as: Scalar, or of float bfloat16 or float16, half the memory. Rows are widened
-///                     where they are read, so that all results are those of a float32 model that holds the same numbers, and a training
-///                     rounds stochastically what it writes; no float32 copy of the weights is ever made. `with_weights` goes between
-///                     the two. What has no such form (folds of weights, `to_jump_relu`, starts from data, interventions,
+/// \tparam Stored      what W_enc and W_dec are stored as: Scalar, or of float bfloat16 or float16, half the memory, or std::int8_t with
+///                     a scale for each row, a quarter. Rows are widened where they are read, so that all results are those of a
+///                     float32 model that holds the same numbers; no float32 copy of the weights is ever made. A training rounds
+///                     stochastically what it writes to 16 bits; models of 8 are not trained, and come from `with_weights`, which goes
+///                     between all of these. What has no such form (folds of weights, `to_jump_relu`, starts from data, interventions,
 ///                     matching pursuit, AnyActivation) does not compile: go through `with_weights<float>`.
 ///
 /// Every argument `x` takes any Eigen expression or Map of [B x D] of the same scalar, or one vector. All parameters live on
@@ -53,8 +54,8 @@ enum class ScaleFold { activations, weights };
 template <int D, int F, class Activation_, class Scalar_ = float, class Stored_ = Scalar_>
 class SparseAutoencoder {
   static_assert(std::is_floating_point_v<Scalar_>, "sae: Scalar is float or double");
-  static_assert(std::is_same_v<Stored_, Scalar_> || (detail::is_half<Stored_> && std::is_same_v<Scalar_, float>),
-                "sae: weights are stored as Scalar, or of float as bfloat16 or float16");
+  static_assert(std::is_same_v<Stored_, Scalar_> || (detail::is_narrow<Stored_> && std::is_same_v<Scalar_, float>),
+                "sae: weights are stored as Scalar, or of float as bfloat16, float16 or std::int8_t");
   static_assert(std::is_same_v<Stored_, Scalar_> || !detail::pursues<Activation_>,
                 "sae: matching pursuit, and AnyActivation, which may be one, need weights that are stored as Scalar");
   static_assert(D != 1, "sae: a fixed width is at least 2; give the width 1 at run time");
@@ -68,29 +69,18 @@ class SparseAutoencoder {
   using Rows = Batch<Scalar, D>;
   static constexpr int fixed_width = D;
   static constexpr int fixed_latents = F;
+  static constexpr bool drawn = !std::is_same_v<Stored, std::int8_t>;  ///< a start can be drawn
 
   /// Fixed sizes: SparseAutoencoder<64, 512, TopK> model({.k = 12});
-  explicit SparseAutoencoder(Activation activation = {}, ModelOptions options = {}) requires(D != Dynamic && F != Dynamic)
+  explicit SparseAutoencoder(Activation activation = {},
+                             ModelOptions options = {}) requires(D != Dynamic && F != Dynamic && drawn)
       : SparseAutoencoder(D, F, std::move(activation), std::move(options)) {}
 
   /// Sizes at run time: SparseAutoencoder model(576, 4608, TopK{.k = 32});
-  SparseAutoencoder(Index d_in, Index latents, Activation activation = {}, ModelOptions options = {})
-      : activation_(std::move(activation)), options_(std::move(options)) {
-    if (d_in < 1 || latents < 1)
-      throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not positive");
-    if ((D != Dynamic && d_in != D) || (F != Dynamic && latents != F))
-      throw_shape("SparseAutoencoder: sizes [", d_in, " -> ", latents, "] differ from the fixed ones [", D, " -> ", F, "]");
-    if (d_in > (Index{1} << 30) || latents > (Index{1} << 30))
-      throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not both at most 2^30");
-    for (const Index width : options_.sites)
-      if (width < 1 || width > d_in)
-        throw_value("SparseAutoencoder: a site of width ", width, " is not in [1, ", d_in, "] (D)");
-    if (const Index all = std::accumulate(options_.sites.begin(), options_.sites.end(), Index{0});
-        !options_.sites.empty() && all != d_in)
-      throw_value("SparseAutoencoder: the widths of the sites add up to ", all, " and not to d_in = ", d_in);
-    if (options_.input_normalisation == InputNormalisation::layer_norm && d_in < 2)
-      throw_value("SparseAutoencoder: d_in = ", d_in, " has no standard deviation; layer_norm needs at least 2");
-    activation_.check(latents);
+  SparseAutoencoder(Index d_in, Index latents, Activation activation = {}, ModelOptions options = {}) requires drawn
+      : activation_(std::move(activation)),
+        options_(std::move(options)) {
+    check(d_in, latents);
     if constexpr (requires { parameters_.activation.choose(activation_); }) parameters_.activation.choose(activation_);
     parameters_.resize({.d_in = d_in,
                         .latents = latents,
@@ -98,6 +88,22 @@ class SparseAutoencoder {
                         .tied = options_.tied || detail::has_tied_weights(activation_)});
     options_.initialization(parameters_);
     parameters_.activation.initialize(activation_);
+  }
+
+  /// A model that holds these parameters; nothing is drawn. The activation's own tensors have the sizes that it gives them.
+  /// \throws ShapeError  W_enc (or none: tied), b_enc, W_dec or b_dec are not those of a model with such an activation.
+  SparseAutoencoder(Parameters parameters, Activation activation, ModelOptions options = {})
+      : activation_(std::move(activation)), options_(std::move(options)), parameters_(std::move(parameters)) {
+    check(d_in(), latents());
+    const auto has_shape = [](const auto& tensor, Index rows, Index cols) {
+      return tensor.rows() == rows && tensor.cols() == cols;
+    };
+    const auto& p = parameters_;
+    const bool bias = detail::has_encoder_bias(activation_), tied = p.tied() || detail::has_tied_weights(activation_);
+    if (!has_shape(p.W_enc, tied ? 0 : latents(), tied ? 0 : d_in()) || !has_shape(p.W_dec, latents(), d_in()) ||
+        !has_shape(p.b_enc, bias ? 1 : 0, bias ? latents() : 0) || !has_shape(p.b_dec, 1, d_in()) || p.W_skip.size() > 0)
+      throw_shape("SparseAutoencoder: the parameters are not those of a model [", d_in(), " -> ", latents(), "] with ",
+                  std::string_view(activation_.name));
   }
 
   Index d_in() const { return parameters_.width(); }
@@ -270,7 +276,7 @@ class SparseAutoencoder {
   ///                 on z |W_dec[i]| is divided by `scale`. Exact for every activation (SAELens)
   /// A model with constant_norm reads scale * x as it reads x: nothing changes.
   /// \throws ValueError  the scale is not positive and finite; the model has layer_norm, whose 1e-5 no weights can rescale; the
-  ///                     weights are tied, or of 16 bits, and were to be changed.
+  ///                     weights are tied, or narrow, and were to be changed.
   void fold_input_scale(double scale, ScaleFold fold = ScaleFold::activations) {
     require_positive("fold_input_scale: scale", scale);
     if (input_normalisation() == InputNormalisation::layer_norm && scale != 1)
@@ -280,7 +286,7 @@ class SparseAutoencoder {
     const auto factor = static_cast<Scalar>(1 / scale);
     if constexpr (!std::is_same_v<Stored, Scalar>) {
       if (fold == ScaleFold::weights)
-        throw_value("fold_input_scale: weights of 16 bits would be rounded again; fold the scale into the activations");
+        throw_value("fold_input_scale: narrow weights would be rounded again; fold the scale into the activations");
     } else if (fold == ScaleFold::weights) {
       if constexpr (requires { activation_.gate(parameters_.activation); })
         throw_value("fold_input_scale: ", std::string_view(activation_.name),
@@ -360,6 +366,23 @@ class SparseAutoencoder {
   }
 
  private:
+  void check(Index d_in, Index latents) const {
+    if (d_in < 1 || latents < 1)
+      throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not positive");
+    if ((D != Dynamic && d_in != D) || (F != Dynamic && latents != F))
+      throw_shape("SparseAutoencoder: sizes [", d_in, " -> ", latents, "] differ from the fixed ones [", D, " -> ", F, "]");
+    if (d_in > (Index{1} << 30) || latents > (Index{1} << 30))
+      throw_value("SparseAutoencoder: sizes d_in = ", d_in, ", latents = ", latents, " are not both at most 2^30");
+    for (const Index width : options_.sites)
+      if (width < 1 || width > d_in)
+        throw_value("SparseAutoencoder: a site of width ", width, " is not in [1, ", d_in, "] (D)");
+    if (const Index all = std::accumulate(options_.sites.begin(), options_.sites.end(), Index{0});
+        !options_.sites.empty() && all != d_in)
+      throw_value("SparseAutoencoder: the widths of the sites add up to ", all, " and not to d_in = ", d_in);
+    if (options_.input_normalisation == InputNormalisation::layer_norm && d_in < 2)
+      throw_value("SparseAutoencoder: d_in = ", d_in, " has no standard deviation; layer_norm needs at least 2");
+    activation_.check(latents);
+  }
   static detail::StepRows<Scalar> rows_of(const Rows& x) { return {x, x}; }
   template <class Terms>
   Gradient gradient_of(const Rows& x, const Terms& objective, Workspace<Terms>& workspace,
@@ -391,18 +414,27 @@ class SparseAutoencoder {
   Parameters parameters_;
 };
 
-/// The model with its weights stored as `Stored`: rounded to nearest, from 16 bits exact. Cost: a model more.
+/// The model with its weights stored as `Stored`: rounded to nearest, to float exact. Cost: a model more.
 ///
 ///   auto narrow = sae::with_weights<sae::bfloat16>(model);
+///   auto small = sae::with_weights<std::int8_t>(model);      // number j of row i is scale_i times an integer in [-127, 127]
+/// \throws ValueError  to 8 bits: a weight is not finite.
 template <class Stored, int D, int F, class Activation, class Scalar, class Other>
 SparseAutoencoder<D, F, Activation, Scalar, Stored> with_weights(
     const SparseAutoencoder<D, F, Activation, Scalar, Other>& model) {
-  SparseAutoencoder<D, F, Activation, Scalar, Stored> out(model.d_in(), model.latents(), model.activation(), model.options());
   const auto& from = model.parameters();
-  auto& to = out.parameters();
+  typename SparseAutoencoder<D, F, Activation, Scalar, Stored>::Parameters to;
   to.resize_like(from);
   const auto copy = [](const Tensor<Other>& x, Tensor<Stored>& y) {
-    for (Index i = 0; i < x.size(); ++i) y[i] = static_cast<Stored>(detail::number(x[i]));
+    Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Other>(x.cols())));
+    for (Index i = 0; i < x.rows(); ++i) {
+      const Scalar* const row = kernels::wide(x.row(i), x.cols(), room.data());
+      if constexpr (std::is_same_v<Stored, std::int8_t>) {
+        y.set_row(i, row);
+      } else {
+        for (Index j = 0; j < x.cols(); ++j) y.row(i)[j] = static_cast<Stored>(row[j]);
+      }
+    }
   };
   copy(from.W_enc, to.W_enc);
   copy(from.W_dec, to.W_dec);
@@ -410,7 +442,7 @@ SparseAutoencoder<D, F, Activation, Scalar, Stored> with_weights(
   to.b_dec = from.b_dec;
   to.W_skip = from.W_skip;
   to.activation = from.activation;
-  return out;
+  return {std::move(to), model.activation(), model.options()};
 }
 
 template <class Activation>

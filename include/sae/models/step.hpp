@@ -84,7 +84,7 @@ class ScratchPool : public Pool<Buffer<Scalar>> {
 };
 
 namespace detail {
-/// Weights to compute with: themselves, or, where they are stored in 16 bits, widened into room that is borrowed for it.
+/// Weights to compute with: themselves, or, where they are stored in 16 or 8 bits, widened into room that is borrowed for it.
 template <class Scalar, class Stored>
 class WideRows {
   struct Nothing {
@@ -100,7 +100,10 @@ class WideRows {
  public:
   WideRows(ScratchPool<Scalar>& pool, Index numbers) : room_(pool, numbers) {}
   /// n numbers; those that were widened are good until others come to the same place of the room.
-  const Scalar* operator()(const Stored* x, Index n, Index place = 0) { return kernels::wide(x, n, room_.at(place)); }
+  template <class Rows>
+  const Scalar* operator()(const Rows& x, Index n, Index place = 0) {
+    return kernels::wide(x, n, room_.at(place));
+  }
   /// Calls body(row i of w), which may change it; where it is stored in 16 bits, what it is then is rounded stochastically, by its place
   /// in w, and what body left alone stays to the last bit.
   template <class Body>
@@ -116,7 +119,7 @@ class WideRows {
   }
 
  private:
-  std::conditional_t<is_half<Stored>, Room, Nothing> room_;
+  std::conditional_t<is_narrow<Stored>, Room, Nothing> room_;
 };
 }  // namespace detail
 
