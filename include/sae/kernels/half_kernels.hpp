@@ -1,7 +1,11 @@
 #pragma once
 #include <sae/core/half.hpp>
-#include <sae/kernels/float_kernels.hpp>
+#include <sae/kernels/vector.hpp>
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
 #include <type_traits>
 
 // Loops over numbers that are stored in 16 bits (core/half.hpp), for every route. All is integers but for what float16 does below 2^-14,
@@ -126,6 +130,29 @@ const Scalar* wide(const Stored* x, [[maybe_unused]] Index n, [[maybe_unused]] S
     return room;
   } else {
     return x;
+  }
+}
+/// Numbers of room that `add_dots` takes for rows of n.
+template <class Stored>
+constexpr Index dots_room(Index n) {
+  return wide_room<Stored>(detail::rows_at_once * n);
+}
+/// out[t] += a . (row rows[t] of w), rows of n numbers one behind the other. Of float32 these are the numbers of `add_product_nt`: one
+/// order of additions, alone or in a tile.
+template <class Scalar, class Stored>
+void add_dots(const Scalar* a, const Stored* w, Index n, std::span<const int> rows, Scalar* out,
+              [[maybe_unused]] Scalar* room) {
+  if constexpr (sae::detail::is_half<Stored>) {
+    constexpr std::array<int, static_cast<std::size_t>(detail::rows_at_once)> named{0, 1, 2, 3, 4, 5, 6, 7};
+    for (std::size_t at = 0; at < rows.size(); at += named.size()) {
+      const std::size_t some = std::min(named.size(), rows.size() - at);
+      for (std::size_t t = 0; t < some; ++t) widen(w + rows[at + t] * n, room + static_cast<Index>(t) * n, n);
+      add_dots(a, static_cast<const Scalar*>(room), n, std::span<const int>(named).first(some), out + at, room);
+    }
+  } else if constexpr (std::is_same_v<Scalar, float>) {
+    detail::float_kernels().inner_of(a, w, n, n, rows.data(), static_cast<Index>(rows.size()), out);
+  } else {
+    for (std::size_t t = 0; t < rows.size(); ++t) out[t] += dot(a, w + rows[t] * n, n);
   }
 }
 /// y[j] <- x[j] of n numbers, stochastically rounded by at.bits(j).

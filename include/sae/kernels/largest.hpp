@@ -83,6 +83,28 @@ Scalar kth_largest(const Scalar* keys, Index n, Index k) {
   }
 }
 
+/// Calls take(j), j ascending, for the k largest of those keys that lie above the floor; of equal ones the first come in. NaN is above
+/// nothing. Cost: one pass, and some 20 over the keys above the floor where they are more than k.
+/// \param room  for n keys
+template <class Scalar, class Take>
+void visit_largest(std::span<const Scalar> keys, Index k, Scalar floor, Scalar* room, const Take& take) {
+  Index above = 0;
+  for (const Scalar key : keys) {
+    room[above] = key;
+    above += key > floor;
+  }
+  Scalar bound = floor;
+  Index equal = 0;  // how many of those that equal the bound have a place
+  if (above > k) {
+    if (k <= 0) return;
+    bound = kth_largest(room, above, k);
+    equal = k;
+    for (Index j = 0; j < above; ++j) equal -= room[j] > bound;
+  }
+  for (std::size_t j = 0; j < keys.size(); ++j)
+    if (keys[j] > bound || (keys[j] == bound && equal > 0 && equal-- > 0)) take(static_cast<Index>(j));
+}
+
 /// The k largest keys of each row of a block, found while the row is shown in pieces with ascending latents.
 ///
 /// A row keeps up to 2k + 64 candidates above its bound; when they are full, the k best stay and the bound rises to the k-th

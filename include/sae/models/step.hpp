@@ -101,6 +101,10 @@ class WideRows {
   WideRows(ScratchPool<Scalar>& pool, Index numbers) : room_(pool, numbers) {}
   /// n numbers; those that were widened are good until others come to the same place of the room.
   const Scalar* operator()(const Stored* x, Index n, Index place = 0) { return kernels::wide(x, n, room_.at(place)); }
+  /// out[t] += a . (row rows[t] of w); takes room for kernels::detail::rows_at_once rows.
+  void add_dots(const Scalar* a, const Tensor<Stored>& w, std::span<const int> rows, Scalar* out) {
+    kernels::add_dots(a, w.data(), w.cols(), rows, out, room_.at(0));
+  }
   /// Calls body(row i of w), which may change it; where it is stored in 16 bits, what it is then is rounded stochastically, by its place
   /// in w, and what body left alone stays to the last bit.
   template <class Body>
@@ -152,6 +156,9 @@ struct ByLatent {
 template <class Scalar>
 struct Path {
   Entries<Scalar> entries;
+  /// Ascending: the entries name positions in this list, whose length is the F of their codes. Empty: they name latents themselves. A
+  /// path of few latents, of which a row has many, is then dense; it has no levels.
+  std::vector<Index> own_latents;
   Buffer<Scalar> df, dz;  ///< dL/df, dL/dz of each entry
   const Tensor<Scalar>* cotangent =
       nullptr;                 ///< dL/d(reconstruction that these codes feed) [n x D_out]; null: no decoder gradient
@@ -162,6 +169,9 @@ struct Path {
   Buffer<int> input_rows;                   ///< row of `input` of each entry; empty: its row b
   Tensor<Scalar> own_cotangent, own_input;  ///< storage for those that belong to this path
   ByLatent by_latent;
+  /// The sums of `own_latents`, [n x D_in], [n x D_out], [1 x n], where they are taken at once.
+  Tensor<Scalar> own_encoder_gradient, own_decoder_gradient, own_bias_gradient;
+  bool is_summed = false;
 
   /// Level of a latent and the end of its range.
   std::pair<Index, Index> level(Index latent, Index latents) const {
@@ -266,6 +276,7 @@ struct Step {
     Path<Scalar>& path = *extra[extra_used++];
     path.cotangent = nullptr;
     path.input = nullptr;
+    path.own_latents.clear();
     path.cotangent_rows.clear();
     path.level_ends.clear();
     path.input_rows.clear();

@@ -49,9 +49,11 @@ struct GhostGradients {
       for (const Index i : dead) entries.push(i, Scalar(0), Scalar(0));
       entries.finish_row();
     }
-    detail::GatheredLatents<Scalar>().for_each(step, dead, threads, [&](Index block, Index row, std::size_t n, Scalar z) {
-      entries.z[static_cast<std::size_t>(block * block_rows + row) * dead.size() + n] = z;
-    });
+    detail::GatheredLatents<Scalar>().for_each(
+        step, dead, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+          std::copy(z.begin(), z.end(),
+                    entries.z.begin() + (block * block_rows + row) * static_cast<Index>(dead.size()) + first);
+        });
 
     // f = e^(z - m) with m = max(z, 0): then s e^z = |r| f / (1e-6 e^-m + 2 |sum f d|).
     const auto f = entries.codes.values();

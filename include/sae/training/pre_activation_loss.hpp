@@ -49,10 +49,12 @@ struct PreActivationLoss {
     };
     std::vector<std::vector<std::vector<Below>>> below(static_cast<std::size_t>(blocks),
                                                        std::vector<std::vector<Below>>(static_cast<std::size_t>(block_rows)));
-    detail::GatheredLatents<Scalar>().for_each(step, chosen, threads, [&](Index block, Index row, std::size_t n, Scalar z) {
-      if (const Index latent = chosen[n]; z < theta[latent])
-        below[static_cast<std::size_t>(block)][static_cast<std::size_t>(row)].push_back({latent, z});
-    });
+    detail::GatheredLatents<Scalar>().for_each(
+        step, chosen, threads, [&](Index block, Index row, Index first, std::span<const Scalar> tile) {
+          for (std::size_t j = 0; j < tile.size(); ++j)
+            if (const Index latent = chosen[static_cast<std::size_t>(first) + j]; tile[j] < theta[latent])
+              below[static_cast<std::size_t>(block)][static_cast<std::size_t>(row)].push_back({latent, tile[j]});
+        });
 
     const double factor = coefficient / static_cast<double>(step.rows());
     double sum = 0;
