@@ -323,10 +323,9 @@ void add_own_gradient(const Step& step, const Path<typename Step::Scalar>& path,
                       ScratchPool<typename Step::Scalar>& scratch) {
   using Scalar = typename Step::Scalar;
   const Index in = step.input_width(), out = step.output_width();
-  const auto own = path.own_latents.begin();
-  for (auto at = std::lower_bound(own, path.own_latents.end(), first); at != path.own_latents.end() && *at < first + count;
-       ++at) {
-    const Index n = at - own, i = *at - first;
+  const auto [begin, end] = path.names(first, first + count);
+  for (Index n = begin; n < end; ++n) {
+    const Index i = path.latent(n) - first;
     if (!path.is_summed) {
       add_path_gradient(step, path, n, 1, g_enc + i * in, g_dec + i * out, g_bias + i, scratch);
       continue;
@@ -334,6 +333,52 @@ void add_own_gradient(const Step& step, const Path<typename Step::Scalar>& path,
     g_bias[i] += path.own_bias_gradient[n];
     kernels::add_scaled(g_enc + i * in, Scalar(1), path.own_encoder_gradient.row(n), in);
     kernels::add_scaled(g_dec + i * out, Scalar(1), path.own_decoder_gradient.row(n), out);
+  }
+}
+
+/// Adds the share of a path with `row_bits` to the gradient of the latents first .. first + count - 1.
+template <class Step>
+void add_row_bits(const Step& step, const Path<typename Step::Scalar>& path, Index first, Index count,
+                  typename Step::Scalar* g_enc, typename Step::Scalar* g_bias) {
+  using Scalar = typename Step::Scalar;
+  struct Room {
+    std::vector<int> rows;
+    std::vector<Scalar> values;
+    std::vector<Index> ends;
+  };
+  thread_local Room room;
+  const auto [begin, end] = path.names(first, first + count);
+  if (begin == end) return;
+  const Index in = step.input_width(), words = path.words_of_row();
+  room.rows.clear();
+  room.values.clear();
+  room.ends.assign(1, 0);
+  for (Index i = 0, n = begin; i < count; ++i) {
+    if (n < end && path.latent(n) == first + i) {
+      const std::uint64_t* word = path.row_bits.data() + n / 64;
+      for (Index b = 0; b < step.rows(); ++b, word += words)
+        if ((*word >> n % 64 & 1) != 0) room.rows.push_back(static_cast<int>(b));
+      const Scalar dz = path.dz[static_cast<std::size_t>(n)];
+      g_bias[i] += dz * static_cast<Scalar>(static_cast<Index>(room.rows.size()) - room.ends.back());
+      room.values.resize(room.rows.size(), dz);
+      ++n;
+    }
+    room.ends.push_back(static_cast<Index>(room.rows.size()));
+  }
+  const auto value = [&](Index t) { return room.values[static_cast<std::size_t>(t)]; };
+  const auto row = [&](Index t) { return Index{room.rows[static_cast<std::size_t>(t)]}; };
+  if constexpr (std::is_same_v<Scalar, float>) {
+    kernels::add_crowded_product(
+        g_enc, in, count, step.input.data(), in, step.rows(), in,
+        [&](Index i) { return room.ends[static_cast<std::size_t>(i)]; },
+        [&](Index i) { return room.ends[static_cast<std::size_t>(i) + 1]; }, value, row);
+  } else {
+    for (Index i = 0; i < count; ++i) {
+      const Index from = room.ends[static_cast<std::size_t>(i)];
+      kernels::add_weighted_rows(
+          g_enc + i * in, in, room.ends[static_cast<std::size_t>(i) + 1] - from, [&](Index t) { return value(from + t); },
+          [&](Index t) { return step.input.row(row(from + t)); });
+    }
   }
 }
 
@@ -354,7 +399,12 @@ void visit_latent_gradients(Step& step, Index first, Index last, const Visit& vi
   bool together = false;
   each_path([&](const Path<Scalar>& path) {
     const auto& offsets = path.by_latent.offsets;
-    if (!path.own_latents.empty()) return;
+    if (!path.row_bits.empty()) {
+      constexpr Index several = 8;
+      const auto [begin, end] = path.names(first, last);
+      together = together || end - begin >= several;
+    }
+    if (!path.row_bits.empty() || !path.own_latents.empty()) return;
     const int entries = offsets[static_cast<std::size_t>(last)] - offsets[static_cast<std::size_t>(first)];
     together = together || sums_by<Scalar>(entries, (last - first) * step.rows()) != SumsBy::entries;
   });
@@ -365,6 +415,7 @@ void visit_latent_gradients(Step& step, Index first, Index last, const Visit& vi
   for (Index from = first; from < last; from += group) {
     std::fill_n(g_enc, group * (in + out + 1), Scalar(0));
     each_path([&](const Path<Scalar>& path) {
+      if (!path.row_bits.empty()) return add_row_bits(step, path, from, group, g_enc, g_bias);
       const auto add = path.own_latents.empty() ? add_path_gradient<Step> : add_own_gradient<Step>;
       add(step, path, from, group, g_enc, g_dec, g_bias, step.scratch);
     });

@@ -159,6 +159,9 @@ struct Path {
   /// Ascending: the entries name positions in this list, whose length is the F of their codes. Empty: they name latents themselves. A
   /// path of few latents, of which a row has many, is then dense; it has no levels.
   std::vector<Index> own_latents;
+  /// In the place of entries where many have one dz: bit n of row b, whether the n-th latent has it there; dz is then that of each latent.
+  /// No cotangent, the step's input. [B x words_of_row()]
+  Buffer<std::uint64_t> row_bits;
   Buffer<Scalar> df, dz;  ///< dL/df, dL/dz of each entry
   const Tensor<Scalar>* cotangent =
       nullptr;                 ///< dL/d(reconstruction that these codes feed) [n x D_out]; null: no decoder gradient
@@ -173,6 +176,16 @@ struct Path {
   Tensor<Scalar> own_encoder_gradient, own_decoder_gradient, own_bias_gradient;
   bool is_summed = false;
 
+  Index words_of_row() const { return (entries.codes.latents() + 63) / 64; }
+  /// The names that the entries have for the latents first .. last - 1.
+  std::pair<Index, Index> names(Index first, Index last) const {
+    if (own_latents.empty()) return {first, last};
+    const auto at = [&](Index latent) {
+      return static_cast<Index>(std::lower_bound(own_latents.begin(), own_latents.end(), latent) - own_latents.begin());
+    };
+    return {at(first), at(last)};
+  }
+  Index latent(Index name) const { return own_latents.empty() ? name : own_latents[static_cast<std::size_t>(name)]; }
   /// Level of a latent and the end of its range.
   std::pair<Index, Index> level(Index latent, Index latents) const {
     if (level_ends.empty()) return {0, latents};
@@ -277,6 +290,7 @@ struct Step {
     path.cotangent = nullptr;
     path.input = nullptr;
     path.own_latents.clear();
+    path.row_bits.clear();
     path.cotangent_rows.clear();
     path.level_ends.clear();
     path.input_rows.clear();
