@@ -269,6 +269,8 @@ struct Step {
   std::vector<Entries<Scalar>> block_active, block_band;
   Tensor<Scalar> read_sums, column_sums, transposed;           ///< of the gradients that all latents share
   std::vector<double> row_factors, level_loss, level_weights;  ///< of a reconstruction loss [B], [B], [levels]
+  std::vector<Index> rank_ends;                                ///< of HierarchicalTopK [levels]
+  std::vector<std::pair<double, Index>> ranked;                ///< its entries, those of a row by -key
   ScratchPool<Scalar> scratch;
   detail::ScreenWeights screen;  ///< of the encoder, where selecting by a screen pays
   Pool<detail::Screen> screens;

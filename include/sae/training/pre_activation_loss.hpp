@@ -35,16 +35,7 @@ struct PreActivationLoss {
   bool needs_decoder_norms() const { return true; }
 
   template <class Scalar>
-  class Selection {
-   public:
-    /// The term computes its pre-activations itself.
-    template <class Step>
-    bool begin(const PreActivationLoss&, const Step&, Index /*blocks*/, Index /*block_rows*/) {
-      return false;
-    }
-    void take(Index, Index, Index, std::span<const Scalar>) {}
-
-   private:
+  class Selection : public KeptMemory<Scalar> {
     friend struct PreActivationLoss;
     std::vector<Index> chosen_;  ///< S
     Buffer<Scalar> theta_;       ///< of S
