@@ -178,12 +178,12 @@ TEMPLATE_TEST_CASE("the k largest keys of one row", "[kernels][largest]", float,
           if (holes && random.below(3) == 0) key = random.below(2) == 0 ? not_a_number : infinity;
         }
         const std::vector<Scalar> own(keys.begin(), keys.end());
-        std::vector<Scalar> room(keys.size());
+        sae::kernels::LargestRoom<Scalar> room;
         for (const Index k : {0, 1, 2, 40, 699, 700, 2000})
           for (const Scalar floor : {lowest, Scalar(0)}) {
             CAPTURE(n, ties, holes, k, floor);
             std::vector<Kept> got;
-            sae::kernels::visit_largest(std::span<const Scalar>(own), k, floor, room.data(), [&](Index j) {
+            sae::kernels::visit_largest(std::span<const Scalar>(own), k, floor, room, [&](Index j) {
               got.push_back({static_cast<int>(j), keys[static_cast<std::size_t>(j)]});
             });
             CHECK(got == naive(keys, {}, k, static_cast<float>(floor)));

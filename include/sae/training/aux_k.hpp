@@ -36,7 +36,7 @@ enum class AuxKNormaliser {
 /// .normaliser = residual_variance, .through_decoder_bias = true}. (There live latents compete with a value of 0: that replaces
 /// dead ones below 0 alone, which relu makes 0 anyway.)
 /// Ties   lower latent first. Cost: B x k_aux x D, or products [B x D] [D x #dead] where that is dense, and one of them for the
-/// pre-activations. Memory: the decoder rows of the dead, and their encoder rows where a screen finds the codes. Threads: results do not depend on them.
+/// pre-activations. Memory: copies of the rows of the dead, of half of all at most, and their gradients. Threads: results do not depend on them.
 /// Source Gao et al. 2024, arXiv:2406.04093, A.2; SAELens saes/topk_sae.py; dictionary_learning trainers/top_k.py; sparsify
 ///        sparse_coder.py; openai train.py; llamascopium sparse_dictionary.py (`detach_residual` false).
 struct AuxK {
@@ -142,42 +142,49 @@ struct AuxK {
       const Scalar value = by_magnitude_ ? std::abs(z) : z;
       return norms_ == nullptr ? value : value * norms_[dead_[static_cast<std::size_t>(n)]];
     }
-    /// Entries of what was watched, those that name positions among the dead.
-    void emit_watched(Index rows, Entries<Scalar>& out) {
-      out.reset(static_cast<Index>(dead_.size()));
+    /// What the entries call the n-th of the dead: its position where the dead stand apart, in a path of their own latents.
+    Index name(Index n) const { return apart_ ? n : dead_[static_cast<std::size_t>(n)]; }
+    /// Entries of what was watched.
+    void emit_watched(Index rows, Index names, Entries<Scalar>& out) {
+      out.reset(names);
       for (Index b = 0; b < rows; ++b) {
         for (const auto& e : blocks_[static_cast<std::size_t>(b / block_rows_)].finish(b % block_rows_))
-          out.push(e.latent, e.z, e.z);
+          out.push(name(e.latent), e.z, e.z);
         out.finish_row();
       }
     }
     /// The same from a product of the dead alone.
     template <class Step>
-    void emit_gathered(Step& step, Threads& threads, Entries<Scalar>& out) {
+    void emit_gathered(Step& step, Index names, Entries<Scalar>& out, Threads& threads) {
       const Index block_rows = detail::encode_block_rows(step.rows()), blocks = (step.rows() + block_rows - 1) / block_rows;
       const auto count = static_cast<Index>(dead_.size());
       if (chosen_.size() < static_cast<std::size_t>(blocks)) chosen_.resize(static_cast<std::size_t>(blocks));
-      for (auto& block : chosen_) block.reset(count);
+      for (auto& block : chosen_) block.reset(names);
       gathered_.for_each_row(step, dead_, threads, [&](Index block, Index, std::span<const Scalar> z) {
         auto& entries = chosen_[static_cast<std::size_t>(block)];
-        auto loan = step.scratch.borrow(2 * count);
+        auto room = rooms_.borrow();
         std::span<const Scalar> keys = z;
         if (!ranks_by_z()) {
-          Scalar* const own = loan.data() + count;
-          for (Index n = 0; n < count; ++n) own[n] = key(z[static_cast<std::size_t>(n)], n);
-          keys = {own, z.size()};
+          room->ranked.resize(z.size());
+          for (Index n = 0; n < count; ++n) room->ranked[static_cast<std::size_t>(n)] = key(z[static_cast<std::size_t>(n)], n);
+          keys = room->ranked;
         }
-        kernels::visit_largest(keys, kept_, floor_, loan.data(), [&](Index n) {
+        kernels::visit_largest(keys, kept_, floor_, room->largest, [&](Index n) {
           const Scalar value = z[static_cast<std::size_t>(n)];
-          entries.push(n, value, value);
+          entries.push(name(n), value, value);
         });
         entries.finish_row();
       });
-      detail::concatenate<Scalar>(std::span<const Entries<Scalar>>(chosen_.data(), static_cast<std::size_t>(blocks)), count,
+      detail::concatenate<Scalar>(std::span<const Entries<Scalar>>(chosen_.data(), static_cast<std::size_t>(blocks)), names,
                                   out);
     }
 
-    bool watching_ = false, by_magnitude_ = false;
+    struct Room {
+      kernels::LargestRoom<Scalar> largest;
+      std::vector<Scalar> ranked;
+    };
+
+    bool watching_ = false, by_magnitude_ = false, apart_ = false;
     Index first_ = 0, last_ = 0;
     Index block_rows_ = 0, kept_ = 0;
     Scalar floor_ = 0;
@@ -185,6 +192,7 @@ struct AuxK {
     std::vector<Index> dead_;  ///< ascending
     std::vector<kernels::LargestPerRow<Scalar>> blocks_;
     std::vector<Entries<Scalar>> chosen_;
+    Pool<Room> rooms_;
     detail::GatheredLatents<Scalar> gathered_;
     Tensor<Scalar> decoder_;   ///< rows of the dead
     Tensor<Scalar> weighted_;  ///< the residual, where rows have weights
@@ -209,16 +217,20 @@ struct AuxK {
     const Index rows = step.rows(), width = step.output_width(), dead = static_cast<Index>(selection.dead_.size());
 
     Path<Scalar>& path = step.add_path();
-    path.own_latents = selection.dead_;
+    // More than half of all would hardly be denser apart, and their rows and gradients take memory.
+    const bool apart = selection.apart_ = 2 * dead <= step.latents();
+    if (apart) path.own_latents = selection.dead_;
+    const Index names = apart ? dead : step.latents();
     if (selection.watching_) {
-      selection.emit_watched(rows, path.entries);
+      selection.emit_watched(rows, names, path.entries);
     } else {
-      selection.emit_gathered(step, threads, path.entries);
+      selection.emit_gathered(step, names, path.entries, threads);
     }
-    detail::gather_rows(*step.decoder, std::span<const Index>(selection.dead_), selection.decoder_, threads);
+    if (apart) detail::gather_rows(*step.decoder, std::span<const Index>(selection.dead_), selection.decoder_, threads);
+    const auto with_decoder = [&](const auto& f) { apart ? f(selection.decoder_) : f(*step.decoder); };
     Tensor<Scalar>& error = path.own_cotangent;  // r' - r = r' + (x' - x)
     error = residual;
-    detail::add_decoded(path.entries.codes, selection.decoder_, error, step.scratch, threads);
+    with_decoder([&](const auto& w) { detail::add_decoded(path.entries.codes, w, error, step.scratch, threads); });
     const double square = detail::mean_square_error(step, error, selection.row_loss_, threads);
 
     double factor = coefficient;
@@ -239,7 +251,8 @@ struct AuxK {
     detail::weigh_rows(step, error);
     path.cotangent = &path.own_cotangent;
     path.df.assign(static_cast<std::size_t>(path.entries.size()), Scalar(0));
-    detail::add_code_gradient(path.entries.codes, error, selection.decoder_, path.df, step.scratch, threads);
+    with_decoder(
+        [&](const auto& w) { detail::add_code_gradient(path.entries.codes, error, w, path.df, step.scratch, threads); });
     path.dz = path.df;  // relu'd values are positive where they were kept
     if (!detach_residual) step.add_to_cotangent(Scalar(1), error);
     if (through_decoder_bias) detail::add_column_sums(error, step.decoder_bias_gradient().data(), step.column_sums, threads);
