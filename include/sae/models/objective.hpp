@@ -2,6 +2,7 @@
 #include <sae/models/reconstruction_loss.hpp>
 
 #include <optional>
+#include <span>
 #include <tuple>
 #include <type_traits>
 #include <utility>
