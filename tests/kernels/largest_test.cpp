@@ -164,3 +164,29 @@ TEST_CASE("storage is reused from block to block without a trace", "[kernels][la
   CHECK(selected(largest, 0).empty());
   CHECK(selected(largest, 1) == std::vector<Kept>{{10, 1.f}, {11, 2.f}, {14, 3.f}});
 }
+
+TEMPLATE_TEST_CASE("the k largest keys of one row", "[kernels][largest]", float, double) {
+  using Scalar = TestType;
+  sae::Random random(6);
+  constexpr auto lowest = -std::numeric_limits<Scalar>::infinity();
+  for (const Index n : {0, 1, 2, 5, 64, 700})
+    for (const bool ties : {false, true})
+      for (const bool holes : {false, true}) {
+        std::vector<float> keys(static_cast<std::size_t>(n));
+        for (float& key : keys) {
+          key = ties ? static_cast<float>(random.below(7)) - 3 : static_cast<float>(random.normal());
+          if (holes && random.below(3) == 0) key = random.below(2) == 0 ? not_a_number : infinity;
+        }
+        const std::vector<Scalar> own(keys.begin(), keys.end());
+        sae::kernels::LargestRoom<Scalar> room;
+        for (const Index k : {0, 1, 2, 40, 699, 700, 2000})
+          for (const Scalar floor : {lowest, Scalar(0)}) {
+            CAPTURE(n, ties, holes, k, floor);
+            std::vector<Kept> got;
+            sae::kernels::visit_largest(std::span<const Scalar>(own), k, floor, room, [&](Index j) {
+              got.push_back({static_cast<int>(j), keys[static_cast<std::size_t>(j)]});
+            });
+            CHECK(got == naive(keys, {}, k, static_cast<float>(floor)));
+          }
+      }
+}

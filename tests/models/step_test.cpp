@@ -1,7 +1,10 @@
 #include <sae/activations/relu.hpp>
+#include <sae/models/backward.hpp>
 #include <sae/models/step.hpp>
 
+#include <algorithm>
 #include <set>
+#include <type_traits>
 #include <vector>
 
 #include "catch_compat.hpp"
@@ -80,4 +83,69 @@ TEST_CASE("a step hands out paths and gradients that begin at zero", "[models][s
   step.norm_gradient()[4] += 3;
   CHECK(step.norm_gradient()[4] == 3);
   CHECK(step.norm_gradient()[0] == 0);
+}
+
+TEMPLATE_TEST_CASE("a path of few latents gives what the same entries of all give", "[models][step]", float, double) {
+  using Scalar = TestType;
+  constexpr Index rows = 150, in = 21, out = 70, latents = 200;
+  const auto noise = [](sae::Tensor<Scalar>& t, std::uint64_t seed) {
+    sae::Random random(seed);
+    for (Index i = 0; i < t.size(); ++i) t[i] = static_cast<Scalar>(random.normal());
+  };
+  sae::Threads threads(2);
+  std::set<sae::detail::SumsBy> seen;
+  for (const Index own : {1, 3, 40, 200})
+    for (const double density : {0.0, 0.02, 0.3, 0.95}) {
+      CAPTURE(own, density);
+      sae::Step<sae::ReLU, Scalar> step;
+      sae::Tensor<Scalar> decoder(latents, out), encoder(latents, in), cotangent(rows, out);
+      noise(decoder, 1);
+      noise(encoder, 2);
+      noise(cotangent, 3);
+      step.input.resize(rows, in);
+      noise(step.input, 4);
+      step.decoder = &decoder;
+      step.encoder = &encoder;
+      step.main.entries.reset(latents);
+      step.main.cotangent = &cotangent;
+      step.main.by_latent.build(step.main.entries.codes);
+      std::vector<Index> list;
+      for (Index n = 0; n < own; ++n) list.push_back((2 * n + 1) * latents / (2 * own));
+
+      const auto gradient_of = [&](bool names) {
+        step.extra_used = 0;
+        auto& path = step.add_path();
+        path.cotangent = &cotangent;
+        if (names) path.own_latents = list;
+        path.entries.reset(names ? own : latents);
+        path.dz.clear();
+        sae::Random random(5);
+        for (Index b = 0; b < rows; ++b) {
+          for (Index n = 0; n < own; ++n) {
+            if (!(random.uniform() < density)) continue;
+            path.entries.push(names ? n : list[static_cast<std::size_t>(n)], static_cast<Scalar>(random.normal()), Scalar(0));
+            path.dz.push_back(static_cast<Scalar>(random.normal()));
+          }
+          path.entries.finish_row();
+        }
+        path.by_latent.build(path.entries.codes);
+        sae::detail::sum_own_latents(step, path, threads);
+        if (names) seen.insert(sae::detail::sums_by<Scalar>(path.entries.size(), rows * own));
+        sae::Tensor<Scalar> all(latents, in + out + 1);
+        for (Index first = 0; first < latents; first += 64)
+          sae::detail::visit_latent_gradients(step, first, std::min(first + 64, latents),
+                                              [&](Index i, const Scalar* g_enc, Scalar g_bias, const Scalar* g_dec) {
+                                                std::copy_n(g_enc, in, all.row(i));
+                                                std::copy_n(g_dec, out, all.row(i) + in);
+                                                all.row(i)[in + out] = g_bias;
+                                              });
+        return all;
+      };
+      const auto got = gradient_of(true), want = gradient_of(false);
+      // Of float32 to the last bit, however the sums go; a product of doubles is Eigen's.
+      const double bound = std::is_same_v<Scalar, float> ? 0 : 1e-13 * sae_test::largest_magnitude(want.map());
+      CHECK(sae_test::largest_difference(got.map(), want.map()) <= bound);
+      CHECK((density == 0 || sae_test::largest_magnitude(got.map()) > 1));
+    }
+  CHECK(seen.size() == (std::is_same_v<Scalar, float> ? 3 : 2));
 }

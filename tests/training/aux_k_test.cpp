@@ -5,11 +5,16 @@
 #include <sae/training/matryoshka_aux_k.hpp>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "catch_compat.hpp"
 #include "gradient_check.hpp"
+#include "routes.hpp"
 
 namespace {
 
@@ -204,6 +209,89 @@ TEST_CASE("MatryoshkaAuxK: one level is AuxK, none dead is nothing, any threads"
   CHECK(c.loss.total == d.loss.total);
   CHECK(c.parameters.W_enc == d.parameters.W_enc);
   CHECK(c.parameters.W_dec == d.parameters.W_dec);
+}
+
+TEMPLATE_TEST_CASE("AuxK of few dead and many, by entries, tiles and products, is that of the formula", "[training][aux_k]",
+                   float, double) {
+  using Scalar = TestType;
+  constexpr Index wide = 22, many = 1300, batch = 130;
+  sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK, Scalar> model(wide, many, {.k = 6});
+  randomise(model, 8);
+  const NaiveModel twin = naive(model);
+  const sae::Matrix<Scalar> x = random_rows(batch, wide, 3).template cast<Scalar>();
+  const Dense rows_given = x.template cast<double>(), z = naive_pre_activations(twin, rows_given);
+  const Dense residual = naive_decode(twin, naive_codes(z, naive_largest(z, 6))) - rows_given;
+  const auto without = model.gradient(x);
+  std::set<sae::detail::SumsBy> seen;
+  for (const Index dead_count : {1, 5, 90, 600, 1300})
+    for (const Index k : {2, 60, 1300})
+      for (const bool raw : {false, true}) {
+        CAPTURE(dead_count, k, raw);
+        std::vector<std::uint8_t> dead(static_cast<std::size_t>(many), 0);
+        for (Index n = 0; n < dead_count; ++n) dead[static_cast<std::size_t>(n * many / dead_count)] = 1;
+        const AuxK term{.coefficient = 20, .k = k, .raw_values = raw, .scale_by_dead = false};
+        const Mask chosen = naive_largest(z, std::min(k, dead_count), {}, raw ? -1e300 : 0, dead);
+        const Dense v = naive_codes(z, chosen), error = naive_decode(twin, v, false) + residual;
+        const Dense g = error * (2 * 20.0 / static_cast<double>(batch));
+        Dense dz = g * twin.W_dec.transpose();
+        for (Index i = 0; i < dz.size(); ++i)
+          if (chosen.data()[i] == 0) dz.data()[i] = 0;
+        seen.insert(sae::detail::sums_by<Scalar>(static_cast<Index>(chosen.template cast<int>().sum()), batch * dead_count));
+
+        typename decltype(model)::template Workspace<sae::Objective<AuxK>> workspace, same;
+        workspace.step.dead = same.step.dead = dead;
+        sae::Threads one(1), three(3);
+        const auto got = model.gradient(x, sae::Objective{term}, workspace, one);
+        const double bound = 400 * static_cast<double>(std::numeric_limits<Scalar>::epsilon());
+        CHECK(got.loss.terms[0].second == Approx(20 * naive_mean_square(error)).epsilon(bound));
+        const auto check = [&](const auto& with, const auto& alone, const Dense& want) {
+          const Dense own = with.map().template cast<double>() - alone.map().template cast<double>();
+          const double size = std::fmax(largest_magnitude(with.map()), largest_magnitude(want));
+          CHECK(largest_difference(own, want) <= bound * size);
+        };
+        check(got.parameters.W_dec, without.parameters.W_dec, v.transpose() * g);
+        check(got.parameters.W_enc, without.parameters.W_enc, dz.transpose() * (rows_given - twin.b_dec.replicate(batch, 1)));
+        check(got.parameters.b_enc, without.parameters.b_enc, dz.colwise().sum());
+        const auto again = model.gradient(x, sae::Objective{term}, same, three);
+        CHECK(again.parameters.W_enc == got.parameters.W_enc);
+        CHECK(again.parameters.W_dec == got.parameters.W_dec);
+        CHECK(again.loss.total == got.loss.total);
+      }
+  CHECK(seen.size() == (std::is_same_v<Scalar, float> ? 3 : 2));
+}
+
+TEST_CASE("AuxK chooses the same beside a screen, beside a full product, and told late", "[training][aux_k]") {
+  constexpr Index wide = 64, many = 2048, batch = 260;
+  sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK> model(wide, many, {.k = 8});
+  randomise(model, 9);
+  const sae::Matrix<float> x = random_rows(batch, wide, 3).cast<float>();
+  const AuxK plain{.coefficient = 0.5},
+      ranked{.coefficient = 0.5, .k = 40, .raw_values = true, .rank_by_decoder_norm = true, .by_magnitude = true};
+  sae_test::on_every_route([&] {
+    for (const AuxK& term : {plain, ranked})
+      for (const Index dead_count : {30, 900, 1700}) {
+        CAPTURE(dead_count, term.raw_values);
+        std::vector<std::uint8_t> dead(static_cast<std::size_t>(many), 0);
+        for (Index n = 0; n < dead_count; ++n) dead[static_cast<std::size_t>(n * many / dead_count)] = 1;
+        typename decltype(model)::template Workspace<sae::Objective<AuxK>> workspace;
+        workspace.step.dead = dead;
+        const auto first = model.gradient(x, sae::Objective{term}, workspace);  // no rule of a batch before: it watches
+        const auto second = model.gradient(x, sae::Objective{term}, workspace);
+        CHECK(first.loss.total == second.loss.total);
+        CHECK(first.parameters.W_enc == second.parameters.W_enc);
+        CHECK(first.parameters.W_dec == second.parameters.W_dec);
+        typename decltype(model)::template Workspace<sae::Objective<AuxK>> late;
+        late.step.wants_gradient = true;
+        const sae::Batch<float> same(x);
+        sae::detail::run_step(model, sae::detail::StepRows<float>{same, same}, sae::Objective{term}, late,
+                              sae::Threads::shared(), [&](auto& step) { step.dead = dead; });
+        CHECK(late.step.loss.total == first.loss.total);
+        sae::AutoencoderParameters<sae::TopK, float> out(wide, many);
+        sae::detail::materialise_gradient(model, late.step, out, sae::Threads::shared());
+        CHECK(out.W_enc == first.parameters.W_enc);
+        CHECK(out.W_dec == first.parameters.W_dec);
+      }
+  });
 }
 
 TEST_CASE("AuxK and MatryoshkaAuxK refuse bad settings in a sentence", "[training][aux_k]") {

@@ -85,6 +85,21 @@ TEST_CASE("a step allocates nothing, whatever is added to the loss", "[training]
   CHECK(steps_that_allocate(recipe_of("gated", "saelens"), 2) < most);
   CHECK(steps_that_allocate(recipe_of("jumprelu", "saelens"), 2) < most);
   CHECK(steps_that_allocate(recipe_of("topk", "openai"), 2) < most);
+  const auto check = [](std::string_view activation, const auto&... terms) {
+    sae::Recipe recipe = recipe_of(activation);
+    recipe.objective = sae::AnyObjective{terms...};
+    CAPTURE(std::string(activation), recipe.objective.terms.size());
+    CHECK(steps_that_allocate(recipe, 1) < 1);
+    CHECK(steps_that_allocate(recipe, 3) < most);
+  };
+  check("topk", sae::AuxK{.raw_values = true, .normaliser = sae::AuxKNormaliser::residual_variance});
+  check("topk", sae::AuxK{.k = 4, .rank_by_decoder_norm = true});
+  check("topk", sae::MatryoshkaAuxK{.widths = {latents / 4}});
+  check("topk", sae::GhostGradients{});
+  check("topk", sae::HierarchicalTopK{.k = 8});
+  check("topk", sae::Reanimation{});
+  check("jumprelu", sae::TanhPenalty{.frequency_scale = 0.01}, sae::PreActivationLoss{.dead_only = false});
+  check("jumprelu", sae::PreActivationLoss{});
 }
 
 #endif

@@ -71,6 +71,12 @@ struct InnerTiles {
   void (*one)(const InnerTile&);
 };
 
+/// An entry of a sparse matrix that is multiplied by a tile: its number, and where in the tile the row begins that it takes.
+struct TileEntry {
+  float value;
+  int at;
+};
+
 /// One route.
 struct FloatKernels {
   /// a . b: lane l < 64 takes a chain of the products at l, l + 64, ..; then lanes 32, 16, .., 1 apart are added.
@@ -79,6 +85,8 @@ struct FloatKernels {
   void (*add_scaled)(float* y, float c, const float* x, Index n);
   /// y <- fma(c_t, x_t, y) for t = 0 .. count - 1; a few rows at a time, `rows_at_once`
   void (*add_rows)(float* y, const float* c, const float* const* x, Index count, Index n);
+  /// The same for some rows y [rows x n], ld apart, of which row r takes the entries ends[r - 1] .. ends[r] - 1: y_r <- fma(value, x + at, y_r).
+  void (*add_entries)(float* y, Index ld, const TileEntry* entries, const int* ends, Index rows, const float* x, Index n);
   void (*scale)(float* y, float c, Index n);
   /// The first j in [from, n) with x[j] > bound, else n.
   Index (*next_above)(const float* x, Index from, Index n, float bound);
@@ -118,6 +126,11 @@ inline void add_scaled(float* y, float c, const float* x, Index n) {
 }
 inline void add_rows(float* y, const float* c, const float* const* x, Index count, Index n) {
   for (Index t = 0; t < count; ++t) add_scaled(y, c[t], x[t], n);
+}
+inline void add_entries(float* y, Index ld, const TileEntry* entries, const int* ends, Index rows, const float* x, Index n) {
+  int t = 0;
+  for (Index r = 0; r < rows; ++r)
+    for (; t < ends[r]; ++t) add_scaled(y + r * ld, entries[t].value, x + entries[t].at, n);
 }
 inline void scale(float* y, float c, Index n) {
   for (Index j = 0; j < n; ++j) y[j] *= c;
@@ -177,6 +190,7 @@ inline void inner_of(const float* x, const float* w, Index ld_w, Index d, const 
 inline constexpr FloatKernels kernels{.dot = dot,
                                       .add_scaled = add_scaled,
                                       .add_rows = add_rows,
+                                      .add_entries = add_entries,
                                       .scale = scale,
                                       .next_above = next_above,
                                       .count_above = count_above,

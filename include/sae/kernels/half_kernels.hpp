@@ -1,13 +1,16 @@
 #pragma once
 #include <sae/core/half.hpp>
 #include <sae/core/int8.hpp>
-#include <sae/kernels/float_kernels.hpp>
 #include <sae/kernels/vector.hpp>
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
 #include <type_traits>
 
-// Loops over numbers that are stored in 16 bits (core/half.hpp) or 8 (core/int8.hpp), for every route. All is integers but for what float16 does below 2^-14,
-// which is exact, so all routes give the same bytes. F16C and the CPU's own bfloat16 are not needed: memory is what these loops wait for.
+// Loops over numbers that are stored in 16 bits (core/half.hpp) or 8 (core/int8.hpp), for every route. All is integers but for what float16
+// does below 2^-14, which is exact, and a product for each number of 8 bits, so all routes give the same bytes. F16C and the CPU's own bfloat16 are not needed: memory is what these loops wait for.
 namespace sae::inline SAE_ABI::kernels {
 
 namespace detail {
@@ -146,6 +149,29 @@ const Scalar* wide(const Rows& x, [[maybe_unused]] Index n, [[maybe_unused]] Sca
   } else {
     widen(x, room, n);
     return room;
+  }
+}
+/// Numbers of room that `add_dots` takes for rows of n.
+template <class Rows, class Scalar>
+constexpr Index dots_room(Index n) {
+  return is_wide<Rows, Scalar> ? 0 : detail::rows_at_once * n;
+}
+/// out[t] += a . (row rows[t] of w), rows of n numbers one behind the other. Of float32 these are the numbers of `add_product_nt`: one
+/// order of additions, alone or in a tile.
+template <class Scalar, class Rows>
+void add_dots(const Scalar* a, const Rows& w, Index n, std::span<const int> rows, Scalar* out,
+              [[maybe_unused]] Scalar* room) {
+  if constexpr (!is_wide<Rows, Scalar>) {
+    constexpr std::array<int, static_cast<std::size_t>(detail::rows_at_once)> named{0, 1, 2, 3, 4, 5, 6, 7};
+    for (std::size_t at = 0; at < rows.size(); at += named.size()) {
+      const std::size_t some = std::min(named.size(), rows.size() - at);
+      for (std::size_t t = 0; t < some; ++t) widen(w + rows[at + t] * n, room + static_cast<Index>(t) * n, n);
+      add_dots(a, static_cast<const Scalar*>(room), n, std::span<const int>(named).first(some), out + at, room);
+    }
+  } else if constexpr (std::is_same_v<Scalar, float>) {
+    detail::float_kernels().inner_of(a, w, n, n, rows.data(), static_cast<Index>(rows.size()), out);
+  } else {
+    for (std::size_t t = 0; t < rows.size(); ++t) out[t] += dot(a, w + rows[t] * n, n);
   }
 }
 /// y[j] <- x[j] of n numbers, stochastically rounded by at.bits(j).

@@ -83,6 +83,45 @@ Scalar kth_largest(const Scalar* keys, Index n, Index k) {
   }
 }
 
+/// Room of `visit_largest`, kept from call to call.
+template <class Scalar>
+struct LargestRoom {
+  std::vector<Scalar> keys;
+  std::vector<int> places;
+};
+/// Calls take(j), j ascending, for the k largest of those keys that lie above the floor; of equal ones the first come in. NaN is above
+/// nothing. Cost: one pass, and some 20 over the keys above the floor where they are more than k.
+template <class Scalar, class Take>
+void visit_largest(std::span<const Scalar> keys, Index k, Scalar floor, LargestRoom<Scalar>& room, const Take& take) {
+  if (room.keys.size() < keys.size()) {
+    room.keys.resize(keys.size());
+    room.places.resize(keys.size());
+  }
+  Scalar* const above = room.keys.data();
+  int* const places = room.places.data();
+  Index count = 0;  // without branches: which keys stay is a matter of chance
+  for (std::size_t j = 0; j < keys.size(); ++j) {
+    above[count] = keys[j];
+    places[count] = static_cast<int>(j);
+    count += keys[j] > floor;
+  }
+  if (k <= 0) return;
+  if (count > k) {
+    const Scalar bound = kth_largest(above, count, k);
+    Index equal = k;  // how many of those that equal the bound have a place
+    for (Index n = 0; n < count; ++n) equal -= above[n] > bound;
+    Index kept = 0;
+    for (Index n = 0; n < count; ++n) {
+      places[kept] = places[n];
+      const bool ties = above[n] == bound;
+      kept += above[n] > bound || (ties && equal > 0);
+      equal -= ties;
+    }
+    count = kept;
+  }
+  for (Index n = 0; n < count; ++n) take(Index{places[n]});
+}
+
 /// The k largest keys of each row of a block, found while the row is shown in pieces with ascending latents.
 ///
 /// A row keeps up to 2k + 64 candidates above its bound; when they are full, the k best stay and the bound rises to the k-th

@@ -158,6 +158,84 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   if (step.has_levels) main.cotangent = &step.level_cotangent;
 }
 
+/// Adds a path's share to the gradient of latents first .. first + count - 1 (as its entries name them): g_enc [count x D_in], g_dec
+/// [count x D_out], g_bias [count].
+template <class Step>
+void add_path_gradient(const Step& step, const Path<typename Step::Scalar>& path, Index first, Index count,
+                       typename Step::Scalar* g_enc, typename Step::Scalar* g_dec, typename Step::Scalar* g_bias,
+                       ScratchPool<typename Step::Scalar>& scratch) {
+  using Scalar = typename Step::Scalar;
+  const Tensor<Scalar>& input = path.input == nullptr ? step.input : *path.input;
+  const Index in = step.input_width(), out = step.output_width(), rows = step.rows();
+  const int* const offsets = path.by_latent.offsets.data();
+  const int* const entries = path.by_latent.entries.data();
+  const int* const entry_rows = path.by_latent.rows.data();
+  for (Index i = 0; i < count; ++i)
+    for (int t = offsets[first + i]; t < offsets[first + i + 1]; ++t)
+      g_bias[i] += path.dz[static_cast<std::size_t>(entries[t])];
+  const bool by_row = path.input_rows.empty() && path.cotangent_rows.empty();
+  const SumsBy by =
+      by_row && count > 1 ? sums_by<Scalar>(offsets[first + count] - offsets[first], count * rows) : SumsBy::entries;
+  if (by != SumsBy::entries) {
+    auto loan = scratch.borrow(by == SumsBy::products ? count * rows : 0);
+    Scalar* const tile = loan.data();
+    // g [n x width] += the values of n latents from the i-th on, times x [B x width]
+    const auto add = [&](Scalar* g, Index width, const Scalar* x, Index i, Index n, const auto& value) {
+      const int* const from = offsets + first + i;
+      if constexpr (std::is_same_v<Scalar, float>)
+        if (by == SumsBy::tiles)
+          return kernels::add_crowded_product(
+              g, width, n, x, width, rows, width, [&](Index r) { return Index{from[r]}; },
+              [&](Index r) { return Index{from[r + 1]}; }, [&](Index t) { return value(entries[t]); },
+              [&](Index t) { return Index{entry_rows[t]}; });
+      std::fill_n(tile, n * rows, Scalar(0));
+      for (Index r = 0; r < n; ++r)
+        for (int t = from[r]; t < from[r + 1]; ++t) tile[r * rows + entry_rows[t]] = value(entries[t]);
+      kernels::add_product_nn(g, width, tile, rows, x, width, n, rows, width);
+    };
+    add(g_enc, in, input.data(), 0, count, [&](int e) { return path.dz[static_cast<std::size_t>(e)]; });
+    if (path.cotangent == nullptr) return;
+    for (Index i = 0; i < count;) {
+      const auto [level, end] = path.level(first + i, step.latents());
+      const Index n = std::min(end - first, count) - i;
+      add(g_dec + i * out, out, path.cotangent->row(level * rows), i, n, [&](int e) { return path.entries.codes.value(e); });
+      i += n;
+    }
+    return;
+  }
+  for (Index i = 0; i < count; ++i) {
+    const int from = offsets[first + i], n = offsets[first + i + 1] - from;
+    kernels::add_weighted_rows(
+        g_enc + i * in, in, n, [&](Index t) { return path.dz[static_cast<std::size_t>(entries[from + t])]; },
+        [&](Index t) { return input.row(path.input_row(entries[from + t], entry_rows[from + t])); });
+    if (path.cotangent == nullptr) continue;
+    const bool own_rows = !path.cotangent_rows.empty();
+    const Index of_level = path.level(first + i, step.latents()).first * rows;
+    kernels::add_weighted_rows(
+        g_dec + i * out, out, n, [&](Index t) { return path.entries.codes.value(entries[from + t]); },
+        [&](Index t) {
+          return path.cotangent->row(own_rows ? path.cotangent_rows[static_cast<std::size_t>(entries[from + t])]
+                                              : of_level + entry_rows[from + t]);
+        });
+  }
+}
+
+/// Sums a path over its own latents at once, where several are better than one: in a block of `visit_latent_gradients` there may be few.
+template <class Step>
+void sum_own_latents(Step& step, Path<typename Step::Scalar>& path, Threads& threads) {
+  const auto own = static_cast<Index>(path.own_latents.size());
+  const Index entries = path.entries.size(), cells = own * step.rows();
+  path.is_summed = own > 0 && sums_by<typename Step::Scalar>(entries, cells) != SumsBy::entries;
+  if (!path.is_summed) return;
+  path.own_encoder_gradient.resize(own, step.input_width());
+  path.own_decoder_gradient.resize(own, step.output_width());
+  path.own_bias_gradient.resize(1, own);
+  threads.for_blocks(own, gradient_block_latents, [&](Index begin, Index end, Index) {
+    add_path_gradient(step, path, begin, end - begin, path.own_encoder_gradient.row(begin),
+                      path.own_decoder_gradient.row(begin), path.own_bias_gradient.data() + begin, step.scratch);
+  });
+}
+
 /// The terms and, where step.wants_gradient, the way back down to dL/dz of every entry; after `run_forward`.
 template <class Model, class Scalar, class Terms, class Stored>
 void run_backward(const Model& model, const Terms& objective,
@@ -220,7 +298,11 @@ void run_backward(const Model& model, const Terms& objective,
                         parameters.activation, *step.activation_gradient);
   main.by_latent.build(main.entries.codes);
   band.by_latent.build(band.entries.codes);
-  for (std::size_t p = 0; p < step.extra_used; ++p) step.extra[p]->by_latent.build(step.extra[p]->entries.codes);
+  for (std::size_t p = 0; p < step.extra_used; ++p) {
+    auto& path = *step.extra[p];
+    path.by_latent.build(path.entries.codes);
+    sum_own_latents(step, path, threads);
+  }
 }
 
 /// Forward and, where step.wants_gradient, backward. `between` runs when the codes are known and the terms are not yet evaluated (a
@@ -234,57 +316,69 @@ void run_step(const Model& model, const StepRows<Scalar>& rows_of, const Terms& 
   run_backward(model, objective, workspace, threads, activation_gradient, outer);
 }
 
-/// Adds a path's share to the gradient of latents first .. first + count - 1: g_enc [count x D_in], g_dec [count x D_out], g_bias
-/// [count].
+/// Adds the share of a path with own latents to the gradient of the latents first .. first + count - 1.
 template <class Step>
-void add_path_gradient(const Step& step, const Path<typename Step::Scalar>& path, Index first, Index count,
-                       typename Step::Scalar* g_enc, typename Step::Scalar* g_dec, typename Step::Scalar* g_bias,
-                       ScratchPool<typename Step::Scalar>& scratch) {
+void add_own_gradient(const Step& step, const Path<typename Step::Scalar>& path, Index first, Index count,
+                      typename Step::Scalar* g_enc, typename Step::Scalar* g_dec, typename Step::Scalar* g_bias,
+                      ScratchPool<typename Step::Scalar>& scratch) {
   using Scalar = typename Step::Scalar;
-  const Tensor<Scalar>& input = path.input == nullptr ? step.input : *path.input;
-  const Index in = step.input_width(), out = step.output_width(), rows = step.rows();
-  const int* const offsets = path.by_latent.offsets.data();
-  const int* const entries = path.by_latent.entries.data();
-  const int* const entry_rows = path.by_latent.rows.data();
-  for (Index i = 0; i < count; ++i)
-    for (int t = offsets[first + i]; t < offsets[first + i + 1]; ++t)
-      g_bias[i] += path.dz[static_cast<std::size_t>(entries[t])];
-  const bool by_row = path.input_rows.empty() && path.cotangent_rows.empty();
-  if (by_row && count > 1 && is_dense(offsets[first + count] - offsets[first], count * rows)) {
-    auto loan = scratch.borrow(count * rows);
-    Scalar* const tile = loan.data();
-    const auto scatter = [&](const auto& value) {
-      std::fill_n(tile, count * rows, Scalar(0));
-      for (Index i = 0; i < count; ++i)
-        for (int t = offsets[first + i]; t < offsets[first + i + 1]; ++t) tile[i * rows + entry_rows[t]] = value(entries[t]);
-    };
-    scatter([&](int e) { return path.dz[static_cast<std::size_t>(e)]; });
-    kernels::add_product_nn(g_enc, in, tile, rows, input.data(), in, count, rows, in);
-    if (path.cotangent == nullptr) return;
-    scatter([&](int e) { return path.entries.codes.value(e); });
-    for (Index i = 0; i < count;) {
-      const auto [level, end] = path.level(first + i, step.latents());
-      const Index n = std::min(end - first, count) - i;
-      kernels::add_product_nn(g_dec + i * out, out, tile + i * rows, rows, path.cotangent->row(level * rows), out, n, rows,
-                              out);
-      i += n;
+  const Index in = step.input_width(), out = step.output_width();
+  const auto [begin, end] = path.names(first, first + count);
+  for (Index n = begin; n < end; ++n) {
+    const Index i = path.latent(n) - first;
+    if (!path.is_summed) {
+      add_path_gradient(step, path, n, 1, g_enc + i * in, g_dec + i * out, g_bias + i, scratch);
+      continue;
     }
-    return;
+    g_bias[i] += path.own_bias_gradient[n];
+    kernels::add_scaled(g_enc + i * in, Scalar(1), path.own_encoder_gradient.row(n), in);
+    kernels::add_scaled(g_dec + i * out, Scalar(1), path.own_decoder_gradient.row(n), out);
   }
-  for (Index i = 0; i < count; ++i) {
-    const int from = offsets[first + i], n = offsets[first + i + 1] - from;
-    kernels::add_weighted_rows(
-        g_enc + i * in, in, n, [&](Index t) { return path.dz[static_cast<std::size_t>(entries[from + t])]; },
-        [&](Index t) { return input.row(path.input_row(entries[from + t], entry_rows[from + t])); });
-    if (path.cotangent == nullptr) continue;
-    const bool own_rows = !path.cotangent_rows.empty();
-    const Index of_level = path.level(first + i, step.latents()).first * rows;
-    kernels::add_weighted_rows(
-        g_dec + i * out, out, n, [&](Index t) { return path.entries.codes.value(entries[from + t]); },
-        [&](Index t) {
-          return path.cotangent->row(own_rows ? path.cotangent_rows[static_cast<std::size_t>(entries[from + t])]
-                                              : of_level + entry_rows[from + t]);
-        });
+}
+
+/// Adds the share of a path with `row_bits` to the gradient of the latents first .. first + count - 1.
+template <class Step>
+void add_row_bits(const Step& step, const Path<typename Step::Scalar>& path, Index first, Index count,
+                  typename Step::Scalar* g_enc, typename Step::Scalar* g_bias) {
+  using Scalar = typename Step::Scalar;
+  struct Room {
+    std::vector<int> rows;
+    std::vector<Scalar> values;
+    std::vector<Index> ends;
+  };
+  thread_local Room room;
+  const auto [begin, end] = path.names(first, first + count);
+  if (begin == end) return;
+  const Index in = step.input_width(), words = path.words_of_row();
+  room.rows.clear();
+  room.values.clear();
+  room.ends.assign(1, 0);
+  for (Index i = 0, n = begin; i < count; ++i) {
+    if (n < end && path.latent(n) == first + i) {
+      const std::uint64_t* word = path.row_bits.data() + n / 64;
+      for (Index b = 0; b < step.rows(); ++b, word += words)
+        if ((*word >> n % 64 & 1) != 0) room.rows.push_back(static_cast<int>(b));
+      const Scalar dz = path.dz[static_cast<std::size_t>(n)];
+      g_bias[i] += dz * static_cast<Scalar>(static_cast<Index>(room.rows.size()) - room.ends.back());
+      room.values.resize(room.rows.size(), dz);
+      ++n;
+    }
+    room.ends.push_back(static_cast<Index>(room.rows.size()));
+  }
+  const auto value = [&](Index t) { return room.values[static_cast<std::size_t>(t)]; };
+  const auto row = [&](Index t) { return Index{room.rows[static_cast<std::size_t>(t)]}; };
+  if constexpr (std::is_same_v<Scalar, float>) {
+    kernels::add_crowded_product(
+        g_enc, in, count, step.input.data(), in, step.rows(), in,
+        [&](Index i) { return room.ends[static_cast<std::size_t>(i)]; },
+        [&](Index i) { return room.ends[static_cast<std::size_t>(i) + 1]; }, value, row);
+  } else {
+    for (Index i = 0; i < count; ++i) {
+      const Index from = room.ends[static_cast<std::size_t>(i)];
+      kernels::add_weighted_rows(
+          g_enc + i * in, in, room.ends[static_cast<std::size_t>(i) + 1] - from, [&](Index t) { return value(from + t); },
+          [&](Index t) { return step.input.row(row(from + t)); });
+    }
   }
 }
 
@@ -302,20 +396,29 @@ void visit_latent_gradients(Step& step, Index first, Index last, const Visit& vi
     if (step.band.entries.size() > 0) f(step.band);
     for (std::size_t p = 0; p < step.extra_used; ++p) f(*step.extra[p]);
   };
-  bool any_dense = false;
+  bool together = false;
   each_path([&](const Path<Scalar>& path) {
     const auto& offsets = path.by_latent.offsets;
-    any_dense = any_dense || is_dense(offsets[static_cast<std::size_t>(last)] - offsets[static_cast<std::size_t>(first)],
-                                      (last - first) * step.rows());
+    if (!path.row_bits.empty()) {
+      constexpr Index several = 8;
+      const auto [begin, end] = path.names(first, last);
+      together = together || end - begin >= several;
+    }
+    if (!path.row_bits.empty() || !path.own_latents.empty()) return;
+    const int entries = offsets[static_cast<std::size_t>(last)] - offsets[static_cast<std::size_t>(first)];
+    together = together || sums_by<Scalar>(entries, (last - first) * step.rows()) != SumsBy::entries;
   });
   // One latent at a time keeps the two rows in the first-level cache; a dense block wants a matrix.
-  const Index group = any_dense ? last - first : 1;
+  const Index group = together ? last - first : 1;
   auto loan = step.scratch.borrow(group * (in + out + 1));
   Scalar *const g_enc = loan.data(), *const g_dec = g_enc + group * in, *const g_bias = g_dec + group * out;
   for (Index from = first; from < last; from += group) {
     std::fill_n(g_enc, group * (in + out + 1), Scalar(0));
-    each_path(
-        [&](const Path<Scalar>& path) { add_path_gradient(step, path, from, group, g_enc, g_dec, g_bias, step.scratch); });
+    each_path([&](const Path<Scalar>& path) {
+      if (!path.row_bits.empty()) return add_row_bits(step, path, from, group, g_enc, g_bias);
+      const auto add = path.own_latents.empty() ? add_path_gradient<Step> : add_own_gradient<Step>;
+      add(step, path, from, group, g_enc, g_dec, g_bias, step.scratch);
+    });
     for (Index i = from; i < from + group; ++i) {
       Scalar* const d_enc = g_enc + (i - from) * in;
       Scalar* const d_dec = g_dec + (i - from) * out;

@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/core/threads.hpp>
 #include <sae/kernels/product.hpp>
+#include <sae/kernels/sparse_product.hpp>
 #include <sae/kernels/vector.hpp>
 #include <sae/models/step.hpp>
 
@@ -19,14 +20,25 @@ namespace sae::inline SAE_ABI::detail {
 inline constexpr Index tile_latents = 384;
 // Rows of narrow weights that are widened at a time for a product: another whole number, small enough for a cache.
 inline constexpr Index wide_latents = 48;
-// Above this density a dense product beats gathering rows. Measured at B 512, D 576, F 4608 on two threads: equal at 0.2 without
-// SIMD flags, 0.22 to 0.4 with AVX2, 0.27 to 0.43 with AVX-512 (code gradient first, weight gradients last).
-inline constexpr Index dense_entries_per_1000 = 200;
+// Above this density a dense product beats what goes entry by entry: sums of rows one at a time (measured with double and without SIMD
+// flags at 0.2 to 0.4), inner products of one row with some (float32: 0.4), sums of rows in tiles (0.65 to 0.8). All of float32 give the
+// same bytes.
+inline constexpr Index dense_entries_per_1000 = 200, dense_dots_per_1000 = 350, dense_tiled_per_1000 = 600;
 
 /// Rows of a tile: enough to repay packing the weights, several blocks a batch for the threads to share.
 inline Index encode_block_rows(Index rows) { return std::clamp<Index>((rows + 3) / 4, 32, 256); }
 
-inline bool is_dense(Index entries, Index cells) { return entries * 1000 > cells * dense_entries_per_1000; }
+inline bool is_dense(Index entries, Index cells, Index per_1000 = dense_entries_per_1000) {
+  return entries * 1000 > cells * per_1000;
+}
+/// How sums of rows of `Stored` that are added to rows of `Scalar` go.
+enum class SumsBy { entries, tiles, products };
+template <class Scalar, class Stored = Scalar>
+SumsBy sums_by(Index entries, Index cells) {
+  constexpr bool in_tiles = std::is_same_v<Scalar, float> && std::is_same_v<Stored, float>;
+  if (is_dense(entries, cells, in_tiles ? dense_tiled_per_1000 : dense_entries_per_1000)) return SumsBy::products;
+  return in_tiles && kernels::is_crowded(entries, cells) ? SumsBy::tiles : SumsBy::entries;
+}
 /// Rows of a block of what goes by entries: where they are many, a tile of them is a product.
 inline constexpr Index dense_block_rows = 256, sparse_block_rows = 32;
 
@@ -104,6 +116,23 @@ void for_each_pre_activation(const Scalar* x, Index rows, Index width, Rows w, c
   threads.for_blocks(rows, block_rows, [&](Index begin, Index end, Index block) {
     for_each_pre_activation_of_block(x + begin * width, end - begin, width, w, b, latents, scratch, gate,
                                      [&](Index row, Index first, std::span<const Scalar> z) { take(block, row, first, z); });
+  });
+}
+
+/// out [n x width]: the rows of w that are named.
+template <class Scalar, class Stored>
+void gather_rows(const Tensor<Stored>& w, std::span<const Index> rows, Tensor<Scalar>& out, Threads& threads) {
+  const auto count = static_cast<Index>(rows.size());
+  if (out.rows() != count || out.cols() != w.cols()) out.resize(count, w.cols());
+  threads.for_blocks(count, 256, [&](Index begin, Index end, Index) {
+    for (Index n = begin; n < end; ++n) {
+      const auto row = w.row(rows[static_cast<std::size_t>(n)]);
+      if constexpr (is_narrow<Stored>) {
+        kernels::widen(row, out.row(n), w.cols());
+      } else {
+        std::copy_n(row, w.cols(), out.row(n));
+      }
+    }
   });
 }
 
@@ -185,23 +214,32 @@ template <class Scalar, class Stored>
 void add_decoded(const Codes<Scalar>& codes, const Tensor<Stored>& w, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,
                  Threads& threads) {
   const Index width = w.cols(), latents = w.rows();
-  const bool dense = is_dense(codes.size(), codes.rows() * latents);
-  threads.for_blocks(codes.rows(), dense ? dense_block_rows : sparse_block_rows, [&](Index begin, Index end, Index) {
-    const Index rows = end - begin;
-    if (!dense) {
-      WideRows<Scalar, Stored> wide(scratch, kernels::detail::rows_at_once * width);
-      for (Index b = begin; b < end; ++b) {
-        const Index first = codes.begin(b);
-        kernels::add_weighted_rows(
-            out.row(b), width, codes.end(b) - first, [&](Index t) { return codes.value(first + t); },
-            [&](Index t) { return wide(w.row(codes.latent(first + t)), width, t % kernels::detail::rows_at_once * width); });
-      }
-      return;
-    }
-    std::array<Index, dense_block_rows> next;
-    for (Index r = 0; r < rows; ++r) next[static_cast<std::size_t>(r)] = codes.begin(begin + r);
-    add_decoded_range(codes, w, out, begin, end, 0, latents, next.data(), true, scratch);
-  });
+  const SumsBy by = sums_by<Scalar, Stored>(codes.size(), codes.rows() * latents);
+  threads.for_blocks(codes.rows(), by == SumsBy::entries ? sparse_block_rows : dense_block_rows,
+                     [&](Index begin, Index end, Index) {
+                       const Index rows = end - begin;
+                       if constexpr (std::is_same_v<Scalar, float> && std::is_same_v<Stored, float>)
+                         if (by == SumsBy::tiles)
+                           return kernels::add_crowded_product(
+                               out.row(begin), width, rows, w.data(), width, latents, width,
+                               [&](Index r) { return codes.begin(begin + r); }, [&](Index r) { return codes.end(begin + r); },
+                               [&](Index e) { return codes.value(e); }, [&](Index e) { return codes.latent(e); });
+                       if (by != SumsBy::products) {
+                         WideRows<Scalar, Stored> wide(scratch, kernels::detail::rows_at_once * width);
+                         for (Index b = begin; b < end; ++b) {
+                           const Index first = codes.begin(b);
+                           kernels::add_weighted_rows(
+                               out.row(b), width, codes.end(b) - first, [&](Index t) { return codes.value(first + t); },
+                               [&](Index t) {
+                                 return wide(w.row(codes.latent(first + t)), width, t % kernels::detail::rows_at_once * width);
+                               });
+                         }
+                         return;
+                       }
+                       std::array<Index, dense_block_rows> next;
+                       for (Index r = 0; r < rows; ++r) next[static_cast<std::size_t>(r)] = codes.begin(begin + r);
+                       add_decoded_range(codes, w, out, begin, end, 0, latents, next.data(), true, scratch);
+                     });
 }
 
 /// df[e] += cotangent[b] . w[latent(e)] for every entry e of every row b: the code gradient, at active entries only.
@@ -214,20 +252,27 @@ void add_code_gradient(const Codes<Scalar>& codes, const Tensor<Scalar>& cotange
     return named == nullptr ? std::pair<Index, Index>(0, w.rows()) : named->level(latent, w.rows());
   };
   const Index width = w.cols(), latents = w.rows(), all_rows = codes.rows();
-  const bool dense = !own_rows && is_dense(codes.size(), codes.rows() * latents);
+  constexpr bool many_at_once = std::is_same_v<Scalar, float> && std::is_same_v<Stored, float>;
+  const bool dense =
+      !own_rows && is_dense(codes.size(), codes.rows() * latents, many_at_once ? dense_dots_per_1000 : dense_entries_per_1000);
   threads.for_blocks(codes.rows(), dense ? dense_block_rows : sparse_block_rows, [&](Index begin, Index end, Index) {
     const Index rows = end - begin;
-    WideRows<Scalar, Stored> wide(scratch, (dense ? tile_latents : 1) * width);
+    WideRows<Scalar, Stored> wide(scratch, (dense ? tile_latents : kernels::detail::rows_at_once) * width);
     if (!dense) {
-      for (Index b = begin; b < end; ++b) {
-        std::pair<Index, Index> level = level_of(0);
-        for (Index e = codes.begin(b); e < codes.end(b); ++e) {
-          const Index i = codes.latent(e);
-          if (i >= level.second) level = level_of(i);
-          const Index row = own_rows ? named->cotangent_rows[static_cast<std::size_t>(e)] : level.first * all_rows + b;
-          df[static_cast<std::size_t>(e)] += kernels::dot(cotangent.row(row), wide(w.row(i), width), width);
+      for (Index b = begin; b < end; ++b)
+        for (Index e = codes.begin(b), last = 0; e < codes.end(b); e = last) {
+          if (own_rows) {
+            const Scalar* const g = cotangent.row(named->cotangent_rows[static_cast<std::size_t>(e)]);
+            df[static_cast<std::size_t>(e)] += kernels::dot(g, wide(w.row(codes.latent(e)), width), width);
+            last = e + 1;
+            continue;
+          }
+          const auto [level, level_end] = level_of(codes.latent(e));  // all entries of a level read one row
+          for (last = e + 1; last < codes.end(b) && codes.latent(last) < level_end;) ++last;
+          const auto run =
+              codes.row_latents(b).subspan(static_cast<std::size_t>(e - codes.begin(b)), static_cast<std::size_t>(last - e));
+          wide.add_dots(cotangent.row(level * all_rows + b), w, run, df.data() + e);
         }
-      }
       return;
     }
     auto loan = scratch.borrow(rows * tile_latents);
@@ -317,6 +362,17 @@ void for_each_tile(const Activation& activation, const Parameters& parameters, c
                           threads, take, gate);
 }
 
+/// Whether the next selection will go by a screen where nothing else watches, as far as the rule of the last batch tells.
+template <class Step>
+bool screen_is_ready(const Step& step) {
+  if constexpr (std::is_same_v<typename Step::Scalar, float> && requires { step.selectors.screened(); }) {
+    const std::optional<ScreenRule> rule = step.selectors.screened();
+    return rule && step.screen_pause == 0 &&
+           screen_pays(step.rows(), step.input_width(), step.encoder->rows(), *rule, step.weights_stay);
+  } else {
+    return false;
+  }
+}
 /// Shows the selectors what can be selected of the pre-activations alone, where finding it by a screen (models/screen.hpp) costs less
 /// than computing all. The selection is the same to the last bit. False where it does not: other numbers than float32, a machine without
 /// fast products of small integers, few rows or latents, an activation that has no such rule, or one that did not prune enough lately.

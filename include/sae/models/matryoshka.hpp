@@ -221,42 +221,42 @@ struct HierarchicalTopK {
 
   template <class Step>
   double reconstruct(Step& step, Threads& threads) const {
-    std::vector<Index> ends = prefixes;
+    std::vector<Index>& ends = step.rank_ends;
+    ends = prefixes;
     if (ends.empty()) {
       ends.resize(static_cast<std::size_t>(k));
       std::iota(ends.begin(), ends.end(), Index{1});
     }
-    const std::vector<double> weights(ends.size(), 1 / static_cast<double>(ends.size()));
+    step.level_weights.assign(ends.size(), 1 / static_cast<double>(ends.size()));
     const auto& codes = step.main.entries.codes;
     auto& main = step.main;
     if (step.band.entries.size() > 0)
       throw_value(
           "HierarchicalTopK: the model has thresholds (a band of a straight-through estimator); it goes with the TopK family");
     main.cotangent_rows.resize(static_cast<std::size_t>(codes.size()));
+    auto& ranked = step.ranked;
+    ranked.resize(main.cotangent_rows.size());
     return detail::prefix_errors(
-        step, weights, ErrorNormaliser::rows, 1.0, 32,
+        step, step.level_weights, ErrorNormaliser::rows, 1.0, 32,
         [&](Index begin, Index end) {
-          // Of each row (-key, entry): the entries of a row have ascending latents.
-          std::vector<std::vector<std::pair<double, Index>>> order;
           for (Index b = begin; b < end; ++b) {
-            auto& ranked = order.emplace_back();
+            if (codes.end(b) - codes.begin(b) > k)
+              throw_value("HierarchicalTopK: a row has ", codes.end(b) - codes.begin(b), " active latents and k = ", k,
+                          "; give the model's k");
             for (Index e = codes.begin(b); e < codes.end(b); ++e) {
               double key = std::fabs(static_cast<double>(codes.value(e)));
               if (by_decoder_norm) key *= static_cast<double>(step.decoder_norms[codes.latent(e)]);
-              ranked.emplace_back(-key, e);
+              ranked[static_cast<std::size_t>(e)] = {-key, e};  // entries of a row have ascending latents
             }
-            if (static_cast<Index>(ranked.size()) > k)
-              throw_value("HierarchicalTopK: a row has ", ranked.size(), " active latents and k = ", k, "; give the model's k");
-            std::sort(ranked.begin(), ranked.end());
+            std::sort(ranked.begin() + codes.begin(b), ranked.begin() + codes.end(b));
           }
-          return [&, begin, end, order = std::move(order)](Index m) {
+          return [&, begin, end](Index m) {
             const auto level = static_cast<std::size_t>(m);
             detail::WideRows<typename Step::Scalar, typename Step::Stored> wide(step.scratch, step.output_width());
             for (Index b = begin; b < end; ++b) {
-              const auto& ranked = order[static_cast<std::size_t>(b - begin)];
-              const Index last = std::min(ends[level], static_cast<Index>(ranked.size()));
+              const Index last = std::min(ends[level], codes.end(b) - codes.begin(b));
               for (Index rank = m > 0 ? ends[level - 1] : 0; rank < last; ++rank) {
-                const Index e = ranked[static_cast<std::size_t>(rank)].second;
+                const Index e = ranked[static_cast<std::size_t>(codes.begin(b) + rank)].second;
                 kernels::add_scaled(step.residual.row(b), codes.value(e),
                                     wide(step.decoder->row(codes.latent(e)), step.output_width()), step.output_width());
                 main.cotangent_rows[static_cast<std::size_t>(e)] = static_cast<int>(m * step.rows() + b);

@@ -2,6 +2,7 @@
 #include <sae/models/reconstruction_loss.hpp>
 
 #include <optional>
+#include <span>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -95,6 +96,15 @@ inline constexpr bool is_objective<Objective<Terms...>> = true;
 
 /// Selection of a term that watches no tiles.
 struct NoSelection {};
+/// Base of one that keeps memory for its term from step to step and watches none.
+template <class Scalar>
+struct KeptMemory {
+  template <class Term, class Step>
+  bool begin(const Term&, const Step&, Index /*blocks*/, Index /*block_rows*/) {
+    return false;
+  }
+  void take(Index, Index, Index, std::span<const Scalar>) {}
+};
 
 namespace detail {
 template <class Term, class Scalar>

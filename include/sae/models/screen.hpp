@@ -263,16 +263,12 @@ class Screen {
     const auto room = static_cast<std::size_t>(capacity_);
     for (auto* const of : {&z_, &values_}) of->resize(std::max(of->size(), room));
     picked_.resize(std::max(picked_.size(), room));
+    wide_.resize(static_cast<std::size_t>(kernels::dots_room<Rows, float>(width)));
     computed_ = 0;
     const auto compute = [&](Index b, std::span<const int> latents) {
       computed_ += static_cast<Index>(latents.size());
       for (std::size_t n = 0; n < latents.size(); ++n) z_[n] = bias == nullptr ? 0.0F : bias[latents[n]];
-      if constexpr (kernels::is_wide<Rows, float>) {
-        kernels::detail::float_kernels().inner_of(x + b * width, w, width, width, latents.data(),
-                                                  static_cast<Index>(latents.size()), z_.data());
-      } else {
-        inner_of_narrow(x + b * width, w, width, latents);
-      }
+      kernels::add_dots(x + b * width, w, width, latents, z_.data(), wide_.data());
     };
     for (Index b = 0; b < static_cast<Index>(count_.size()); ++b) {
       const std::span<const int> all = candidates(b);
@@ -324,19 +320,6 @@ class Screen {
   Index computed() const { return computed_; }
 
  private:
-  /// Adds the inner products of x with rows of narrow weights to z_.
-  template <class Rows>
-  void inner_of_narrow(const float* x, const Rows& w, Index width, std::span<const int> latents) {
-    constexpr int named[] = {0, 1, 2, 3, 4, 5, 6, 7};
-    constexpr std::size_t most = std::size(named);
-    wide_.resize(most * static_cast<std::size_t>(width));
-    for (std::size_t at = 0; at < latents.size(); at += most) {
-      const std::size_t some = std::min(most, latents.size() - at);
-      for (std::size_t n = 0; n < some; ++n)
-        kernels::widen(w + latents[at + n] * width, wide_.data() + static_cast<Index>(n) * width, width);
-      kernels::detail::float_kernels().inner_of(x, wide_.data(), width, width, named, static_cast<Index>(some), z_.data() + at);
-    }
-  }
   float first_bound(Index b) const {
     return std::max(level_ * rows_[static_cast<std::size_t>(b)].alpha, std::numeric_limits<float>::denorm_min());
   }

@@ -104,6 +104,10 @@ class WideRows {
   const Scalar* operator()(const Rows& x, Index n, Index place = 0) {
     return kernels::wide(x, n, room_.at(place));
   }
+  /// out[t] += a . (row rows[t] of w); takes room for kernels::detail::rows_at_once rows.
+  void add_dots(const Scalar* a, const Tensor<Stored>& w, std::span<const int> rows, Scalar* out) {
+    kernels::add_dots(a, w.data(), w.cols(), rows, out, room_.at(0));
+  }
   /// Calls body(row i of w), which may change it; where it is stored in 16 bits, what it is then is rounded stochastically, by its place
   /// in w, and what body left alone stays to the last bit.
   template <class Body>
@@ -155,6 +159,12 @@ struct ByLatent {
 template <class Scalar>
 struct Path {
   Entries<Scalar> entries;
+  /// Ascending: the entries name positions in this list, whose length is the F of their codes. Empty: they name latents themselves. A
+  /// path of few latents, of which a row has many, is then dense; it has no levels.
+  std::vector<Index> own_latents;
+  /// In the place of entries where many have one dz: bit n of row b, whether the n-th latent has it there; dz is then that of each latent.
+  /// No cotangent, the step's input. [B x words_of_row()]
+  Buffer<std::uint64_t> row_bits;
   Buffer<Scalar> df, dz;  ///< dL/df, dL/dz of each entry
   const Tensor<Scalar>* cotangent =
       nullptr;                 ///< dL/d(reconstruction that these codes feed) [n x D_out]; null: no decoder gradient
@@ -165,7 +175,20 @@ struct Path {
   Buffer<int> input_rows;                   ///< row of `input` of each entry; empty: its row b
   Tensor<Scalar> own_cotangent, own_input;  ///< storage for those that belong to this path
   ByLatent by_latent;
+  /// The sums of `own_latents`, [n x D_in], [n x D_out], [1 x n], where they are taken at once.
+  Tensor<Scalar> own_encoder_gradient, own_decoder_gradient, own_bias_gradient;
+  bool is_summed = false;
 
+  Index words_of_row() const { return (entries.codes.latents() + 63) / 64; }
+  /// The names that the entries have for the latents first .. last - 1.
+  std::pair<Index, Index> names(Index first, Index last) const {
+    if (own_latents.empty()) return {first, last};
+    const auto at = [&](Index latent) {
+      return static_cast<Index>(std::lower_bound(own_latents.begin(), own_latents.end(), latent) - own_latents.begin());
+    };
+    return {at(first), at(last)};
+  }
+  Index latent(Index name) const { return own_latents.empty() ? name : own_latents[static_cast<std::size_t>(name)]; }
   /// Level of a latent and the end of its range.
   std::pair<Index, Index> level(Index latent, Index latents) const {
     if (level_ends.empty()) return {0, latents};
@@ -249,6 +272,8 @@ struct Step {
   std::vector<Entries<Scalar>> block_active, block_band;
   Tensor<Scalar> read_sums, column_sums, transposed;           ///< of the gradients that all latents share
   std::vector<double> row_factors, level_loss, level_weights;  ///< of a reconstruction loss [B], [B], [levels]
+  std::vector<Index> rank_ends;                                ///< of HierarchicalTopK [levels]
+  std::vector<std::pair<double, Index>> ranked;                ///< its entries, those of a row by -key
   ScratchPool<Scalar> scratch;
   detail::ScreenWeights screen;  ///< of the encoder, where selecting by a screen pays
   Pool<detail::Screen> screens;
@@ -269,6 +294,8 @@ struct Step {
     Path<Scalar>& path = *extra[extra_used++];
     path.cotangent = nullptr;
     path.input = nullptr;
+    path.own_latents.clear();
+    path.row_bits.clear();
     path.cotangent_rows.clear();
     path.level_ends.clear();
     path.input_rows.clear();

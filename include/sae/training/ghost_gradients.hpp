@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -35,27 +36,39 @@ struct GhostGradients {
   void check(Index, Index) const { require_non_negative("GhostGradients: coefficient", coefficient); }
   bool needs_decoder_norms() const { return false; }
 
+  template <class Scalar>
+  class Selection : public KeptMemory<Scalar> {
+    friend struct GhostGradients;
+    std::vector<Index> dead_;
+    detail::GatheredLatents<Scalar> gathered_;
+    Tensor<Scalar> decoder_;                ///< rows of the dead
+    std::vector<double> shift_, row_loss_;  ///< of each row
+  };
+
   template <class Step>
-  double apply(Step& step, NoSelection&, Threads& threads) const {
+  double apply(Step& step, Selection<typename Step::Scalar>& selection, Threads& threads) const {
     using Scalar = typename Step::Scalar;
-    std::vector<Index> dead;
+    std::vector<Index>& dead = selection.dead_;
     detail::GatheredLatents<Scalar>::list_dead(step, dead);
     if (dead.empty() || coefficient == 0) return 0;
     const Index rows = step.rows(), width = step.output_width(), block_rows = detail::encode_block_rows(rows);
     Path<Scalar>& path = step.add_path();
     auto& entries = path.entries;
-    entries.reset(step.latents());
+    path.own_latents = dead;
+    const auto count = static_cast<Index>(dead.size());
+    entries.reset(count);
     for (Index b = 0; b < rows; ++b) {
-      for (const Index i : dead) entries.push(i, Scalar(0), Scalar(0));
+      for (Index n = 0; n < count; ++n) entries.push(n, Scalar(0), Scalar(0));
       entries.finish_row();
     }
-    detail::GatheredLatents<Scalar>().for_each(step, dead, threads, [&](Index block, Index row, std::size_t n, Scalar z) {
-      entries.z[static_cast<std::size_t>(block * block_rows + row) * dead.size() + n] = z;
+    selection.gathered_.for_each(step, dead, threads, [&](Index block, Index row, Index first, std::span<const Scalar> z) {
+      std::copy(z.begin(), z.end(), entries.z.begin() + (block * block_rows + row) * static_cast<Index>(dead.size()) + first);
     });
 
     // f = e^(z - m) with m = max(z, 0): then s e^z = |r| f / (1e-6 e^-m + 2 |sum f d|).
     const auto f = entries.codes.values();
-    std::vector<double> shift(static_cast<std::size_t>(rows));
+    std::vector<double>& shift = selection.shift_;
+    shift.resize(static_cast<std::size_t>(rows));
     for (std::size_t b = 0; b < shift.size(); ++b) {
       const auto* const z = entries.z.data() + b * dead.size();
       const Scalar m = std::max(*std::max_element(z, z + dead.size()), Scalar(0));
@@ -65,10 +78,12 @@ struct GhostGradients {
     Tensor<Scalar>& ghost = path.own_cotangent;
     if (ghost.rows() != rows || ghost.cols() != width) ghost.resize(rows, width);
     ghost.set_zero();
-    detail::add_decoded(entries.codes, *step.decoder, ghost, step.scratch, threads);
+    detail::gather_rows(*step.decoder, std::span<const Index>(dead), selection.decoder_, threads);
+    detail::add_decoded(entries.codes, selection.decoder_, ghost, step.scratch, threads);
 
     const double each = coefficient / (static_cast<double>(rows) * static_cast<double>(width));
-    std::vector<double> row_loss(static_cast<std::size_t>(rows));
+    std::vector<double>& row_loss = selection.row_loss_;
+    row_loss.resize(static_cast<std::size_t>(rows));
     threads.for_blocks(rows, 64, [&](Index begin, Index end, Index) {
       for (Index b = begin; b < end; ++b) {
         const auto at = static_cast<std::size_t>(b);
@@ -93,7 +108,7 @@ struct GhostGradients {
     if (!step.wants_gradient) return value;
     path.cotangent = &path.own_cotangent;
     path.df.assign(static_cast<std::size_t>(entries.size()), Scalar(0));
-    detail::add_code_gradient(entries.codes, ghost, *step.decoder, path.df, step.scratch, threads);
+    detail::add_code_gradient(entries.codes, ghost, selection.decoder_, path.df, step.scratch, threads);
     path.dz = path.df;
     for (std::size_t e = 0; e < path.dz.size(); ++e) path.dz[e] *= f[e];
     return value;

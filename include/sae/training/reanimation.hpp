@@ -30,25 +30,18 @@ struct Reanimation {
   bool needs_decoder_norms() const { return false; }
 
   template <class Scalar>
-  class Selection {
-   public:
-    /// The term reads codes, not tiles.
-    template <class Step>
-    bool begin(const Reanimation&, const Step&, Index /*blocks*/, Index /*block_rows*/) {
-      return false;
-    }
-    void take(Index, Index, Index, std::span<const Scalar>) {}
-
-   private:
+  class Selection : public KeptMemory<Scalar> {
     friend struct Reanimation;
     Tensor<Scalar> mean_;
+    std::vector<std::uint8_t> active_;
   };
 
   template <class Step>
   double apply(Step& step, Selection<typename Step::Scalar>& selection, Threads& threads) const {
     using Scalar = typename Step::Scalar;
     const auto& codes = step.main.entries.codes;
-    std::vector<std::uint8_t> active(static_cast<std::size_t>(step.latents()));
+    std::vector<std::uint8_t>& active = selection.active_;
+    active.assign(static_cast<std::size_t>(step.latents()), 0);
     for (Index e = 0; e < codes.size(); ++e)
       if (codes.value(e) != Scalar(0)) active[static_cast<std::size_t>(codes.latent(e))] = 1;
     const auto silent = static_cast<double>(std::count(active.begin(), active.end(), std::uint8_t{0}));

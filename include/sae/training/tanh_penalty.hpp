@@ -2,6 +2,7 @@
 #include <sae/models/objective.hpp>
 
 #include <cmath>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -40,12 +41,19 @@ struct TanhPenalty {
   }
   bool needs_decoder_norms() const { return true; }
 
+  template <class Scalar>
+  class Selection : public KeptMemory<Scalar> {
+    friend struct TanhPenalty;
+    std::vector<double> weight_;  ///< 1 + 2 q_i / c
+  };
+
   template <class Step>
-  double apply(Step& step, NoSelection&, Threads&) const {
+  double apply(Step& step, Selection<typename Step::Scalar>& selection, Threads&) const {
     using Scalar = typename Step::Scalar;
     const double factor = coefficient * step.sparsity_scale / static_cast<double>(step.rows());
     double sum = 0;
-    std::vector<double> weight;  // 1 + 2 q_i / c
+    std::vector<double>& weight = selection.weight_;
+    weight.clear();
     if (frequency_scale > 0) {
       weight.assign(static_cast<std::size_t>(step.latents()), 0.0);
       const auto& codes = step.main.entries.codes;
