@@ -46,42 +46,9 @@ class PursuitSelector {
   void emit(Index /*row*/, Entries<Scalar>& /*active*/, Entries<Scalar>& /*band*/) {}
 };
 
-inline constexpr Index pursuit_block_rows = 64;
-
 inline void check_pursuit(std::string_view name, double residual_threshold) {
   if (!(residual_threshold >= 0 && std::isfinite(residual_threshold)))
     throw_value(name, ": residual_threshold = ", residual_threshold, " is not in [0, infinity)");
-}
-
-/// Goes over all rows, in blocks. choose(row, latent, residual [D]) takes the latent in, changes the residual and returns whether
-/// the row goes on; it is called with the best match of the residual, in rounds over the rows that go on.
-template <class Parameters, class Step, class Choose>
-void pursue_rows(const Parameters& parameters, Step& step, Index rounds, bool by_magnitude, Threads& threads,
-                 const Choose& choose) {
-  using Scalar = typename Step::Scalar;
-  const Index width = step.input.cols(), latents = parameters.latents();
-  const Tensor<Scalar>& w = parameters.encoder();
-  threads.for_blocks(step.input.rows(), pursuit_block_rows, [&](Index begin, Index end, Index) {
-    auto loan = step.scratch.borrow(pursuit_block_rows * (width + kernels::match_tile + 1));
-    Scalar *const residuals = loan.data(), *const scratch = residuals + pursuit_block_rows * width;
-    std::copy_n(step.input.row(begin), (end - begin) * width, residuals);
-    std::array<Index, pursuit_block_rows> running;  // the row of each residual
-    std::array<int, pursuit_block_rows> best;
-    auto left = static_cast<std::size_t>(end - begin);
-    std::iota(running.begin(), running.begin() + (end - begin), begin);
-    for (Index round = 0; round < rounds && left > 0; ++round) {
-      kernels::best_matches(residuals, static_cast<Index>(left), width, w.data(), latents, by_magnitude, scratch,
-                            std::span<int>(best));
-      std::size_t kept = 0;
-      for (std::size_t n = 0; n < left; ++n) {
-        Scalar* const residual = residuals + static_cast<Index>(n) * width;
-        if (best[n] < 0 || !choose(running[n], best[n], residual)) continue;
-        if (kept != n) std::copy_n(residual, width, residuals + static_cast<Index>(kept) * width);
-        running[kept++] = running[n];
-      }
-      left = kept;
-    }
-  });
 }
 
 /// step.main.entries from step.choices: for each row its latents, ascending, each with the sum of its values.
@@ -173,18 +140,21 @@ struct MatchingPursuit {
     const double threshold = detail::own_parameters<MatchingPursuit>(parameters.activation)->residual_threshold[0];
     if (static_cast<Index>(step.choices.size()) < rows) step.choices.resize(static_cast<std::size_t>(rows));
     for (auto& row : step.choices) row.clear();
-    detail::pursue_rows(parameters, step, max_iterations > 0 ? max_iterations : width, false, threads,
-                        [&](Index b, int latent, Scalar* residual) {
+    step.matches.pursue(parameters.encoder(), step.input,
+                        {.rounds = max_iterations > 0 ? max_iterations : width, .steps_along = true}, step.weights_stay,
+                        step.scratch, threads, [&](Index b, int latent, Scalar* residual) {
                           auto& row = step.choices[static_cast<std::size_t>(b)];
                           const Scalar* const d = parameters.encoder().row(latent);
                           const Scalar v = kernels::dot(residual, d, width);
-                          if (!(v > Scalar(0))) return false;
+                          if (!(v > Scalar(0))) return Scalar(0);
                           const bool again =
                               std::any_of(row.begin(), row.end(), [&](const auto& c) { return c.latent == latent; });
                           row.push_back({latent, v});
                           kernels::add_scaled(residual, -v, d, width);
-                          if (again && stop_on_duplicate_support) return false;
-                          return !(std::sqrt(static_cast<double>(kernels::squared_norm(residual, width))) < threshold);
+                          const bool ends =
+                              (again && stop_on_duplicate_support) ||
+                              std::sqrt(static_cast<double>(kernels::squared_norm(residual, width))) < threshold;
+                          return ends ? Scalar(0) : v;
                         });
     detail::gather_choices(step, rows, parameters.latents());
     return true;
@@ -285,7 +255,8 @@ struct OrthogonalMatchingPursuit {
     if (static_cast<Index>(step.choices.size()) < rows) step.choices.resize(static_cast<std::size_t>(rows));
     for (auto& row : step.choices) row.clear();
     std::vector<Fit> fits(static_cast<std::size_t>(rows));
-    detail::pursue_rows(parameters, step, k, by_magnitude, threads, [&](Index b, int latent, Scalar* residual) {
+    step.matches.pursue(parameters.encoder(), step.input, {.rounds = k, .by_magnitude = by_magnitude}, step.weights_stay,
+                        step.scratch, threads, [&](Index b, int latent, Scalar* residual) {
       auto& row = step.choices[static_cast<std::size_t>(b)];
       Fit& fit = fits[static_cast<std::size_t>(b)];
       if (std::any_of(row.begin(), row.end(), [&](const auto& c) { return c.latent == latent; })) return false;
