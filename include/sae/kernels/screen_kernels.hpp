@@ -316,8 +316,7 @@ SAE_VNNI inline float add_bytes(float* y, float c, const std::int8_t* q, Index n
   __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
   Index j = 0;
   for (; j + 16 <= n; j += 16) {
-    const __m512i bytes =
-        _mm512_maskz_cvtepi8_epi32(0xFFFF, _mm_loadu_si128(reinterpret_cast<const __m128i*>(q + j)));
+    const __m512i bytes = _mm512_maskz_cvtepi8_epi32(0xFFFF, _mm_loadu_si128(reinterpret_cast<const __m128i*>(q + j)));
     const __m512 sum = _mm512_fmadd_ps(all, _mm512_maskz_cvtepi32_ps(0xFFFF, bytes), _mm512_loadu_ps(y + j));
     _mm512_storeu_ps(y + j, sum);
     most = _mm512_maskz_max_ps(0xFFFF, sum, most);

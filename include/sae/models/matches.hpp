@@ -197,9 +197,9 @@ class FollowedRow {
   const kernels::detail::ScreenKernels* loops_ = nullptr;
   const float* w_ = nullptr;
   Index width_ = 0, computed_ = 0, round_ = 0;
-  std::span<float> bounds_;  ///< of r . w_i, `lost_` less
+  std::span<float> bounds_;                                ///< of r . w_i, `lost_` less
   double size_ = 0, rounding_ = 0, lost_ = 0, slack_ = 0;  ///< |r|; what rounding does to a product; to the bounds; both
-  float top_ = 0, reach_ = 0;  ///< no bound is above it; how far below those are looked at first
+  float top_ = 0, reach_ = 0;                              ///< no bound is above it; how far below those are looked at first
   std::vector<int> places_;
   std::vector<float> keys_, products_;
   std::vector<Index> seen_;  ///< the last round in which a latent was computed

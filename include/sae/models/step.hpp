@@ -171,6 +171,8 @@ struct Step {
   std::vector<std::vector<Choice<Scalar>>> choices;
   std::vector<std::pair<int, std::size_t>> choice_order;  ///< scratch: those of one row by latent
   detail::Matches<Scalar> matches;                        ///< how a pursuit finds them
+  std::vector<kernels::GrowingFit> fits;                  ///< of each row, where all values are fitted together
+  std::vector<int> latent_places;                         ///< scratch [F]
 
   // Backward: filled by the reconstruction loss and the terms.
   Tensor<Scalar> cotangent;                  ///< dL/dx' [B x D_out]: of b_dec, and of every code but for `level_cotangent`
