@@ -104,8 +104,8 @@ class FollowedRow {
     kernels::detail::float_kernels().range(upper.data(), static_cast<Index>(room), &least, &top_);
     reach_ = 0.1F * std::abs(top_);
   }
-  /// The lowest i with the largest r . w_i above 0; `none` where there is none; `unknown` where too much would have to be computed, or
-  /// numbers are not finite.
+  /// The lowest i with the largest r . w_i above 0; `none` where there is none; `unknown` where so much would have to be computed that
+  /// new bounds cost less, or numbers are not finite.
   int best(const float* r) {
     if (!std::isfinite(slack_)) return unknown;
     ++round_;
@@ -117,13 +117,13 @@ class FollowedRow {
     for (float from = std::max(bound(), top_ - reach_); !all; from = bound()) {
       all = from <= bound();
       Index count = loops_->at_least(bounds_.data(), latents, from, places_.data());
-      if (!all || round_ == 1) reach_ *= count > 12 ? 0.7F : count < 6 ? 1.4F : 1.0F;
+      if (!all || round_ == 1) reach_ *= count > 6 ? 0.7F : count < 3 ? 1.4F : 1.0F;
       for (;;) {
         count = those_left(count, bound());
         if (count == 0) break;
         Index take = count;
         if (count > together) take = put_first(count, kernels::toward_kth_largest(keys_.data(), count, together, -largest, 12));
-        if ((computed_ += take) > latents / 4 + 64 * round_) return unknown;
+        if ((computed_ += take) > (round_ == 1 ? latents / 8 : latents / 32 + together * round_)) return unknown;
         std::fill_n(products_.data(), take, 0.0F);
         kernels::detail::float_kernels().inner_of(r, w_, width_, width_, places_.data(), take, products_.data());
         for (Index n = 0; n < take; ++n) {
@@ -162,7 +162,7 @@ class FollowedRow {
   Index computed() const { return computed_; }
 
  private:
-  static constexpr Index together = 16;  ///< products that are computed before the others' bounds are looked at again
+  static constexpr Index together = 8;  ///< products that are computed before the others' bounds are looked at again
   static constexpr float largest = std::numeric_limits<float>::max();
 
   static float below(double x) { return static_cast<float>(x - 3e-7 * std::abs(x) - 1e-37); }
@@ -225,7 +225,10 @@ class Matches {
     prepare(w, input, rule, weights_stay, threads);
     threads.for_blocks(input.rows(), block_rows, [&](Index begin, Index end, Index) {
       auto loan = scratch.borrow(block_rows * (2 * width + kernels::match_tile + 1));
-      Block block{.residuals = loan.data(), .scratch = loan.data() + block_rows * width, .count = end - begin};
+      Block block{.residuals = loan.data(),
+                  .scratch = loan.data() + 2 * block_rows * width,
+                  .spare = loan.data() + block_rows * width,
+                  .count = end - begin};
       std::copy_n(input.row(begin), block.count * width, block.residuals);
       std::iota(block.row.begin(), block.row.begin() + block.count, begin);
       std::fill_n(block.rounds.begin(), block.count, rule.rounds);
@@ -246,7 +249,7 @@ class Matches {
   static constexpr Index block_rows = GramBounds::block_rows;
   /// Rows that go on.
   struct Block {
-    Scalar *residuals, *scratch;
+    Scalar *residuals, *scratch, *spare;  ///< [rows x width], for `best_matches`, [rows x width]
     Index count;
     std::array<Index, block_rows> row{}, rounds{};
     std::array<int, block_rows> best{};
@@ -287,30 +290,41 @@ class Matches {
       follows_ = gram_known_;
     }
   }
-  /// Goes all rounds of row after row; those whose bounds prune too little are left where they are.
+  /// Goes all rounds of row after row. Rows whose bounds have become wide get new ones, together; those of which new bounds say too
+  /// little are left.
   template <class Choose>
   void follow(const Tensor<float>& w, Block& block, const Choose& choose) {
     const Index width = w.cols();
     auto screen = pool_.borrow();
     auto row = followed_.borrow();
-    screen->bound_all(weights_, block.residuals, block.count);
-    advance(block, width, [&](Index n) {
-      const auto at = static_cast<std::size_t>(n);
-      float* const residual = block.residuals + n * width;
-      const std::span<float> upper = screen->upper(n);
-      if (static_cast<Index>(upper.size()) != w.rows()) return true;
-      row->begin(gram_, weights_.loops(), w.data(), width, residual, upper);
-      while (block.rounds[at] > 0) {
-        const int latent = row->best(residual);
-        if (latent == FollowedRow::unknown) return true;
-        --block.rounds[at];
-        if (latent == FollowedRow::none) return false;
-        const float v = choose(block.row[at], latent, residual);
-        if (v == 0) return false;
-        row->follow(latent, v, residual);
-      }
-      return false;
-    });
+    Block left{.residuals = block.spare, .scratch = block.scratch, .spare = block.residuals, .count = 0};
+    while (block.count > 0) {
+      screen->bound_all(weights_, block.residuals, block.count);
+      advance(block, width, [&](Index n) {
+        const auto at = static_cast<std::size_t>(n);
+        float* const residual = block.residuals + n * width;
+        const std::span<float> upper = screen->upper(n);
+        const bool bounded = static_cast<Index>(upper.size()) == w.rows();
+        if (bounded) row->begin(gram_, weights_.loops(), w.data(), width, residual, upper);
+        for (bool first = true; block.rounds[at] > 0; first = false) {
+          const int latent = bounded ? row->best(residual) : FollowedRow::unknown;
+          if (latent == FollowedRow::unknown && !first) return true;
+          if (latent == FollowedRow::unknown) {
+            std::copy_n(residual, width, left.residuals + left.count * width);
+            left.row[static_cast<std::size_t>(left.count)] = block.row[at];
+            left.rounds[static_cast<std::size_t>(left.count++)] = block.rounds[at];
+            return false;
+          }
+          --block.rounds[at];
+          if (latent == FollowedRow::none) return false;
+          const float v = choose(block.row[at], latent, residual);
+          if (v == 0) return false;
+          row->follow(latent, v, residual);
+        }
+        return false;
+      });
+    }
+    block = left;
   }
   /// The best match of each row of a block.
   void find(const Tensor<Scalar>& w, const MatchRule& rule, Block& block) {
@@ -342,11 +356,10 @@ class Matches {
           block.level = std::isfinite(least) ? 0.75F * least : 0.0F;
           const auto left = screen->whole_rows();
           const auto count = static_cast<Index>(left.size());
-          float* const rows = block.scratch + block_rows * (kernels::match_tile + 1);
           for (Index n = 0; n < count; ++n)
-            std::copy_n(block.residuals + left[static_cast<std::size_t>(n)] * width, width, rows + n * width);
+            std::copy_n(block.residuals + left[static_cast<std::size_t>(n)] * width, width, block.spare + n * width);
           std::array<int, block_rows> best;
-          if (count > 0) whole(rows, count, best.data());
+          if (count > 0) whole(block.spare, count, best.data());
           for (Index n = 0; n < count; ++n)
             block.best[static_cast<std::size_t>(left[static_cast<std::size_t>(n)])] = best[static_cast<std::size_t>(n)];
           return;
