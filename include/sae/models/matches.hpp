@@ -123,7 +123,7 @@ class FollowedRow {
         if (count == 0) break;
         Index take = count;
         if (count > together) take = put_first(count, kernels::toward_kth_largest(keys_.data(), count, together, -largest, 12));
-        if ((computed_ += take) > (round_ == 1 ? latents / 8 : latents / 32 + together * round_)) return unknown;
+        if ((computed_ += take) > (round_ == 1 ? latents / 8 : latents / 32 + together / 2 * round_)) return unknown;
         std::fill_n(products_.data(), take, 0.0F);
         kernels::detail::float_kernels().inner_of(r, w_, width_, width_, places_.data(), take, products_.data());
         for (Index n = 0; n < take; ++n) {
@@ -244,6 +244,8 @@ class Matches {
       }
     });
   }
+  /// Whether the last pursuit went by bounds that follow the residuals.
+  bool follows() const { return follows_; }
 
  private:
   static constexpr Index block_rows = GramBounds::block_rows;
