@@ -101,7 +101,8 @@ std::size_t entry_of(const Codes<Scalar>& codes, Index row, int latent) {
 ///
 /// Train with decoder rows that start at norm 1 (the default); SAELens leaves them free afterwards (DecoderNorm::free).
 /// Ties   lower latent first. NaN: a row with NaN selects nothing.
-/// Cost   a dense product B x F x D for each step of the rows still running: many times a TopK. A gradient keeps D numbers an entry.
+/// Cost   a dense product B x F x D for each step of the rows still running: many times a TopK; where a screen pays (models/matches.hpp) an
+///        eighth of it, and the selection is the same. A gradient keeps D numbers for each latent that was chosen.
 /// Source Mallat and Zhang 1993, "Matching pursuits with time-frequency dictionaries"; Costa et al. 2025, arXiv:2506.03093;
 ///        SAELens 6.54 saes/matching_pursuit_sae.py.
 struct MatchingPursuit {
@@ -178,26 +179,27 @@ struct MatchingPursuit {
     }
     path.entries.finish_row();
     path.dz.assign(static_cast<std::size_t>(path.entries.size()), Scalar(0));
-    Tensor<Scalar>&sums = path.own_cotangent, &rest = path.own_input;
-    sums.resize(path.entries.size(), width);
-    sums.set_zero();
-    path.cotangent = &sums;
+    const Index sums = path.entries.size();
+    Index most = entries_at_once;  // of one row of the batch there may be more
+    for (Index b = 0; b < codes.rows(); ++b) most = std::max(most, codes.end(b) - codes.begin(b));
+    Tensor<Scalar>& room = step.matches.lend(std::min(codes.latents(), codes.size()) + most, width);
+    std::fill_n(room.data(), sums * width, Scalar(0));
+    path.cotangent = &room;
     for (Index first = 0, last = 0; first < codes.rows(); first = last) {
-      const Index from = codes.begin(first);
+      const Index from = codes.begin(first), rest = sums - from;  // the row of an entry is rest + e
       for (last = first + 1; last < codes.rows() && codes.end(last) - from <= entries_at_once;) ++last;
-      if (rest.rows() < codes.begin(last) - from || rest.cols() != width) rest.resize(codes.begin(last) - from, width);
       threads.for_blocks(last - first, 8, [&](Index begin, Index end, Index) {
         auto loan = step.scratch.borrow(2 * width);
         Scalar *const rho = loan.data(), *const taken = rho + width;  // taken = r_t - u
         for (Index b = first + begin; b < first + end; ++b) {
           const auto& row = step.choices[static_cast<std::size_t>(b)];
           std::fill_n(rho, 2 * width, Scalar(0));
-          std::fill_n(rest.row(codes.begin(b) - from), (codes.end(b) - codes.begin(b)) * width, Scalar(0));
+          std::fill_n(room.row(rest + codes.begin(b)), (codes.end(b) - codes.begin(b)) * width, Scalar(0));
           for (const auto& c : row) kernels::add_scaled(taken, -c.value, step.decoder->row(c.latent), width);
           for (auto c = row.rbegin(); c != row.rend(); ++c) {
             const Scalar* const d = step.decoder->row(c->latent);
             const std::size_t e = detail::entry_of(codes, b, c->latent);
-            Scalar* const own = rest.row(static_cast<Index>(e) - from);
+            Scalar* const own = room.row(rest + static_cast<Index>(e));
             const Scalar gamma = step.main.df[e] - kernels::dot(rho, d, width);
             kernels::add_scaled(taken, c->value, d, width);
             kernels::add_scaled(own, gamma, taken, width);
@@ -209,8 +211,8 @@ struct MatchingPursuit {
       });
       threads.for_blocks(width, 64, [&](Index begin, Index end, Index) {
         for (Index e = from; e < codes.begin(last); ++e)
-          kernels::add_scaled(sums.row(step.latent_places[static_cast<std::size_t>(codes.latent(e))]) + begin, Scalar(1),
-                              rest.row(e - from) + begin, end - begin);
+          kernels::add_scaled(room.row(step.latent_places[static_cast<std::size_t>(codes.latent(e))]) + begin, Scalar(1),
+                              room.row(rest + e) + begin, end - begin);
       });
     }
     return true;

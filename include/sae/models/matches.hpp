@@ -25,19 +25,19 @@
 // all bounds, so that the match is that of all products, to the last bit.
 namespace sae::inline SAE_ABI::detail {
 
-/// Lower bounds of w_c . w_i for all pairs of rows of w [F x D], a byte each: step(c) row(c)[i]. F^2 bytes.
+/// Lower bounds of w_c . w_i for all pairs of rows of w [F x D], a byte each: step(c) row(c)[i].
 class GramBounds {
  public:
   static constexpr Index most_latents = 6144;  ///< 36 MiB
   static constexpr Index block_rows = 48;
 
-  /// False where some row is not finite: then there is nothing to rely on.
-  bool build(const float* w, Index latents, Index width, Pool<Screen>& screens, Threads& threads) {
+  /// False where some row is not finite: then there is nothing to rely on. \param bytes  room for F^2
+  bool build(const float* w, Index latents, Index width, std::int8_t* bytes, Pool<Screen>& screens, Threads& threads) {
     latents_ = latents;
     weights_.see({}, width);
     weights_.build(w, nullptr, latents, width, {}, threads);
     if (!weights_.finite()) return false;
-    bytes_.resize(static_cast<std::size_t>(latents * latents));
+    bytes_ = bytes;
     for (auto* const of : {&step_, &square_}) of->resize(static_cast<std::size_t>(latents));
     norm_.assign(static_cast<std::size_t>((latents + block_rows - 1) / block_rows), 0.0F);
     const float share = rounding_share(width);
@@ -51,7 +51,7 @@ class GramBounds {
         float least, most;
         kernels::detail::float_kernels().range(lower.data(), latents, &least, &most);
         step_[at] = std::max(std::max(-least, most) * (1.00001F / 127), 1e-30F);
-        weights_.loops().round_down(lower.data(), latents, step_[at], bytes_.data() + c * latents);
+        weights_.loops().round_down(lower.data(), latents, step_[at], bytes_ + c * latents);
         const float square = kernels::squared_norm(w + c * width, width);
         square_[at] = square * (1 - 2 * share);
         float& largest = norm_[static_cast<std::size_t>(block)];
@@ -62,14 +62,14 @@ class GramBounds {
     return true;
   }
   Index latents() const { return latents_; }
-  const std::int8_t* row(Index c) const { return bytes_.data() + c * latents_; }
+  const std::int8_t* row(Index c) const { return bytes_ + c * latents_; }
   float step(Index c) const { return step_[static_cast<std::size_t>(c)]; }
   float square(Index c) const { return square_[static_cast<std::size_t>(c)]; }  ///< of |w_c|^2 itself
   float most_norm() const { return most_norm_; }                                ///< no |w_i| is larger
 
  private:
   ScreenWeights weights_;
-  Buffer<std::int8_t> bytes_;
+  std::int8_t* bytes_ = nullptr;
   std::vector<float> step_, square_, norm_;
   Index latents_ = 0;
   float most_norm_ = 0;
@@ -244,6 +244,12 @@ class Matches {
       }
     });
   }
+  /// At least so many rows of numbers that the way back may use: until the next pursuit.
+  Tensor<Scalar>& lend(Index rows, Index width) {
+    gram_known_ = false;
+    if (room_.rows() < rows || room_.cols() != width) room_.resize(rows, width);
+    return room_;
+  }
   /// Whether the last pursuit went by bounds that follow the residuals.
   bool follows() const { return follows_; }
 
@@ -288,7 +294,10 @@ class Matches {
       of_ = w.data();
       screens_ = weights_.finite();
       if (!screens_ || !rule.steps_along || latents > GramBounds::most_latents) return;
-      if (!gram_known_ && products >= 2 * latents) gram_known_ = gram_.build(w.data(), latents, width, pool_, threads);
+      if (!gram_known_ && products >= 2 * latents) {
+        Tensor<float>& room = lend((latents * latents + 4 * width - 1) / (4 * width), width);
+        gram_known_ = gram_.build(w.data(), latents, width, reinterpret_cast<std::int8_t*>(room.data()), pool_, threads);
+      }
       follows_ = gram_known_;
     }
   }
@@ -376,6 +385,7 @@ class Matches {
 
   ScreenWeights weights_;
   GramBounds gram_;
+  Tensor<Scalar> room_;  ///< of the bytes of `gram_`
   Pool<Screen> pool_;
   Pool<FollowedRow> followed_;
   const void* of_ = nullptr;  ///< what they were built from
