@@ -2,7 +2,9 @@
 #include <sae/core/random.hpp>
 #include <sae/models/matches.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -148,5 +150,34 @@ TEST_CASE("matches by bounds are those of all products when little is left to ma
       scale(p.w.row(i), 1 / std::sqrt(sae::kernels::squared_norm(p.w.row(i), width)), width);
     }
     check(p, 60);
+  });
+}
+
+TEST_CASE("bytes are rounded down, and added", "[models][matches]") {
+  sae_test::on_every_route([] {
+    const auto& loops = sae::kernels::detail::screen_kernels();
+    for (const Index n : {1, 7, 8, 9, 16, 31, 100}) {
+      sae::Random random(static_cast<std::uint64_t>(n));
+      std::vector<float> x(static_cast<std::size_t>(n)), y = x;
+      for (std::size_t j = 0; j < x.size(); ++j) {
+        x[j] = j % 5 == 3 ? 0.0F : static_cast<float>(2 * random.uniform() - 1);
+        y[j] = static_cast<float>(random.normal());
+      }
+      x[0] = n % 2 == 0 ? 1.0F : -1.0F;  // the largest number
+      const float step = 1.00001F / 127;
+      std::vector<std::int8_t> q(x.size() + 1, 77);
+      loops.round_down(x.data(), n, step, q.data());
+      CHECK(q.back() == 77);
+      std::vector<float> sum = y;
+      const float most = loops.add_bytes(sum.data(), -0.3F, q.data(), n);
+      CHECK(most == *std::max_element(sum.begin(), sum.end()));
+      for (std::size_t j = 0; j < x.size(); ++j) {
+        CAPTURE(n, j, x[j]);
+        const double bound = static_cast<double>(step) * q[j];
+        CHECK(bound <= static_cast<double>(x[j]));
+        CHECK(bound >= static_cast<double>(x[j]) - 1.001 * static_cast<double>(step));
+        CHECK(std::abs(static_cast<double>(sum[j]) - (static_cast<double>(y[j]) - static_cast<double>(0.3F) * q[j])) <= 5e-6);
+      }
+    }
   });
 }
