@@ -249,6 +249,23 @@ TEMPLATE_TEST_CASE("gradients of pursuits, the choices frozen", "[activations][p
       }
 }
 
+TEST_CASE("a gradient of many choices is that of few at a time", "[activations][pursuit][gradient]") {
+  constexpr Index width = 8, latents = 90, rows = 400, part = 50;
+  const auto model =
+      some_model(width, latents, MatchingPursuit{.max_iterations = 12, .stop_on_duplicate_support = false}, true);
+  const Dense x = random_rows(rows, width, 2, 1.5);
+  const auto all = model.gradient(x, sae::Objective<>{});
+  REQUIRE(model.encode(x).size() > 2048);  // more than are kept at once
+  Dense W = Dense::Zero(latents, width), b_dec = Dense::Zero(1, width);
+  for (Index first = 0; first < rows; first += part) {
+    const auto some = model.gradient(Dense(x.middleRows(first, part)), sae::Objective<>{});
+    W += some.parameters.W_dec.map() * (static_cast<double>(part) / rows);
+    b_dec += some.parameters.b_dec.map() * (static_cast<double>(part) / rows);
+  }
+  CHECK(relative_error(all.parameters.W_dec.map(), W) <= 1e-12);
+  CHECK(relative_error(all.parameters.b_dec.map(), b_dec) <= 1e-12);
+}
+
 TEST_CASE("settings of pursuits are checked", "[activations][pursuit]") {
   CHECK_NOTHROW((MatchingPursuit{.residual_threshold = 0, .max_iterations = 3}.check(2)));
   CHECK_THROWS_WITH((MatchingPursuit{.residual_threshold = -1}.check(2)),

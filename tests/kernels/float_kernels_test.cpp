@@ -4,7 +4,9 @@
 #include <sae/kernels/largest.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <limits>
 #include <vector>
@@ -147,4 +149,75 @@ TEST_CASE("Adam of float32 is one formula on every route, with and without a fir
         require_same(got_v, want_v);
       });
     }
+}
+
+TEST_CASE("the sigmoid of float32 is near that of float64, for all that float32 holds", "[kernels][float]") {
+  constexpr std::size_t block = 4096;
+  std::vector<float> x(block);
+  double worst = 0;
+  std::uint64_t next = 0;
+  const auto check = [&] {
+    std::vector<float> first;
+    on_every_route([&] {
+      std::vector<float> got(block, 1.0F);
+      kernels::float_kernels().gate(got.data(), x.data(), static_cast<Index>(block));
+      if (first.empty()) first = got;
+      require_same(got, first);
+    });
+    for (std::size_t j = 0; j < block; ++j) {
+      const double of = static_cast<double>(x[j]);
+      const double want = of < 0 ? std::exp(of) / (1 + std::exp(of)) : 1 / (1 + std::exp(-of));
+      const double unit = std::max(std::ldexp(1.0, std::ilogb(std::max(want, 0x1p-149)) - 23), 0x1p-149);
+      const double error = std::abs(static_cast<double>(first[j]) - want) / unit;
+      if (!(error <= worst)) worst = error;  // NaN, too
+    }
+  };
+  constexpr std::uint64_t apart = 4001;  // of 2^32 patterns
+  while (next < (std::uint64_t{1} << 32)) {
+    for (float& value : x) {
+      value = std::bit_cast<float>(static_cast<std::uint32_t>(next));
+      if (std::isnan(value)) value = 0;
+      next += apart;
+    }
+    check();
+  }
+  for (std::size_t j = 0; j < block; ++j) x[j] = static_cast<float>(j) * 0.06F - 125;  // where sigmoids change
+  check();
+  for (std::size_t j = 0; j < block; ++j) x[j] = -87 - static_cast<float>(j) * 0.005F;  // and become too small
+  check();
+  CHECK(worst <= 3);
+}
+
+TEST_CASE("a gate of float32 is one formula on every route", "[kernels][float]") {
+  for (const Index n : sizes) {
+    auto x = noise(n, 1), y = noise(n, 2);
+    for (std::size_t j = 0; j < x.size(); ++j) x[j] *= 20;
+    auto want = y;
+    for (std::size_t j = 0; j < x.size(); ++j) want[j] *= kernels::sigmoid_number(x[j]);
+    on_every_route([&] {
+      CAPTURE(n);
+      auto got = y;
+      kernels::float_kernels().gate(got.data(), x.data(), n);
+      require_same(got, want);
+    });
+  }
+  const std::vector<float> x = {
+      -infinity, infinity, not_a_number, -0.0F, 0.0F, -104, -1e30F, 1e30F, std::numeric_limits<float>::lowest()};
+  for (const std::size_t copies : {1U, 4U}) {  // alone, and as whole registers
+    std::vector<float> many;
+    for (std::size_t n = 0; n < copies; ++n) many.insert(many.end(), x.begin(), x.end());
+    on_every_route([&] {
+      std::vector<float> got(many.size(), 2.0F);
+      kernels::float_kernels().gate(got.data(), many.data(), static_cast<Index>(many.size()));
+      for (std::size_t j = 0; j < got.size(); ++j) {
+        const float want[] = {0, 2, not_a_number, 1, 1, 0, 0, 2, 0};
+        CAPTURE(j, got[j]);
+        if (std::isnan(want[j % 9])) {
+          CHECK(std::isnan(got[j]));
+        } else {
+          CHECK(got[j] == want[j % 9]);
+        }
+      }
+    });
+  }
 }

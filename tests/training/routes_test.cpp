@@ -67,6 +67,6 @@ TEST_CASE("a training large enough for a screen gives the same bytes without one
   sae_test::on_every_route([&] {
     if (!sae::kernels::detail::has_fast_screen()) slow = sae::kernels::route() == sae::kernels::Route::portable;
   });
-  for (const char* const name : {"topk", "batchtopk", "jumprelu", "gated"})
+  for (const char* const name : {"topk", "batchtopk", "jumprelu", "gated", "matching_pursuit"})
     check_routes(name, 96, 1800, 256, slow ? 3 : 8, slow);
 }

@@ -67,6 +67,21 @@ TEST_CASE("a step allocates nothing, whatever the activation", "[training][memor
   });
 }
 
+TEST_CASE("a step of a pursuit allocates nothing", "[training][memory]") {
+  sae_test::on_every_route([] {
+    if (sae::kernels::route() == sae::kernels::Route::portable) return;  // slow, and the loops are those of avx512
+    sae::Recipe recipe = recipe_of("matching_pursuit");
+    for (const sae::AnyActivation& activation :
+         {sae::AnyActivation(sae::MatchingPursuit{.max_iterations = 24}),  // enough rounds to bound all pairs of latents
+          sae::AnyActivation(sae::OrthogonalMatchingPursuit{.k = 8})})
+      for (const int threads : {1, 3}) {
+        recipe.activation = activation;
+        CAPTURE(std::string(activation.name), threads);
+        CHECK(steps_that_allocate(recipe, threads) < (threads == 1 ? 1 : most));
+      }
+  });
+}
+
 TEST_CASE("a step allocates nothing, whatever the optimizer", "[training][memory]") {
   for (const sae::Optimizer& optimizer :
        {sae::Optimizer(sae::Adam{.beta1 = 0}), sae::Optimizer(sae::AdamW{}), sae::Optimizer(sae::Sgd{}),

@@ -100,15 +100,26 @@ struct Glu {
       if (codes.size() == 0) continue;
       Buffer<Scalar> dq(static_cast<std::size_t>(codes.size()));
       threads.for_blocks(codes.rows(), 32, [&](Index begin, Index end, Index) {
+        const Index first = codes.begin(begin), count = codes.begin(end) - first;
+        const auto start = static_cast<std::size_t>(first);
+        auto loan = step.scratch.borrow(count);
+        Scalar* const q = loan.data();
         for (Index b = begin; b < end; ++b)
           for (Index e = codes.begin(b); e < codes.end(b); ++e) {
             const auto at = static_cast<std::size_t>(e);
             const Index i = codes.latent(e);
-            const Scalar q = kernels::dot(step.input.row(b), own.W_glu.row(i), width) + own.b_glu[i];
-            dq[at] = path->dz[at] * path->entries.z[at] * kernels::sigmoid(-q);
-            path->dz[at] *= kernels::sigmoid(q);
-            if (step.subtracts_decoder_bias) kernels::add_scaled(read.row(b), dq[at], own.W_glu.row(i), width);
+            q[e - first] = kernels::dot(step.input.row(b), own.W_glu.row(i), width) + own.b_glu[i];
+            dq[at] = path->dz[at] * path->entries.z[at];
           }
+        kernels::gate(path->dz.data() + start, q, count);
+        kernels::scale(q, Scalar(-1), count);
+        kernels::gate(dq.data() + start, q, count);  // 1 - s(q) = s(-q)
+        if (!step.subtracts_decoder_bias) return;
+        for (Index b = begin; b < end; ++b)
+          kernels::add_weighted_rows(
+              read.row(b), width, codes.end(b) - codes.begin(b),
+              [&](Index t) { return dq[static_cast<std::size_t>(codes.begin(b) + t)]; },
+              [&](Index t) { return own.W_glu.row(codes.latent(codes.begin(b) + t)); });
       });
       path->by_latent.build(codes);
       threads.for_blocks(latents, 64, [&](Index begin, Index end, Index) {

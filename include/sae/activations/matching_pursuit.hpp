@@ -46,42 +46,9 @@ class PursuitSelector {
   void emit(Index /*row*/, Entries<Scalar>& /*active*/, Entries<Scalar>& /*band*/) {}
 };
 
-inline constexpr Index pursuit_block_rows = 64;
-
 inline void check_pursuit(std::string_view name, double residual_threshold) {
   if (!(residual_threshold >= 0 && std::isfinite(residual_threshold)))
     throw_value(name, ": residual_threshold = ", residual_threshold, " is not in [0, infinity)");
-}
-
-/// Goes over all rows, in blocks. choose(row, latent, residual [D]) takes the latent in, changes the residual and returns whether
-/// the row goes on; it is called with the best match of the residual, in rounds over the rows that go on.
-template <class Parameters, class Step, class Choose>
-void pursue_rows(const Parameters& parameters, Step& step, Index rounds, bool by_magnitude, Threads& threads,
-                 const Choose& choose) {
-  using Scalar = typename Step::Scalar;
-  const Index width = step.input.cols(), latents = parameters.latents();
-  const Tensor<Scalar>& w = parameters.encoder();
-  threads.for_blocks(step.input.rows(), pursuit_block_rows, [&](Index begin, Index end, Index) {
-    auto loan = step.scratch.borrow(pursuit_block_rows * (width + kernels::match_tile + 1));
-    Scalar *const residuals = loan.data(), *const scratch = residuals + pursuit_block_rows * width;
-    std::copy_n(step.input.row(begin), (end - begin) * width, residuals);
-    std::array<Index, pursuit_block_rows> running;  // the row of each residual
-    std::array<int, pursuit_block_rows> best;
-    auto left = static_cast<std::size_t>(end - begin);
-    std::iota(running.begin(), running.begin() + (end - begin), begin);
-    for (Index round = 0; round < rounds && left > 0; ++round) {
-      kernels::best_matches(residuals, static_cast<Index>(left), width, w.data(), latents, by_magnitude, scratch,
-                            std::span<int>(best));
-      std::size_t kept = 0;
-      for (std::size_t n = 0; n < left; ++n) {
-        Scalar* const residual = residuals + static_cast<Index>(n) * width;
-        if (best[n] < 0 || !choose(running[n], best[n], residual)) continue;
-        if (kept != n) std::copy_n(residual, width, residuals + static_cast<Index>(kept) * width);
-        running[kept++] = running[n];
-      }
-      left = kept;
-    }
-  });
 }
 
 /// step.main.entries from step.choices: for each row its latents, ascending, each with the sum of its values.
@@ -134,7 +101,8 @@ std::size_t entry_of(const Codes<Scalar>& codes, Index row, int latent) {
 ///
 /// Train with decoder rows that start at norm 1 (the default); SAELens leaves them free afterwards (DecoderNorm::free).
 /// Ties   lower latent first. NaN: a row with NaN selects nothing.
-/// Cost   a dense product B x F x D for each step of the rows still running: many times a TopK. A gradient keeps D numbers an entry.
+/// Cost   a dense product B x F x D for each step of the rows still running: many times a TopK; where a screen pays (models/matches.hpp) an
+///        eighth of it, and the selection is the same. A gradient keeps D numbers for each latent that was chosen.
 /// Source Mallat and Zhang 1993, "Matching pursuits with time-frequency dictionaries"; Costa et al. 2025, arXiv:2506.03093;
 ///        SAELens 6.54 saes/matching_pursuit_sae.py.
 struct MatchingPursuit {
@@ -173,19 +141,20 @@ struct MatchingPursuit {
     const double threshold = detail::own_parameters<MatchingPursuit>(parameters.activation)->residual_threshold[0];
     if (static_cast<Index>(step.choices.size()) < rows) step.choices.resize(static_cast<std::size_t>(rows));
     for (auto& row : step.choices) row.clear();
-    detail::pursue_rows(parameters, step, max_iterations > 0 ? max_iterations : width, false, threads,
-                        [&](Index b, int latent, Scalar* residual) {
-                          auto& row = step.choices[static_cast<std::size_t>(b)];
-                          const Scalar* const d = parameters.encoder().row(latent);
-                          const Scalar v = kernels::dot(residual, d, width);
-                          if (!(v > Scalar(0))) return false;
-                          const bool again =
-                              std::any_of(row.begin(), row.end(), [&](const auto& c) { return c.latent == latent; });
-                          row.push_back({latent, v});
-                          kernels::add_scaled(residual, -v, d, width);
-                          if (again && stop_on_duplicate_support) return false;
-                          return !(std::sqrt(static_cast<double>(kernels::squared_norm(residual, width))) < threshold);
-                        });
+    step.matches.pursue(
+        parameters.encoder(), step.input, {.rounds = max_iterations > 0 ? max_iterations : width, .steps_along = true},
+        step.weights_stay, step.scratch, threads, [&](Index b, int latent, Scalar* residual) {
+          auto& row = step.choices[static_cast<std::size_t>(b)];
+          const Scalar* const d = parameters.encoder().row(latent);
+          const Scalar v = kernels::dot(residual, d, width);
+          if (!(v > Scalar(0))) return Scalar(0);
+          const bool again = std::any_of(row.begin(), row.end(), [&](const auto& c) { return c.latent == latent; });
+          row.push_back({latent, v});
+          kernels::add_scaled(residual, -v, d, width);
+          const bool ends = (again && stop_on_duplicate_support) ||
+                            std::sqrt(static_cast<double>(kernels::squared_norm(residual, width))) < threshold;
+          return ends ? Scalar(0) : v;
+        });
     detail::gather_choices(step, rows, parameters.latents());
     return true;
   }
@@ -195,42 +164,62 @@ struct MatchingPursuit {
     using Scalar = typename Step::Scalar;
     const auto& codes = step.main.entries.codes;
     const Index width = step.input_width();
-    // An entry's dz takes u = x - b_dec for r_{t-1}; its row of `rest` holds what is left: gamma_t (r_{t-1} - u) - v_t rho.
+    // An entry's dz takes u = x - b_dec for r_{t-1}. What is left, gamma_t (r_{t-1} - u) - v_t rho, is added up for each latent in a path
+    // that has them in one row: the entries' own are there for some rows of the batch at a time.
     auto& path = step.add_path();
+    step.main.by_latent.build(codes);
+    const auto& offsets = step.main.by_latent.offsets;
     path.entries.reset(codes.latents());
-    path.cotangent_rows.resize(static_cast<std::size_t>(codes.size()));
-    for (Index b = 0; b < codes.rows(); ++b) {
-      for (Index e = codes.begin(b); e < codes.end(b); ++e) {
-        path.entries.push(codes.latent(e), Scalar(1), Scalar(0));
-        path.cotangent_rows[static_cast<std::size_t>(e)] = static_cast<int>(e);
-      }
-      path.entries.finish_row();
+    step.latent_places.resize(static_cast<std::size_t>(codes.latents()));
+    for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
+      if (offsets[i] == offsets[i + 1]) continue;
+      step.latent_places[i] = static_cast<int>(path.cotangent_rows.size());
+      path.cotangent_rows.push_back(step.latent_places[i]);
+      path.entries.push(static_cast<Index>(i), Scalar(1), Scalar(0));
     }
-    path.dz.assign(static_cast<std::size_t>(codes.size()), Scalar(0));
-    Tensor<Scalar>& rest = path.own_cotangent;
-    rest.resize(codes.size(), width);
-    path.cotangent = &rest;
-    threads.for_blocks(codes.rows(), 32, [&](Index begin, Index end, Index) {
-      auto loan = step.scratch.borrow(2 * width);
-      Scalar *const rho = loan.data(), *const taken = rho + width;  // taken = r_t - u
-      for (Index b = begin; b < end; ++b) {
-        const auto& row = step.choices[static_cast<std::size_t>(b)];
-        std::fill_n(rho, 2 * width, Scalar(0));
-        for (const auto& c : row) kernels::add_scaled(taken, -c.value, step.decoder->row(c.latent), width);
-        for (auto c = row.rbegin(); c != row.rend(); ++c) {
-          const Scalar* const d = step.decoder->row(c->latent);
-          const std::size_t e = detail::entry_of(codes, b, c->latent);
-          const Scalar gamma = step.main.df[e] - kernels::dot(rho, d, width);
-          kernels::add_scaled(taken, c->value, d, width);
-          kernels::add_scaled(rest.row(static_cast<Index>(e)), gamma, taken, width);
-          kernels::add_scaled(rest.row(static_cast<Index>(e)), -c->value, rho, width);
-          kernels::add_scaled(rho, gamma, d, width);
-          step.main.dz[e] += gamma;
+    path.entries.finish_row();
+    path.dz.assign(static_cast<std::size_t>(path.entries.size()), Scalar(0));
+    const Index sums = path.entries.size();
+    Index most = entries_at_once;  // of one row of the batch there may be more
+    for (Index b = 0; b < codes.rows(); ++b) most = std::max(most, codes.end(b) - codes.begin(b));
+    Tensor<Scalar>& room = step.matches.lend(std::min(codes.latents(), codes.size()) + most, width);
+    std::fill_n(room.data(), sums * width, Scalar(0));
+    path.cotangent = &room;
+    for (Index first = 0, last = 0; first < codes.rows(); first = last) {
+      const Index from = codes.begin(first), rest = sums - from;  // the row of an entry is rest + e
+      for (last = first + 1; last < codes.rows() && codes.end(last) - from <= entries_at_once;) ++last;
+      threads.for_blocks(last - first, 8, [&](Index begin, Index end, Index) {
+        auto loan = step.scratch.borrow(2 * width);
+        Scalar *const rho = loan.data(), *const taken = rho + width;  // taken = r_t - u
+        for (Index b = first + begin; b < first + end; ++b) {
+          const auto& row = step.choices[static_cast<std::size_t>(b)];
+          std::fill_n(rho, 2 * width, Scalar(0));
+          std::fill_n(room.row(rest + codes.begin(b)), (codes.end(b) - codes.begin(b)) * width, Scalar(0));
+          for (const auto& c : row) kernels::add_scaled(taken, -c.value, step.decoder->row(c.latent), width);
+          for (auto c = row.rbegin(); c != row.rend(); ++c) {
+            const Scalar* const d = step.decoder->row(c->latent);
+            const std::size_t e = detail::entry_of(codes, b, c->latent);
+            Scalar* const own = room.row(rest + static_cast<Index>(e));
+            const Scalar gamma = step.main.df[e] - kernels::dot(rho, d, width);
+            kernels::add_scaled(taken, c->value, d, width);
+            kernels::add_scaled(own, gamma, taken, width);
+            kernels::add_scaled(own, -c->value, rho, width);
+            kernels::add_scaled(rho, gamma, d, width);
+            step.main.dz[e] += gamma;
+          }
         }
-      }
-    });
+      });
+      threads.for_blocks(width, 64, [&](Index begin, Index end, Index) {
+        for (Index e = from; e < codes.begin(last); ++e)
+          kernels::add_scaled(room.row(step.latent_places[static_cast<std::size_t>(codes.latent(e))]) + begin, Scalar(1),
+                              room.row(rest + e) + begin, end - begin);
+      });
+    }
     return true;
   }
+
+ private:
+  static constexpr Index entries_at_once = 2048;  ///< of those whose gradients are kept in D numbers each
 };
 
 /// Orthogonal matching pursuit: as MatchingPursuit, but after each choice all values are fitted anew.
@@ -284,24 +273,27 @@ struct OrthogonalMatchingPursuit {
     const double threshold = detail::own_parameters<OrthogonalMatchingPursuit>(parameters.activation)->residual_threshold[0];
     if (static_cast<Index>(step.choices.size()) < rows) step.choices.resize(static_cast<std::size_t>(rows));
     for (auto& row : step.choices) row.clear();
-    std::vector<Fit> fits(static_cast<std::size_t>(rows));
-    detail::pursue_rows(parameters, step, k, by_magnitude, threads, [&](Index b, int latent, Scalar* residual) {
-      auto& row = step.choices[static_cast<std::size_t>(b)];
-      Fit& fit = fits[static_cast<std::size_t>(b)];
-      if (std::any_of(row.begin(), row.end(), [&](const auto& c) { return c.latent == latent; })) return false;
-      if (!append(parameters.encoder(), row, latent, fit)) return false;
-      const Scalar* const u = step.input.row(b);
-      fit.along.push_back(static_cast<double>(kernels::dot(u, parameters.encoder().row(latent), width)));
-      row.push_back({latent, Scalar(0)});
-      fit.values = fit.along;
-      fit.gram.solve(fit.values);
-      std::copy_n(u, width, residual);
-      for (std::size_t t = 0; t < row.size(); ++t) {
-        row[t].value = static_cast<Scalar>(fit.values[t]);
-        kernels::add_scaled(residual, -row[t].value, parameters.encoder().row(row[t].latent), width);
-      }
-      return !(std::sqrt(static_cast<double>(kernels::squared_norm(residual, width))) < threshold);
-    });
+    if (static_cast<Index>(step.fits.size()) < rows) step.fits.resize(static_cast<std::size_t>(rows));
+    for (auto& fit : step.fits) fit.clear();
+    step.matches.pursue(parameters.encoder(), step.input, {.rounds = k, .by_magnitude = by_magnitude}, step.weights_stay,
+                        step.scratch, threads, [&](Index b, int latent, Scalar* residual) {
+                          auto& row = step.choices[static_cast<std::size_t>(b)];
+                          kernels::GrowingFit& fit = step.fits[static_cast<std::size_t>(b)];
+                          if (std::any_of(row.begin(), row.end(), [&](const auto& c) { return c.latent == latent; }))
+                            return false;
+                          if (!append(parameters.encoder(), row, latent, fit)) return false;
+                          const Scalar* const u = step.input.row(b);
+                          fit.along.push_back(static_cast<double>(kernels::dot(u, parameters.encoder().row(latent), width)));
+                          row.push_back({latent, Scalar(0)});
+                          fit.values = fit.along;
+                          fit.gram.solve(fit.values);
+                          std::copy_n(u, width, residual);
+                          for (std::size_t t = 0; t < row.size(); ++t) {
+                            row[t].value = static_cast<Scalar>(fit.values[t]);
+                            kernels::add_scaled(residual, -row[t].value, parameters.encoder().row(row[t].latent), width);
+                          }
+                          return !(std::sqrt(static_cast<double>(kernels::squared_norm(residual, width))) < threshold);
+                        });
     detail::gather_choices(step, rows, parameters.latents());
     return true;
   }
@@ -323,18 +315,11 @@ struct OrthogonalMatchingPursuit {
     path.cotangent = &path.own_cotangent;
     path.input = &path.own_input;
     threads.for_blocks(codes.rows(), 32, [&](Index begin, Index end, Index) {
-      Fit fit;
-      std::vector<Choice<Scalar>> before;
       for (Index b = begin; b < end; ++b) {
         const auto& row = step.choices[static_cast<std::size_t>(b)];
-        fit.gram.clear();
-        before.clear();
+        kernels::GrowingFit& fit = step.fits[static_cast<std::size_t>(b)];
         fit.values.clear();
-        for (const auto& c : row) {  // the order, and so the pivots, of the way forward
-          append(*step.decoder, before, c.latent, fit);
-          before.push_back(c);
-          fit.values.push_back(static_cast<double>(step.main.df[detail::entry_of(codes, b, c.latent)]));
-        }
+        for (const auto& c : row) fit.values.push_back(static_cast<double>(step.main.df[detail::entry_of(codes, b, c.latent)]));
         fit.gram.solve(fit.values);
         for (std::size_t t = 0; t < row.size(); ++t) {
           const Scalar* const d = step.decoder->row(row[t].latent);
@@ -349,13 +334,9 @@ struct OrthogonalMatchingPursuit {
   }
 
  private:
-  struct Fit {
-    kernels::GrowingCholesky gram;
-    std::vector<double> column, along, values;  ///< along: d_i . u
-  };
   /// Adds a latent to the Gram matrix of those of `row`; false where it depends on them.
   template <class Scalar>
-  static bool append(const Tensor<Scalar>& w, const std::vector<Choice<Scalar>>& row, int latent, Fit& fit) {
+  static bool append(const Tensor<Scalar>& w, const std::vector<Choice<Scalar>>& row, int latent, kernels::GrowingFit& fit) {
     const Index width = w.cols();
     fit.column.clear();
     for (const auto& c : row) fit.column.push_back(static_cast<double>(kernels::dot(w.row(c.latent), w.row(latent), width)));

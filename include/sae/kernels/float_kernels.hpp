@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #if SAE_X86
 #include <immintrin.h>
@@ -47,6 +48,29 @@ inline void adam_number(const AdamConstants& k, float* w, float g, float* m, flo
   if (m != nullptr) first = *m = fused(k.beta1, *m, k.rest1 * g);
   *v = fused(k.beta2, *v, k.rest2 * g * g);
   *w -= k.rate * first / fused(std::sqrt(*v), k.root, k.epsilon);
+}
+
+/// 1 / (1 + e^-x), within 3 units in the last place: e^-|x| is 2^n e^r with |r| <= ln(2) / 2, n by adding what leaves no fraction, and
+/// e^r a polynomial (Moshier's Cephes, expf). Below -104 it is 0; NaN stays.
+struct SigmoidConstants {
+  float least = -104, log2_e = 1.44269504F, whole = 12582912, ln2_high = 0.693359375F, ln2_low = -2.12194440e-4F;
+  float p[6] = {1.9875691500e-4F, 1.3981999507e-3F, 8.3334519073e-3F, 4.1665795894e-2F, 1.6666665459e-1F, 5.0000001201e-1F};
+};
+inline constexpr SigmoidConstants sigmoid_constants;
+inline float sigmoid_number(float x) {
+  constexpr SigmoidConstants k = sigmoid_constants;
+  const float t = -std::abs(x), bounded = k.least > t ? k.least : t;
+  const float shifted = fused(bounded, k.log2_e, k.whole), n = shifted - k.whole;
+  const float r = fused(-k.ln2_low, n, fused(-k.ln2_high, n, bounded));
+  float y = k.p[0];
+  for (int i = 1; i < 6; ++i) y = fused(y, r, k.p[i]);
+  y = fused(y, r * r, r) + 1.0F;
+  // 2^n in two halves, the first of which leaves a normal number.
+  const std::int32_t power =
+      static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(k.whole));
+  const auto two_to = [](std::int32_t m) { return std::bit_cast<float>((static_cast<std::uint32_t>(m) + 127U) << 23); };
+  const float e = y * two_to(power >> 1) * two_to(power - (power >> 1));
+  return (x < 0.0F ? e : 1.0F) / (1.0F + e);
 }
 
 /// Lanes 4, 2 and 1 apart are added.
@@ -96,6 +120,8 @@ struct FloatKernels {
   void (*range)(const float* x, Index n, float* least, float* most);
   /// `adam_number` of n numbers.
   void (*adam)(const AdamConstants& constants, float* w, const float* g, float* m, float* v, Index n);
+  /// y <- y sigmoid(x), see `sigmoid_number`
+  void (*gate)(float* y, const float* x, Index n);
 
   // Products (float_product.hpp): columns of a panel, rows of a group; each tile adds a [k][rows] b [k][panel] to c.
   Index panel;
@@ -150,6 +176,9 @@ inline void range(const float* x, Index n, float* least, float* most) {
 inline void adam(const AdamConstants& constants, float* w, const float* g, float* m, float* v, Index n) {
   for (Index j = 0; j < n; ++j) adam_number(constants, w + j, g[j], m == nullptr ? nullptr : m + j, v + j);
 }
+inline void gate(float* y, const float* x, Index n) {
+  for (Index j = 0; j < n; ++j) y[j] *= sigmoid_number(x[j]);
+}
 inline constexpr Index panel = 8;
 template <Index rows>
 void product_tile(const float* a, const float* b, Index k, float* c, Index ld) {
@@ -196,6 +225,7 @@ inline constexpr FloatKernels kernels{.dot = dot,
                                       .count_above = count_above,
                                       .range = range,
                                       .adam = adam,
+                                      .gate = gate,
                                       .panel = panel,
                                       .groups = {4, 2, 1},
                                       .tiles = {product_tile<4>, product_tile<2>, product_tile<1>},

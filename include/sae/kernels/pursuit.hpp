@@ -79,5 +79,15 @@ class GrowingCholesky {
   Index size_ = 0;
   std::vector<double> rows_;  ///< the lower triangle, row behind row
 };
+/// A fit by rows d_i, one after the other, and what it needs room for.
+struct GrowingFit {
+  GrowingCholesky gram;                       ///< of the d_i
+  std::vector<double> column, along, values;  ///< d_i . d_j of the newest, d_i . u; solutions
+
+  void clear() {
+    gram.clear();
+    along.clear();
+  }
+};
 
 }  // namespace sae::inline SAE_ABI::kernels

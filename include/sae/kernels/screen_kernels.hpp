@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 // The loops of a screen (screen.hpp): numbers of 8 or 16 bits, their product, and which of its results can matter.
 namespace sae::inline SAE_ABI::kernels::detail {
@@ -74,6 +75,10 @@ struct ScreenKernels {
   void (*keep)(const std::int32_t* products, const ScreenPanel& panel, int first, const ScreenGroup& group);
   /// Where keys[j] >= bound, j < n, ascending; returns how many. `places` has room for n + 15.
   Index (*at_least)(const float* keys, Index n, float bound, int* places);
+  /// q_j = the largest whole number that is surely at most x_j / step, |x_j| <= 127 step.
+  void (*round_down)(const float* x, Index n, float step, std::int8_t* q);
+  /// y <- y + c q, rounded somehow, over n >= 1 numbers; returns the largest y.
+  float (*add_bytes)(float* y, float c, const std::int8_t* q, Index n);
 
   /// Turns a unit of codes into one of a panel, by exclusive or.
   std::uint32_t flip() const { return added == 128 ? 0x80808080 : 0; }
@@ -169,13 +174,29 @@ inline Index at_least(const float* keys, Index n, float bound, int* places) {
   }
   return count;
 }
+/// What is lost in x_j / step is less than the margin.
+inline constexpr float margin = 1e-4F;
+inline void round_down(const float* x, Index n, float step, std::int8_t* q) {
+  const float inverse = 1 / step;
+  for (Index j = 0; j < n; ++j) q[j] = static_cast<std::int8_t>(std::floor(x[j] * inverse - margin));
+}
+inline float add_bytes(float* y, float c, const std::int8_t* q, Index n) {
+  float out = -std::numeric_limits<float>::infinity();
+  for (Index j = 0; j < n; ++j) {
+    y[j] += c * static_cast<float>(q[j]);
+    out = std::max(out, y[j]);
+  }
+  return out;
+}
 inline constexpr ScreenKernels screen_kernels{.numbers = 4,
                                               .added = 128,
                                               .largest = largest,
                                               .quantise = quantise,
                                               .products = {screen_products<12>, screen_products<4>, screen_products<1>},
                                               .keep = keep_of_each<keep>,
-                                              .at_least = at_least};
+                                              .at_least = at_least,
+                                              .round_down = round_down,
+                                              .add_bytes = add_bytes};
 
 }  // namespace portable
 
@@ -281,13 +302,38 @@ SAE_VNNI inline Index at_least(const float* keys, Index n, float bound, int* pla
   }
   return count;
 }
+SAE_VNNI inline void round_down(const float* x, Index n, float step, std::int8_t* q) {
+  const __m512 inverse = _mm512_set1_ps(1 / step), less = _mm512_set1_ps(portable::margin);
+  for (Index j = 0; j < n; j += 16) {
+    const __m512 down = _mm512_floor_ps(_mm512_fmsub_ps(first(x + j, n - j), inverse, less));
+    _mm512_mask_cvtsepi32_storeu_epi8(q + j, static_cast<__mmask16>((1U << std::min<Index>(n - j, 16)) - 1),
+                                      _mm512_maskz_cvtps_epi32(0xFFFF, down));
+  }
+}
+SAE_VNNI inline float add_bytes(float* y, float c, const std::int8_t* q, Index n) {
+  const __m512 all = _mm512_set1_ps(c);
+  __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  Index j = 0;
+  for (; j + 16 <= n; j += 16) {
+    const __m512i bytes = _mm512_maskz_cvtepi8_epi32(0xFFFF, _mm_loadu_si128(reinterpret_cast<const __m128i*>(q + j)));
+    const __m512 sum = _mm512_fmadd_ps(all, _mm512_maskz_cvtepi32_ps(0xFFFF, bytes), _mm512_loadu_ps(y + j));
+    _mm512_storeu_ps(y + j, sum);
+    most = _mm512_maskz_max_ps(0xFFFF, sum, most);
+  }
+  float lanes[16];
+  _mm512_storeu_ps(lanes, most);
+  const float out = *std::max_element(lanes, lanes + 16);
+  return j < n ? std::max(out, portable::add_bytes(y + j, c, q + j, n - j)) : out;
+}
 inline constexpr ScreenKernels screen_kernels{.numbers = 4,
                                               .added = 128,
                                               .largest = largest,
                                               .quantise = quantise,
                                               .products = {products<12>, products<4>, products<1>},
                                               .keep = keep,
-                                              .at_least = at_least};
+                                              .at_least = at_least,
+                                              .round_down = round_down,
+                                              .add_bytes = add_bytes};
 
 #undef SAE_VNNI
 }  // namespace avx512_vnni
@@ -401,13 +447,40 @@ SAE_AVX2 inline Index at_least(const float* keys, Index n, float bound, int* pla
   }
   return count;
 }
+SAE_AVX2 inline void round_down(const float* x, Index n, float step, std::int8_t* q) {
+  const __m256 inverse = _mm256_set1_ps(1 / step), less = _mm256_set1_ps(portable::margin);
+  Index j = 0;
+  for (; j + 8 <= n; j += 8) {
+    const __m256i down = _mm256_cvtps_epi32(_mm256_floor_ps(_mm256_fmsub_ps(_mm256_loadu_ps(x + j), inverse, less)));
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(down), _mm256_extracti128_si256(down, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(q + j), _mm_packs_epi16(words, words));
+  }
+  portable::round_down(x + j, n - j, step, q + j);
+}
+SAE_AVX2 inline float add_bytes(float* y, float c, const std::int8_t* q, Index n) {
+  const __m256 all = _mm256_set1_ps(c);
+  __m256 most = _mm256_set1_ps(-std::numeric_limits<float>::infinity());
+  Index j = 0;
+  for (; j + 8 <= n; j += 8) {
+    const __m256i bytes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + j)));
+    const __m256 sum = _mm256_fmadd_ps(all, _mm256_cvtepi32_ps(bytes), _mm256_loadu_ps(y + j));
+    _mm256_storeu_ps(y + j, sum);
+    most = _mm256_max_ps(sum, most);
+  }
+  float lanes[8];
+  _mm256_storeu_ps(lanes, most);
+  const float out = *std::max_element(lanes, lanes + 8);
+  return j < n ? std::max(out, portable::add_bytes(y + j, c, q + j, n - j)) : out;
+}
 inline constexpr ScreenKernels screen_kernels{.numbers = 2,
                                               .added = 0,
                                               .largest = largest,
                                               .quantise = quantise<std::int16_t>,
                                               .products = {products<12>, products<4>, products<1>},
                                               .keep = keep_of_each<keep>,
-                                              .at_least = at_least};
+                                              .at_least = at_least,
+                                              .round_down = round_down,
+                                              .add_bytes = add_bytes};
 
 #undef SAE_AVX2
 }  // namespace avx2
@@ -427,7 +500,9 @@ inline constexpr ScreenKernels screen_kernels{.numbers = 4,
                                               .quantise = avx2::quantise<std::int8_t>,
                                               .products = {products<12>, products<4>, products<1>},
                                               .keep = keep_of_each<avx2::keep>,
-                                              .at_least = avx2::at_least};
+                                              .at_least = avx2::at_least,
+                                              .round_down = avx2::round_down,
+                                              .add_bytes = avx2::add_bytes};
 
 #undef SAE_AVX_VNNI
 }  // namespace avx_vnni

@@ -76,8 +76,7 @@ void for_each_pre_activation_of_block(const Scalar* x, Index rows, Index width, 
     product(z, w, b, first, n);
     if (gate.weights != nullptr) {
       product(g, gate.weights, gate.bias, first, n);
-      for (Index r = 0; r < rows; ++r)
-        for (Index j = 0; j < n; ++j) z[r * tile_latents + j] *= kernels::sigmoid(g[r * tile_latents + j]);
+      for (Index r = 0; r < rows; ++r) kernels::gate(z + r * tile_latents, g + r * tile_latents, n);
     }
     for (Index r = 0; r < rows; ++r) take(r, first, std::span<const Scalar>(z + r * tile_latents, static_cast<std::size_t>(n)));
   }

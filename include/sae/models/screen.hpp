@@ -188,51 +188,19 @@ class Screen {
   /// \param level  with k: where looking may begin, the k-th largest z of a row in units of its |x'|, see `level`; 0: unknown. Rows that
   ///               have less are left, too.
   bool find(const ScreenWeights& weights, const float* x, Index m, const ScreenRule& rule, float level = 0) {
-    loops_ = &weights.loops();
-    const auto& loops = *loops_;
-    const Index width = weights.width(), units = loops.units(width);
     capacity_ = rule.capacity(weights.latents());
     if (capacity_ > weights.latents()) return false;
-    const auto room = static_cast<std::size_t>(m * capacity_);
-    if (latents_.size() < room) {
-      latents_.resize(room);
-      lower_.resize(room);
-      upper_.resize(room);
-    }
-    places_.resize(std::max(places_.size(), static_cast<std::size_t>(capacity_ + 15)));
-    count_.assign(static_cast<std::size_t>(m), 0);
-    whole_.clear();
-    quantise(weights, x, m, rule.magnitude ? 0x7FFFFFFF : -1, loops);
+    begin(weights, x, m, rule.magnitude ? 0x7FFFFFFF : -1);
     level_ = rule.k > 0 ? level : 0;
-    bound_.resize(static_cast<std::size_t>(m));
     for (Index b = 0; b < m; ++b) bound_[static_cast<std::size_t>(b)] = rule.k > 0 ? first_bound(b) : rule.bound;
-    alignas(64) std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_group * kernels::detail::screen_panel)];
-    const kernels::detail::ScreenProducts begun(loops);
-    for (Index first = 0; first < weights.latents(); first += kernels::detail::screen_panel) {
-      const kernels::detail::ScreenPanel panel = weights.panel(first / kernels::detail::screen_panel);
-      const std::uint8_t* codes = codes_.data();
-      Index b = 0;
-      for (std::size_t group = 0; group < 3; ++group) {
-        const Index rows = loops.groups[group];
-        for (; loops.takes(group, m - b); b += rows, codes += 4 * units * rows) {
-          loops.products[group](codes, panel.codes, units, products);
-          const Index some = std::min(rows, m - b);
-          for (Index r = b; r < b + some; ++r) {
-            const Index& count = count_[static_cast<std::size_t>(r)];
-            if (count + kernels::detail::screen_panel <= capacity_) continue;
-            compact(r, rule.k);
-            if (4 * count > 3 * capacity_) leave(r);
-          }
-          const auto at = static_cast<std::size_t>(b), list = static_cast<std::size_t>(b * capacity_);
-          loops.keep(products, panel, static_cast<int>(first),
-                     {some,
-                      rows_.data() + at,
-                      bound_.data() + at,
-                      count_.data() + at,
-                      {latents_.data() + list, lower_.data() + list, upper_.data() + list},
-                      capacity_});
-        }
-      }
+    const kernels::detail::ScreenProducts begun(*loops_);
+    for (Index panel = 0; panel * kernels::detail::screen_panel < weights.latents(); ++panel) {
+      take_panel(weights, panel, m, [&](Index r) {
+        const Index& count = count_[static_cast<std::size_t>(r)];
+        if (count + kernels::detail::screen_panel <= capacity_) return;
+        compact(r, rule.k);
+        if (4 * count > 3 * capacity_) leave(r);
+      });
       if (4 * static_cast<Index>(whole_.size()) > m) return false;
     }
     for (Index b = 0; b < m; ++b) {
@@ -244,6 +212,18 @@ class Screen {
     std::sort(whole_.begin(), whole_.end());
     return 4 * static_cast<Index>(whole_.size()) <= m;
   }
+  /// Bounds of all z of x [m x D], see `lower` and `upper`.
+  void bound_all(const ScreenWeights& weights, const float* x, Index m) {
+    capacity_ = weights.latents() + kernels::detail::screen_panel;
+    begin(weights, x, m, -1);
+    std::fill(bound_.begin(), bound_.end(), -std::numeric_limits<float>::infinity());
+    const kernels::detail::ScreenProducts begun(*loops_);
+    for (Index panel = 0; panel * kernels::detail::screen_panel < weights.latents(); ++panel)
+      take_panel(weights, panel, m, [](Index) {});
+  }
+  /// What `bound_all` found of row b, by latent; of a row of which nothing can be said none. They may be written to.
+  std::span<float> lower(Index b) { return of_row(lower_, b); }
+  std::span<float> upper(Index b) { return of_row(upper_, b); }
   /// Where the k-th largest z of row b lies at least, in units of its |x'|; 0 where that is not known.
   float level(Index b) const {
     const auto at = static_cast<std::size_t>(b);
@@ -320,6 +300,50 @@ class Screen {
   Index computed() const { return computed_; }
 
  private:
+  /// Makes room for m rows, of `capacity_` candidates each, and quantises them.
+  void begin(const ScreenWeights& weights, const float* x, Index m, std::int32_t bits) {
+    loops_ = &weights.loops();
+    const auto room = static_cast<std::size_t>(m * capacity_);
+    if (latents_.size() < room) {
+      latents_.resize(room);
+      lower_.resize(room);
+      upper_.resize(room);
+    }
+    places_.resize(std::max(places_.size(), static_cast<std::size_t>(capacity_ + 15)));
+    count_.assign(static_cast<std::size_t>(m), 0);
+    bound_.resize(static_cast<std::size_t>(m));
+    whole_.clear();
+    quantise(weights, x, m, bits, *loops_);
+  }
+  /// The candidates of a panel; before(b) is called for each row that may get some.
+  template <class Before>
+  void take_panel(const ScreenWeights& weights, Index number, Index m, const Before& before) {
+    const auto& loops = *loops_;
+    const Index units = loops.units(weights.width());
+    alignas(64) std::int32_t products[static_cast<std::size_t>(kernels::detail::screen_group * kernels::detail::screen_panel)];
+    const kernels::detail::ScreenPanel panel = weights.panel(number);
+    const std::uint8_t* codes = codes_.data();
+    Index b = 0;
+    for (std::size_t group = 0; group < 3; ++group) {
+      const Index rows = loops.groups[group];
+      for (; loops.takes(group, m - b); b += rows, codes += 4 * units * rows) {
+        loops.products[group](codes, panel.codes, units, products);
+        const Index some = std::min(rows, m - b);
+        for (Index r = b; r < b + some; ++r) before(r);
+        const auto at = static_cast<std::size_t>(b), list = static_cast<std::size_t>(b * capacity_);
+        loops.keep(products, panel, static_cast<int>(number * kernels::detail::screen_panel),
+                   {some,
+                    rows_.data() + at,
+                    bound_.data() + at,
+                    count_.data() + at,
+                    {latents_.data() + list, lower_.data() + list, upper_.data() + list},
+                    capacity_});
+      }
+    }
+  }
+  std::span<float> of_row(std::vector<float>& bounds, Index b) {
+    return {bounds.data() + b * capacity_, static_cast<std::size_t>(std::max<Index>(count_[static_cast<std::size_t>(b)], 0))};
+  }
   float first_bound(Index b) const {
     return std::max(level_ * rows_[static_cast<std::size_t>(b)].alpha, std::numeric_limits<float>::denorm_min());
   }

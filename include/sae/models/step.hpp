@@ -1,15 +1,16 @@
 #pragma once
 #include <sae/activations/selection.hpp>
+#include <sae/core/pool.hpp>
 #include <sae/core/threads.hpp>
 #include <sae/kernels/half_kernels.hpp>
 #include <sae/kernels/vector.hpp>
 #include <sae/models/input_normalisation.hpp>
+#include <sae/models/matches.hpp>
 #include <sae/models/screen.hpp>
 
 #include <algorithm>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -28,59 +29,6 @@ struct RowsView {
   RowsView(const Batch<Scalar, D>& x) : data(x.row(0)), rows(x.rows()), cols(x.cols()), stride(x.stride()) {}  // NOLINT
   RowsView(const Tensor<Scalar>& x) : data(x.data()), rows(x.rows()), cols(x.cols()), stride(x.cols()) {}      // NOLINT
   const Scalar* row(Index b) const { return data + b * stride; }
-};
-
-/// Things that blocks of work borrow: as many as blocks run at once, kept for the next step.
-template <class T>
-class Pool {
- public:
-  class Loan {
-   public:
-    Loan(Pool& pool, T thing) : pool_(pool), thing_(std::move(thing)) {}
-    ~Loan() { pool_.give_back(std::move(thing_)); }
-    Loan(const Loan&) = delete;
-    Loan& operator=(const Loan&) = delete;
-    T& operator*() { return thing_; }
-    T* operator->() { return &thing_; }
-    auto data() { return thing_.data(); }
-
-   private:
-    Pool& pool_;
-    T thing_;
-  };
-  /// As its last borrower left it.
-  Loan borrow() { return {*this, take()}; }
-
- protected:
-  T take() {
-    T thing;
-    const std::lock_guard lock(*mutex_);
-    if (!free_.empty()) {
-      thing = std::move(free_.back());
-      free_.pop_back();
-    }
-    return thing;
-  }
-
- private:
-  void give_back(T thing) {
-    const std::lock_guard lock(*mutex_);
-    free_.push_back(std::move(thing));
-  }
-  std::unique_ptr<std::mutex> mutex_ = std::make_unique<std::mutex>();
-  std::vector<T> free_;
-};
-
-/// Scratch memory.
-template <class Scalar>
-class ScratchPool : public Pool<Buffer<Scalar>> {
- public:
-  /// A buffer of at least `size` numbers with unspecified content.
-  typename Pool<Buffer<Scalar>>::Loan borrow(Index size) {
-    Buffer<Scalar> buffer = this->take();
-    if (buffer.size() < static_cast<std::size_t>(size)) buffer.resize(static_cast<std::size_t>(size));
-    return {*this, std::move(buffer)};
-  }
 };
 
 namespace detail {
@@ -248,6 +196,9 @@ struct Step {
   /// What a pursuit chose, for each row in its order.
   std::vector<std::vector<Choice<Scalar>>> choices;
   std::vector<std::pair<int, std::size_t>> choice_order;  ///< scratch: those of one row by latent
+  detail::Matches<Scalar> matches;                        ///< how a pursuit finds them
+  std::vector<kernels::GrowingFit> fits;                  ///< of each row, where all values are fitted together
+  std::vector<int> latent_places;                         ///< scratch [F]
 
   // Backward: filled by the reconstruction loss and the terms.
   Tensor<Scalar> cotangent;                  ///< dL/dx' [B x D_out]: of b_dec, and of every code but for `level_cotangent`
