@@ -1,9 +1,7 @@
 #pragma once
 #include <sae/files/json.hpp>
 #include <sae/files/output_folder.hpp>
-#include <sae/files/safetensors.hpp>
-#include <sae/models/any_model.hpp>
-#include <sae/models/transcoder.hpp>
+#include <sae/formats/published.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -24,16 +22,6 @@
 // Source: SAELens 6.54, saes/sae.py (SAEConfig.to_dict, save_model), saes/standard_sae.py, saes/topk_sae.py, saes/jumprelu_sae.py,
 // saes/transcoder.py (ReLU and JumpReLU alone: "topk_transcoder" and its like are names of ours).
 namespace sae::inline SAE_ABI {
-
-/// What a SAE file says about the activations it was trained on (`metadata` of cfg.json). What is unknown stays empty.
-struct SaelensMetadata {
-  std::string model_name = {};
-  std::string hook_name = {};  ///< where in the model, in TransformerLens' words; hook_of_site (formats/hook_name.hpp) makes it
-  Index context_size = 0;      ///< tokens; 0: unknown
-  std::optional<bool> prepend_bos = {};
-  std::string dataset_path = {};
-  nlohmann::json other = nlohmann::json::object();  ///< every other field, as it stands
-};
 
 /// What cfg.json says, checked.
 struct SaelensConfig {
@@ -303,34 +291,11 @@ inline nlohmann::ordered_json saelens_json(const SaelensMetadata& metadata) {
   return out;
 }
 
-/// Shape of an own tensor of an activation in a file: [n] of one row, else [rows x cols].
-template <class Scalar>
-std::vector<Index> stored_shape(const Tensor<Scalar>& tensor) {
-  if (tensor.rows() == 1) return {tensor.cols()};
-  return {tensor.rows(), tensor.cols()};
-}
-
 /// to <- from^T, of that shape already.
 template <class From, class To>
 void transpose(const Tensor<From>& from, Tensor<To>& to) {
   for (Index i = 0; i < to.rows(); ++i)
     for (Index j = 0; j < to.cols(); ++j) to.row(i)[j] = stored_as<To>(number(from.row(j)[i]));
-}
-
-/// Refuses NaN and infinities of a tensor [rows x cols] (one row: a vector), naming the first.
-template <class Stored>
-void require_finite(const Tensor<Stored>& tensor, std::string_view name, const std::string& file) {
-  const Stored* const begin = tensor.data();
-  const Stored* const bad = std::find_if(begin, begin + tensor.size(), [](Stored x) { return !std::isfinite(number(x)); });
-  if (bad == begin + tensor.size()) return;
-  const Index at = bad - begin;
-  const std::string position =
-      tensor.rows() == 1 ? concat("[", at, "]") : concat("[", at / tensor.cols(), ", ", at % tensor.cols(), "]");
-  throw_file(file, ": tensor ", name, ": the number at ", position, " is ",
-             std::isnan(number(*bad)) ? "NaN"
-             : number(*bad) > 0       ? "infinite"
-                                      : "minus infinite",
-             "; weights must be finite");
 }
 
 }  // namespace detail
@@ -380,10 +345,25 @@ inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
   return out;
 }
 
-struct SaelensLoadOptions {
-  bool check_finite = true;                      ///< refuse weights that are NaN or infinite
-  std::vector<std::string>* warnings = nullptr;  ///< where to put warnings; cfg.json's own stand in the config
-};
+/// What the two files say; the activation's settings are `SaelensReader`'s to read.
+inline PublishedSae published_saelens(const SaelensConfig& config) {
+  PublishedSae out;
+  out.layout = "saelens";
+  out.file = config.file;
+  out.tensors = TensorSet(SafetensorsFile(config.file.parent_path() / detail::saelens_weights_name));
+  out.architecture = config.architecture;
+  out.d_in = config.d_in;
+  out.latents = config.latents;
+  out.d_out = config.d_out;
+  out.skip = config.skip;
+  out.subtract_decoder_bias = config.subtract_decoder_bias;
+  out.input_normalisation = config.input_normalisation;
+  out.metadata = config.metadata;
+  out.config = config.json;
+  out.warnings = config.warnings;
+  if (out.tensors.contains("W_enc")) out.take("W_enc", "W_enc", true);
+  return out;
+}
 
 /// Loads a SAE or a Transcoder whose cfg.json was read already. Weights of any floating kind are read as what the model stores
 /// them as, rounded to nearest where that is narrower.
@@ -395,89 +375,11 @@ struct SaelensLoadOptions {
 template <class Model>
 Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {}) {
   using Activation = typename Model::Activation;
-  using Scalar = typename Model::Scalar;
-  using Stored = typename Model::Parameters::Stored;
-  static_assert(!std::is_same_v<Stored, std::int8_t>, "sae: files hold no weights of 8 bits; load float, then with_weights");
-  constexpr bool transcodes = requires { typename Model::Targets; };
-  const std::string file = config.file.string();
-  if (transcodes != (config.d_out > 0))
-    throw_file(file, ": architecture = \"", detail::printable(config.architecture), "\" is ",
-               config.d_out > 0 ? "a transcoder" : "an autoencoder", ", the model it is loaded into is ",
-               transcodes ? "a transcoder" : "an autoencoder");
   const Activation activation = detail::SaelensReader<Activation>::read(config);
-  if (Model::fixed_width != Dynamic && Model::fixed_width != config.d_in)
-    throw_file(file, ": d_in = ", config.d_in, " does not fit the model it is loaded into, whose D is ", Model::fixed_width);
-  if (Model::fixed_latents != Dynamic && Model::fixed_latents != config.latents)
-    throw_file(file, ": d_sae = ", config.latents, " does not fit the model it is loaded into, whose F is ",
-               Model::fixed_latents);
-  if constexpr (transcodes)
-    if (Model::fixed_output_width != Dynamic && Model::fixed_output_width != config.d_out)
-      throw_file(file, ": d_out = ", config.d_out, " does not fit the model it is loaded into, whose D_out is ",
-                 Model::fixed_output_width);
-
-  const SafetensorsFile weights(config.file.parent_path() / detail::saelens_weights_name);
-  std::vector<std::string> used;
-  const auto read_as = [&]<class T>(T, std::string_view name, const std::vector<Index>& shape) {
-    Tensor<T> tensor = weights.read<T>(name, shape);
-    if (options.check_finite) detail::require_finite(tensor, name, weights.path());
-    used.emplace_back(name);
-    return tensor;
-  };
-  const auto read = [&](std::string_view name, const std::vector<Index>& shape) { return read_as(Scalar(), name, shape); };
-  const Index width = config.d_in, latents = config.latents, out_width = transcodes ? config.d_out : width;
-  const bool tied = detail::has_tied_weights(activation);
-  Tensor<Stored> W_enc;
-  // All before the model: its size is then one that the file has.
-  if (!tied) W_enc = read_as(Stored(), "W_enc", {width, latents});
-  auto W_dec = read_as(Stored(), "W_dec", {latents, out_width});
-  const bool has_bias = detail::has_encoder_bias(activation);
-  Tensor<Scalar> b_enc;
-  if (has_bias) b_enc = read("b_enc", {latents});
-  auto b_dec = read("b_dec", {out_width});
-  Tensor<Scalar> W_skip;
-  if (config.skip) W_skip = read("W_skip", {out_width, width});
-
-  Model model = [&] {
-    if constexpr (transcodes)
-      return Model(width, out_width, latents, activation, {.skip = config.skip});
-    else
-      return Model(width, latents, activation,
-                   {.subtract_decoder_bias = config.subtract_decoder_bias, .input_normalisation = config.input_normalisation});
-  }();
-  auto& parameters = model.parameters();
-  if (!tied) detail::transpose(W_enc, parameters.W_enc);
-  parameters.W_dec = std::move(W_dec);
-  if (has_bias) parameters.b_enc = std::move(b_enc);
-  parameters.b_dec = std::move(b_dec);
-  parameters.W_skip = std::move(W_skip);
-  Model::Parameters::visit_activation(
-      [&](std::string_view name, auto& tensor) { tensor = read(name, detail::stored_shape(tensor)); }, parameters);
-  parameters.activation.constrain();
-
-  if (options.warnings != nullptr) {
-    for (const auto& [name, tensor] : weights.tensors())
-      if (std::find(used.begin(), used.end(), name) == used.end())
-        options.warnings->push_back(detail::concat("tensor ", detail::printable(name), " is not used"));
-    Index zero = 0, first = 0;
-    Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(out_width)));
-    for (Index i = latents - 1; i >= 0; --i)
-      if (kernels::squared_norm(kernels::wide(parameters.W_dec.row(i), out_width, room.data()), out_width) == Scalar(0)) {
-        ++zero;
-        first = i;
-      }
-    if (zero > 0)
-      options.warnings->push_back(detail::concat("W_dec: ", zero, " of ", latents,
-                                                 " decoder rows are zero, their latents write nothing; the first is latent ",
-                                                 first));
-  }
-  if (const bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr && *by_norm) {
-    if constexpr (std::is_same_v<Stored, Scalar>)
-      model.fold_decoder_norms();
-    else
-      throw_file(file,
-                 ": ranks by decoder norms, which are folded into weights of float; load it so, and narrow it (with_weights)");
-  }
-  return model;
+  PublishedSae from = published_saelens(config);
+  const bool* const by_norm = detail::rank_by_norm(activation);
+  from.fold_decoder_norms = by_norm != nullptr && *by_norm;
+  return build_model<Model>(from, activation, options);
 }
 
 /// Loads a SAE that SAELens 6 wrote (or `save_saelens`), from its folder or one of its two files:
