@@ -83,9 +83,6 @@ struct Glu {
   EncoderGate<Scalar> gate(const Parameters<Scalar>& parameters) const {
     return {parameters.W_glu.data(), parameters.b_glu.data()};
   }
-  /// Inner's, through `SelectorBlocks`.
-  template <class Scalar>
-  using Selector = typename Inner::template Selector<Scalar>;
   template <class Scalar>
   void backward(const Backward<Scalar>& at, const Parameters<Scalar>& parameters, Parameters<Scalar>& gradient) const {
     inner.backward(at, parameters.inner, gradient.inner);

@@ -1,7 +1,7 @@
 #pragma once
 #include <sae/files/json.hpp>
 #include <sae/files/output_folder.hpp>
-#include <sae/formats/published.hpp>
+#include <sae/formats/package.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -31,6 +31,7 @@ struct SaelensConfig {
   Index d_in = 0, latents = 0;
   Index d_out = 0;                                                    ///< of a transcoder; 0: an autoencoder
   bool skip = false;                                                  ///< of a transcoder: W_skip
+  bool running_threshold = false;                                     ///< of a training of BatchTopK: used by `topk_threshold`
   bool subtract_decoder_bias = true;                                  ///< `apply_b_dec_to_input`
   InputNormalisation input_normalisation = InputNormalisation::none;  ///< `normalize_activations`
   SaelensMetadata metadata;
@@ -225,6 +226,37 @@ inline const char* saelens_normalisation(InputNormalisation kind) {
   return names[static_cast<int>(kind)];
 }
 
+/// cfg.json of SAELens before 6 by the names of today; what has `metadata` is of today.
+/// Source: SAELens 6.54, loading/pretrained_sae_loaders.py, handle_pre_6_0_config.
+inline nlohmann::json modern_saelens(nlohmann::json json, const std::filesystem::path& file) {
+  const auto has = [&](std::string_view name) { return json_find(json, name, file) != nullptr; };
+  const char* const function = has("activation_fn") ? "activation_fn" : "activation_fn_str";
+  const char* const hook = has("hook_name") ? "hook_name" : "hook_point";
+  if (has("metadata") || (!has(function) && !has(hook))) return json;
+  if (!has("architecture")) json["architecture"] = "standard";
+  if (const std::string name = json_string_or(json, function, "relu", file); name == "topk") {
+    json["architecture"] = "topk";
+    json["k"] = json_require(json_require(json, "activation_fn_kwargs", file), "k", file);
+  } else if (name != "relu") {
+    throw_field(file, function, json.at(function), "\"relu\" or \"topk\"");
+  }
+  if (!has("normalize_activations")) {
+    json["normalize_activations"] = "none";
+  } else if (auto& normalised = json["normalize_activations"]; normalised.is_boolean()) {
+    normalised = normalised.get<bool>() ? "expected_average_only_in" : "none";
+  }
+  const std::string hook_name = json_string_or(json, hook, "", file);
+  if (!has("reshape_activations"))
+    json["reshape_activations"] = hook_name.find("hook_z") != std::string::npos ? "hook_z" : "none";
+  nlohmann::json metadata = {{"hook_name", hook_name}};
+  for (const char* const name :
+       {"model_name", "context_size", "prepend_bos", "dataset_path", "neuronpedia_id", "hook_head_index"})
+    if (has(name)) metadata[name] = json[name];
+  if (has("hook_point_head_index")) metadata["hook_head_index"] = json["hook_point_head_index"];
+  json["metadata"] = std::move(metadata);
+  return json;
+}
+
 inline constexpr std::string_view saelens_transcoder_suffix = "transcoder", saelens_skip_suffix = "skip_";
 
 /// The architecture of a transcoder whose activation has this one.
@@ -236,6 +268,11 @@ inline std::string saelens_transcoder_architecture(std::string_view activation, 
 inline void read_saelens_kind(SaelensConfig& out) {
   std::string_view rest = out.architecture;
   out.activation = out.architecture;
+  if (out.architecture == "batchtopk" || out.architecture == "matryoshka_batchtopk") {
+    out.running_threshold = true;  // codes depend on the batch in training alone
+    out.activation = SaelensLayout<JumpReLU>::architecture;
+    return;
+  }
   if (!rest.ends_with(saelens_transcoder_suffix)) return;
   rest.remove_suffix(saelens_transcoder_suffix.size());
   out.skip = rest.ends_with(saelens_skip_suffix);
@@ -251,6 +288,14 @@ inline void read_saelens_kind(SaelensConfig& out) {
 
 inline constexpr const char* saelens_config_name = "cfg.json";
 inline constexpr const char* saelens_weights_name = "sae_weights.safetensors";
+
+/// Whether SAELens' two files lie there.
+inline bool is_saelens(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::path weights = weights_at(path);
+  return weights.filename() == saelens_weights_name &&
+         std::filesystem::is_regular_file(weights.parent_path() / saelens_config_name, error);
+}
 
 /// The folder of a SAE, from itself or one of its two files.
 inline std::filesystem::path saelens_folder(const std::filesystem::path& path) {
@@ -305,10 +350,9 @@ void transpose(const Tensor<From>& from, Tensor<To>& to) {
 inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
   SaelensConfig out;
   out.file = detail::saelens_folder(path) / detail::saelens_config_name;
-  out.json = read_json(out.file);
   const auto& file = out.file;
-  if (detail::json_find(out.json, "architecture", file) == nullptr)
-    throw_file(file.string(), ": architecture is missing; the layout of SAELens 6 is read (it is not in earlier ones)");
+  out.json = detail::modern_saelens(read_json(file), file);
+  if (detail::json_find(out.json, "architecture", file) == nullptr) throw_file(file.string(), ": architecture is missing");
   out.architecture = json_string(out.json, "architecture", file);
   out.d_in = json_integer(out.json, "d_in", file, 1, Index{1} << 30);
   out.latents = json_integer(out.json, "d_sae", file, 1, Index{1} << 30);
@@ -362,6 +406,43 @@ inline PublishedSae published_saelens(const SaelensConfig& config) {
   out.config = config.json;
   out.warnings = config.warnings;
   if (out.tensors.contains("W_enc")) out.take("W_enc", "W_enc", true);
+  if (!out.tensors.contains("threshold") && out.tensors.contains("log_threshold"))  // of old checkpoints
+    out.take("threshold", "log_threshold", detail::mapped(out.vector("log_threshold"), [](double x) { return std::exp(x); }));
+  const char* const scaling = "scaling_factor";  // before 6; 1 where nothing was finetuned, and not applied since
+  if (out.tensors.contains(scaling)) {
+    const Tensor<double> factors = out.vector(scaling);
+    if (std::all_of(factors.data(), factors.data() + factors.size(), [](double x) { return x == 1; }))
+      out.passed_over.insert(scaling);
+  }
+  if (config.running_threshold) {
+    const double threshold = out.vector("topk_threshold", 1)[0];
+    out.fold_decoder_norms = json_bool_or(config.json, "rescale_acts_by_decoder_norm", true, config.file);
+    Tensor<double> theta = detail::all_equal(out.latents, threshold);
+    if (out.fold_decoder_norms) {  // z |d_i| passes the threshold
+      const StoredMatrix decoder{"W_dec", out.tensors.at("W_dec")};
+      const Tensor<double> norms =
+          detail::row_norms(decoder, out.tensors.file(), out.latents, out.d_out > 0 ? out.d_out : out.d_in);
+      for (Index i = 0; i < theta.size(); ++i)
+        if (norms[i] > 0) theta[i] /= norms[i];
+    }
+    out.take("threshold", "topk_threshold", std::move(theta));
+    out.warnings.push_back(
+        detail::concat("a training of ", config.architecture, ": rows are encoded by its running threshold, ", threshold));
+  }
+  return out;
+}
+/// The same of a folder, or of one of its files, with an activation that is known at run time alone.
+inline PublishedSae published_saelens(const std::filesystem::path& path) {
+  SaelensConfig config = read_saelens_config(path);
+  constexpr std::string_view glu = "glu_";
+  const bool gated = config.activation.starts_with(glu);
+  if (gated) config.activation.erase(0, glu.size());
+  const AnyActivation activation = detail::SaelensReader<AnyActivation>::read(config);
+  PublishedSae out = published_saelens(config);
+  out.activation = activation;
+  out.glu = gated;
+  if (const bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr && *by_norm)
+    out.fold_decoder_norms = true;
   return out;
 }
 
@@ -377,14 +458,14 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
   using Activation = typename Model::Activation;
   const Activation activation = detail::SaelensReader<Activation>::read(config);
   PublishedSae from = published_saelens(config);
-  const bool* const by_norm = detail::rank_by_norm(activation);
-  from.fold_decoder_norms = by_norm != nullptr && *by_norm;
+  if (const bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr && *by_norm)
+    from.fold_decoder_norms = true;
   return build_model<Model>(from, activation, options);
 }
 
 /// Loads a SAE that SAELens 6 wrote (or `save_saelens`), from its folder or one of its two files:
 ///   auto model = sae::load_saelens<sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK>>("my_sae");
-/// Where the architecture is not known beforehand, see formats/any_sae.hpp.
+/// Where the layout or the architecture is not known beforehand, see formats/load.hpp.
 template <class Model>
 Model load_saelens(const std::filesystem::path& path, SaelensLoadOptions options = {}) {
   const SaelensConfig config = read_saelens_config(path);

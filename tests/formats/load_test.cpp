@@ -1,0 +1,110 @@
+// Every file that a peer wrote, opened without being told its kind: the codes and reconstructions are the peer's.
+#include <sae/files/npy.hpp>
+#include <sae/formats/load.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "catch_compat.hpp"
+#include "temp_folder.hpp"
+
+using Catch::Matchers::ContainsSubstring;
+namespace fs = std::filesystem;
+
+namespace {
+
+using sae::Dynamic, sae::Index;
+
+const fs::path peers = fs::path(SAE_TEST_DATA) / "peers" / "inference";
+
+sae::Tensor<float> rows_of(const fs::path& file) {
+  const sae::NpyArray array(file);
+  sae::Tensor<float> out(array.shape()[0], array.shape()[1]);
+  const auto values = array.values<float>();
+  std::copy(values.begin(), values.end(), out.data());
+  return out;
+}
+// The same entries are active, and every number is within 1e-5 of the peer's, relative to the largest one.
+void require_close(const sae::Matrix<float>& got, const sae::Tensor<float>& want, bool same_support) {
+  REQUIRE(got.rows() == want.rows());
+  REQUIRE(got.cols() == want.cols());
+  const double unit = static_cast<double>(want.map().cwiseAbs().maxCoeff<Eigen::PropagateNaN>());
+  REQUIRE(unit > 0);
+  for (Index b = 0; b < want.rows(); ++b)
+    for (Index i = 0; i < want.cols(); ++i) {
+      const auto a = static_cast<double>(got(b, i)), e = static_cast<double>(want.row(b)[i]);
+      CAPTURE(b, i, a, e);
+      if (same_support) REQUIRE((a != 0) == (e != 0));
+      REQUIRE(std::fabs(a - e) <= 1e-5 * unit);
+    }
+}
+void require_like(const sae::AnySae& sae, const fs::path& folder, const std::string& variant = "") {
+  const auto x = rows_of(folder / "x.npy");
+  require_close(sae.encode(x).dense(), rows_of(folder / ("codes" + variant + ".npy")), true);
+  require_close(sae.reconstruct(x), rows_of(folder / ("recon" + variant + ".npy")), false);
+}
+
+struct Peer {
+  const char* folder;
+  const char* layout;
+  const char* architecture;
+  const char* hook = "";
+  int warnings = 0;
+};
+
+}  // namespace
+
+TEST_CASE("load opens what peers wrote, of any layout, and computes what they compute", "[formats][load]") {
+  const Peer peer = GENERATE(
+      Peer{"sparsify_topk", "sparsify", "topk"}, Peer{"sparsify_topk_bf16", "sparsify", "topk"},
+      Peer{"sparsify_groupmax", "sparsify", "groupmax"}, Peer{"sparsify_multi_topk", "sparsify", "topk"},
+      Peer{"sparsify_old_config", "sparsify", "topk"}, Peer{"sparsify_skip_sae", "sparsify", "topk_skip_transcoder"},
+      Peer{"sparsify_transcode_skip", "sparsify", "topk_skip_transcoder"},
+      Peer{"gemma_scope_2", "gemma_scope_2", "jumprelu", "blocks.12.hook_resid_post"},
+      Peer{"gemma_scope_2_transcoder_affine", "gemma_scope_2", "jumprelu_skip_transcoder", "blocks.12.ln2.hook_normalized"},
+      Peer{"llama_scope", "llama_scope", "jumprelu", "blocks.0.hook_resid_post", 1},
+      Peer{"llama_scope_transcoder", "llama_scope", "jumprelu_transcoder", "blocks.0.ln2.hook_normalized", 1},
+      Peer{"llamascopium_jumprelu_dataset_wise", "llamascopium", "jumprelu", "blocks.0.hook_resid_post"},
+      Peer{"llamascopium_jumprelu_inference", "llamascopium", "jumprelu", "blocks.0.hook_resid_post"},
+      Peer{"llamascopium_relu_glu_no_bias", "llamascopium", "glu_standard", "blocks.0.hook_resid_post"},
+      Peer{"llamascopium_topk", "llamascopium", "topk", "blocks.0.hook_resid_post"},
+      Peer{"saelens_pre6_standard", "saelens", "standard", "blocks.0.hook_resid_pre"},
+      Peer{"saelens_pre6_topk", "saelens", "topk", "blocks.0.hook_resid_pre"},
+      Peer{"saelens_checkpoint_topk", "saelens", "topk", "blocks.0.hook_resid_post"},
+      Peer{"saelens_checkpoint_jumprelu", "saelens", "jumprelu", "blocks.0.hook_resid_post"});
+  CAPTURE(peer.folder);
+  const sae::AnySae sae = sae::load(peers / peer.folder);
+  require_like(sae, peers / peer.folder);
+  CHECK(sae.layout == peer.layout);
+  CHECK(sae.architecture() == peer.architecture);
+  CHECK(sae.metadata.hook_name == peer.hook);
+  CAPTURE(sae.warnings);
+  CHECK(static_cast<int>(sae.warnings.size()) == peer.warnings);
+  // A copy of it, and what was saved and loaded again, are the same SAE.
+  TempFolder temp;
+  sae::save_saelens(sae, temp / "sae");
+  const auto x = rows_of(peers / peer.folder / "x.npy");
+  const sae::AnySae back = sae::load(temp / "sae");
+  CHECK(back.architecture() == sae.architecture());
+  if (back.architecture() != "topk") {
+    CHECK(back.encode(x).dense() == sae.encode(x).dense());
+    CHECK(back.reconstruct(x) == sae.reconstruct(x));
+  } else {  // ranks by decoder norms are folded
+    require_close(back.reconstruct(x), rows_of(peers / peer.folder / "recon.npy"), false);
+  }
+}
+
+TEST_CASE("load: a training that ranks whole batches is used by its running threshold, as SAELens saves it",
+          "[formats][load]") {
+  for (const std::string name : {"saelens_checkpoint_batchtopk", "saelens_checkpoint_matryoshka"}) {
+    CAPTURE(name);
+    const sae::AnySae sae = sae::load(peers / name);
+    require_like(sae, peers / name, "_inference");
+    CHECK(sae.architecture() == "jumprelu");
+    REQUIRE(sae.warnings.size() == 1);
+    CHECK_THAT(sae.warnings[0], ContainsSubstring("by its running threshold"));
+  }
+}
