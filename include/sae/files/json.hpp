@@ -1,5 +1,6 @@
 #pragma once
 #include <sae/files/output.hpp>
+#include <sae/files/printable.hpp>
 
 #include <algorithm>
 #include <initializer_list>
@@ -13,14 +14,6 @@
 namespace sae::inline SAE_ABI {
 
 namespace detail {
-
-/// Text out of a file as a message may show it: control characters as '?', at most 80 bytes.
-inline std::string printable(std::string_view text) {
-  std::string out(text.substr(0, 80));
-  std::replace_if(
-      out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-  return text.size() > 80 ? out + "..." : out;
-}
 
 /// "line 3, column 7" of byte `at` (from 1, as the parser counts).
 inline std::string position_in(std::string_view text, std::size_t at) {
