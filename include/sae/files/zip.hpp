@@ -221,7 +221,8 @@ class ZipReader {
 /// \throws FileError  one sentence with file and entry.
 class ZipFile {
  public:
-  explicit ZipFile(const std::filesystem::path& path, ZipOptions options = {}) : map_(path), path_(map_.path()) {
+  explicit ZipFile(const std::filesystem::path& path, ZipOptions options = {}) : ZipFile(MappedFile(path), options) {}
+  explicit ZipFile(MappedFile map, ZipOptions options = {}) : map_(std::move(map)), path_(map_.path()) {
     open(map_.bytes(), options);
   }
   /// Of bytes in memory, which have to stay; `name` is for messages.
