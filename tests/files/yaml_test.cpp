@@ -71,6 +71,7 @@ dead:
            "betas": {"value": [0.9, 0.999, -1e-4]}, "nothing": null, "empty": {"value": {}}, "dead": {"value": false}})");
   same("\xef\xbb\xbf---\r\nsae:\r\n  k: 64\r\n  layers:\r\n  - 1\r\n  -\r\n    x: 2\r\n  -\r\n...\r\n\r\n",
        R"({"sae": {"k": 64, "layers": [1, {"x": 2}, null]}})");
+  same("{k: 1, betas: [0.9, 0.999]}\n", R"({"k": 1, "betas": [0.9, 0.999]})");
   same("", "null");
   same("# nothing\n\n", "null");
   same("- - 1\n  - 2\n- [3, [4, {a: 5, 'b c': [6]}], ]\n-   - 7\n", "[[1, 2], [3, [4, {\"a\": 5, \"b c\": [6]}]], [7]]");
@@ -103,7 +104,7 @@ TEST_CASE("yaml: scalars are what the core schema says", "[files][yaml]") {
   is(".Inf", std::numeric_limits<double>::infinity());
   CHECK(std::isnan(parsed("x: .nan").at("x").get<double>()));
   for (const char* text :
-       {"yes", "on", "tRUE", "0x10",   "007",  "1_000",   "2024-01-01", "1.2.3", "12:30", "1e",  "-",   "a-b", "a:b",
+       {"yes", "on", "tRUE", "0x10",   "007",  "1_000",   "2024-01-01", "1.2.3", "12:30", "1e",  "a-b", "a:b",
         "a#b", "-x", "?x",   "hf://x", "it's", "a \"b\"", "x y  z",     "+",     ".",     "nan", "inf", "é"})
     is(text, text);
   is("'it''s # all: here'", "it's # all: here");
@@ -143,6 +144,7 @@ TEST_CASE("yaml: what is not read is refused by its line", "[files][yaml]") {
   refused("  a: 1\nb: 2", "line 2 does not belong to the list or map before it");
   refused("a: 1\n- b", "line 2 is an item of a list where a key is needed");
   refused("- a\nb: 1", "line 2 does not belong to the list or map before it");
+  refused("{a: 1}\n{b: 2}", "line 2 goes on with the line before it; " + quote);
   refused("word", "line 1 is no \"key: value\" (" + quote + ")");
   refused("a: b: c", "line 1 has \": c\" behind a value; a text with \": \" or \" #\" in it is quoted");
   refused("a: \"b\" c", "line 1 has \"c\" behind a value; a text with \": \" or \" #\" in it is quoted");

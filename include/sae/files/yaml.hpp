@@ -17,7 +17,8 @@ class YamlReader {
 
   nlohmann::json read() {
     if (lines_.empty()) return nullptr;
-    nlohmann::json value = block(lines_[0].indent, 0);
+    const bool flow = lines_[0].text[0] == '[' || lines_[0].text[0] == '{';
+    nlohmann::json value = flow ? block_or_value(lines_[0].indent, 0) : block(lines_[0].indent, 0);
     if (at_ < lines_.size()) fail("does not belong to the list or map before it");
     return value;
   }
