@@ -1,3 +1,6 @@
+#ifdef SAE_CLI_WITH_ZLIB
+#include <sae/files/zlib.hpp>  // deflated archives, whichever verb opens them
+#endif
 #include "common.hpp"
 
 #include <algorithm>
