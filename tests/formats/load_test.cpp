@@ -47,6 +47,7 @@ void require_like(const sae::AnySae& sae, const fs::path& folder, const std::str
   require_close(sae.reconstruct(x), rows_of(folder / ("recon" + variant + ".npy")), false);
 }
 
+const char* const dl_hook = "blocks.0.hook_resid_post";
 struct Peer {
   const char* folder;
   const char* layout;
@@ -59,9 +60,21 @@ struct Peer {
 
 TEST_CASE("load opens what peers wrote, of any layout, and computes what they compute", "[formats][load]") {
   const Peer peer = GENERATE(
-      Peer{"sparsify_topk", "sparsify", "topk"}, Peer{"sparsify_topk_bf16", "sparsify", "topk"},
-      Peer{"sparsify_groupmax", "sparsify", "groupmax"}, Peer{"sparsify_multi_topk", "sparsify", "topk"},
-      Peer{"sparsify_old_config", "sparsify", "topk"}, Peer{"sparsify_skip_sae", "sparsify", "topk_skip_transcoder"},
+      Peer{"dl_autoencoder", "dictionary_learning", "standard", dl_hook},
+      Peer{"dl_autoencoder_new", "dictionary_learning", "standard", dl_hook},
+      Peer{"dl_gated", "dictionary_learning", "gated", dl_hook},
+      Peer{"dl_jumprelu", "dictionary_learning", "jumprelu", dl_hook}, Peer{"dl_topk", "dictionary_learning", "topk", dl_hook},
+      Peer{"dl_topk_unset_threshold", "dictionary_learning", "topk", dl_hook},
+      Peer{"dl_batch_topk", "dictionary_learning", "jumprelu", dl_hook},
+      Peer{"dl_batch_topk_trained", "dictionary_learning", "jumprelu", dl_hook},
+      Peer{"dl_matryoshka", "dictionary_learning", "jumprelu", dl_hook},
+      Peer{"dl_transposed_strides", "dictionary_learning", "topk", dl_hook},
+      Peer{"dl_backup", "dictionary_learning", "jumprelu", dl_hook, 1}, Peer{"openai_topk", "openai", "topk"},
+      Peer{"openai_topk/autoencoder_own_keys.pt", "openai", "topk"}, Peer{"openai_relu", "openai", "standard"},
+      Peer{"gemma_scope_1_stored", "gemma_scope", "jumprelu"}, Peer{"sparsify_topk", "sparsify", "topk"},
+      Peer{"sparsify_topk_bf16", "sparsify", "topk"}, Peer{"sparsify_groupmax", "sparsify", "groupmax"},
+      Peer{"sparsify_multi_topk", "sparsify", "topk"}, Peer{"sparsify_old_config", "sparsify", "topk"},
+      Peer{"sparsify_skip_sae", "sparsify", "topk_skip_transcoder"},
       Peer{"sparsify_transcode_skip", "sparsify", "topk_skip_transcoder"},
       Peer{"gemma_scope_2", "gemma_scope_2", "jumprelu", "blocks.12.hook_resid_post"},
       Peer{"gemma_scope_2_transcoder_affine", "gemma_scope_2", "jumprelu_skip_transcoder", "blocks.12.ln2.hook_normalized"},
@@ -77,7 +90,8 @@ TEST_CASE("load opens what peers wrote, of any layout, and computes what they co
       Peer{"saelens_checkpoint_jumprelu", "saelens", "jumprelu", "blocks.0.hook_resid_post"});
   CAPTURE(peer.folder);
   const sae::AnySae sae = sae::load(peers / peer.folder);
-  require_like(sae, peers / peer.folder);
+  const fs::path folder = fs::is_directory(peers / peer.folder) ? peers / peer.folder : (peers / peer.folder).parent_path();
+  require_like(sae, folder);
   CHECK(sae.layout == peer.layout);
   CHECK(sae.architecture() == peer.architecture);
   CHECK(sae.metadata.hook_name == peer.hook);
@@ -86,14 +100,14 @@ TEST_CASE("load opens what peers wrote, of any layout, and computes what they co
   // A copy of it, and what was saved and loaded again, are the same SAE.
   TempFolder temp;
   sae::save_saelens(sae, temp / "sae");
-  const auto x = rows_of(peers / peer.folder / "x.npy");
+  const auto x = rows_of(folder / "x.npy");
   const sae::AnySae back = sae::load(temp / "sae");
   CHECK(back.architecture() == sae.architecture());
   if (back.architecture() != "topk") {
     CHECK(back.encode(x).dense() == sae.encode(x).dense());
     CHECK(back.reconstruct(x) == sae.reconstruct(x));
   } else {  // ranks by decoder norms are folded
-    require_close(back.reconstruct(x), rows_of(peers / peer.folder / "recon.npy"), false);
+    require_close(back.reconstruct(x), rows_of(folder / "recon.npy"), false);
   }
 }
 

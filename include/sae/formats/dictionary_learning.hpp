@@ -59,7 +59,7 @@ inline std::optional<PublishedSae> read_dictionary_learning(const Package& packa
       out.metadata.context_size = json_integer_or(*buffer, "ctx_len", 0, package.config, 0);
   }
   if (dict_class.empty())
-    dict_class = json_string_or(package.tensors.values, "config.dict_class", "", package.weights);  // of a backup
+    dict_class = json_string_or(package.tensors.values(), "config.dict_class", "", package.weights);  // of a backup
   const bool is_linear = kind != Kind::matryoshka && kind != Kind::jump;
   const auto name = [&](std::string_view of) { return ae + std::string(of); };
   const std::string b_enc = kind == Kind::gated ? "gate_bias" : is_linear ? "encoder.bias" : "b_enc";

@@ -14,7 +14,7 @@ namespace sae::inline SAE_ABI::detail {
 inline std::optional<PublishedSae> read_openai(const Package& package) {
   if (!package.has_all("pre_bias", "latent_bias", "encoder.weight", "decoder.weight")) return std::nullopt;
   PublishedSae out = begin_reading(package, "openai");
-  const auto& values = package.tensors.values;
+  const auto& values = package.tensors.values();
   const auto& file = package.weights;
   read_sizes(package, out, "encoder.weight", "decoder.weight", "latent_bias");
   if (out.d_in != out.d_out)

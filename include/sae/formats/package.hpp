@@ -166,6 +166,9 @@ inline PublishedSae begin_reading(const Package& package, std::string layout) {
   out.file = package.about();
   out.tensors = package.tensors;
   out.config = package.json;
+  if (const std::size_t bytes = package.tensors.unpacked(); bytes > 0)
+    out.warnings.push_back(concat("its arrays are deflated: ", (bytes + 999'999) / 1'000'000,
+                                  " MB were unpacked into memory; stored ones would be read where they lie"));
   return out;
 }
 
