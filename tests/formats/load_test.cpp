@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "catch_compat.hpp"
+#include "peer_codes.hpp"
 #include "temp_folder.hpp"
 
 using Catch::Matchers::ContainsSubstring;
@@ -18,33 +19,12 @@ namespace {
 
 using sae::Dynamic, sae::Index;
 
-const fs::path peers = fs::path(SAE_TEST_DATA) / "peers" / "inference";
+using sae_test::peers, sae_test::rows_of, sae_test::require_close;
 
-sae::Tensor<float> rows_of(const fs::path& file) {
-  const sae::NpyArray array(file);
-  sae::Tensor<float> out(array.shape()[0], array.shape()[1]);
-  const auto values = array.values<float>();
-  std::copy(values.begin(), values.end(), out.data());
-  return out;
-}
-// The same entries are active, and every number is within 1e-5 of the peer's, relative to the largest one.
-void require_close(const sae::Matrix<float>& got, const sae::Tensor<float>& want, bool same_support) {
-  REQUIRE(got.rows() == want.rows());
-  REQUIRE(got.cols() == want.cols());
-  const double unit = static_cast<double>(want.map().cwiseAbs().maxCoeff<Eigen::PropagateNaN>());
-  REQUIRE(unit > 0);
-  for (Index b = 0; b < want.rows(); ++b)
-    for (Index i = 0; i < want.cols(); ++i) {
-      const auto a = static_cast<double>(got(b, i)), e = static_cast<double>(want.row(b)[i]);
-      CAPTURE(b, i, a, e);
-      if (same_support) REQUIRE((a != 0) == (e != 0));
-      REQUIRE(std::fabs(a - e) <= 1e-5 * unit);
-    }
-}
 void require_like(const sae::AnySae& sae, const fs::path& folder, const std::string& variant = "") {
   const auto x = rows_of(folder / "x.npy");
-  require_close(sae.encode(x).dense(), rows_of(folder / ("codes" + variant + ".npy")), true);
-  require_close(sae.reconstruct(x), rows_of(folder / ("recon" + variant + ".npy")), false);
+  require_close(sae.encode(x).dense(), rows_of(folder / ("codes" + variant + ".npy")), 1e-5, true);
+  require_close(sae.reconstruct(x), rows_of(folder / ("recon" + variant + ".npy")), 1e-5, false);
 }
 
 const char* const dl_hook = "blocks.0.hook_resid_post";
@@ -107,7 +87,7 @@ TEST_CASE("load opens what peers wrote, of any layout, and computes what they co
     CHECK(back.encode(x).dense() == sae.encode(x).dense());
     CHECK(back.reconstruct(x) == sae.reconstruct(x));
   } else {  // ranks by decoder norms are folded
-    require_close(back.reconstruct(x), rows_of(folder / "recon.npy"), false);
+    require_close(back.reconstruct(x), rows_of(folder / "recon.npy"), 1e-5, false);
   }
 }
 

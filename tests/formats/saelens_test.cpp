@@ -10,6 +10,7 @@
 
 #include "catch_compat.hpp"
 #include "failing_files.hpp"
+#include "peer_codes.hpp"
 #include "temp_folder.hpp"
 
 using Catch::Matchers::ContainsSubstring;
@@ -22,31 +23,7 @@ using sae::Index;
 template <class Activation, class Scalar = float>
 using Sae = sae::SparseAutoencoder<Dynamic, Dynamic, Activation, Scalar>;
 
-const fs::path peers = fs::path(SAE_TEST_DATA) / "peers" / "inference";
-
-sae::Tensor<float> rows_of(const fs::path& file) {
-  const sae::NpyArray array(file);
-  sae::Tensor<float> out(array.shape()[0], array.shape()[1]);
-  const auto values = array.values<float>();
-  std::copy(values.begin(), values.end(), out.data());
-  return out;
-}
-
-// The same entries are active, and every number is within `bound` of the peer's, relative to the largest one.
-template <class Got>
-void require_close(const Got& got, const sae::Tensor<float>& want, double bound, bool same_support) {
-  REQUIRE(got.rows() == want.rows());
-  REQUIRE(got.cols() == want.cols());
-  const double unit = static_cast<double>(want.map().cwiseAbs().maxCoeff<Eigen::PropagateNaN>());
-  REQUIRE(unit > 0);
-  for (Index b = 0; b < want.rows(); ++b)
-    for (Index i = 0; i < want.cols(); ++i) {
-      const auto a = static_cast<double>(got(b, i)), e = static_cast<double>(want.row(b)[i]);
-      CAPTURE(b, i, a, e);
-      if (same_support) REQUIRE((a != 0) == (e != 0));
-      REQUIRE(std::fabs(a - e) <= bound * unit);
-    }
-}
+using sae_test::peers, sae_test::rows_of, sae_test::require_close;
 
 struct CopiedSae {
   TempFolder folder;

@@ -93,6 +93,8 @@ class SafetensorsWriter {
 
   void add(const std::string& name, const Shape& shape, std::span<const float> values) { add_values(name, shape, values); }
   void add(const std::string& name, const Shape& shape, std::span<const double> values) { add_values(name, shape, values); }
+  void add(const std::string& name, const Shape& shape, std::span<const bfloat16> values) { add_values(name, shape, values); }
+  void add(const std::string& name, const Shape& shape, std::span<const float16> values) { add_values(name, shape, values); }
   void add(const std::string& name, const Shape& shape, std::span<const std::int32_t> values) {
     add_values(name, shape, values);
   }
