@@ -40,26 +40,6 @@ while [ $# -gt 0 ]; do
 done
 [[ $threads =~ ^[1-9][0-9]*$ && $seconds =~ ^[1-9][0-9]*$ ]] || fail "--threads and --seconds are whole numbers of at least 1"
 
-torch_version=2.15.0 saelens_version=6.54.12 dictionary_learning_version=0.1.0
-peers=$sae_cache/peers-$torch_version-$saelens_version-$dictionary_learning_version
-
-# need_peers: the three libraries in a virtual environment of their own
-need_peers() {
-  local free
-  [ ! -f "$peers/complete" ] || return 0
-  free=$(df -Pm "$sae_cache" | awk 'NR == 2 {print int($4 / 1024)}')
-  [ "$free" -ge 12 ] || fail "PyTorch and its libraries take 7 GB and more while they are installed; $sae_cache has $free GB left"
-  say "Installing PyTorch, SAELens and dictionary_learning, once (7 GB, some minutes) into $peers"
-  rm -rf "$peers"
-  python3 -m venv "$peers"
-  if ! "$peers/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir "torch==$torch_version" \
-    "sae-lens==$saelens_version" "dictionary-learning==$dictionary_learning_version" >"$peers/log" 2>&1; then
-    tail -n 20 "$peers/log" >&2
-    fail "they could not be installed"
-  fi
-  touch "$peers/complete"
-}
-
 # The commit, the CPU, how busy it was.
 about() {
   local cpu commit
@@ -70,7 +50,6 @@ about() {
 
 mkdir -p "$sae_root/build" "$sae_cache"
 packages=(g++ cmake ninja-build libeigen3-dev libbenchmark-dev libopenblas-dev)
-python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 need_packages "${packages[@]}"
 need_peers
 say "Building"

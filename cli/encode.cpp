@@ -48,7 +48,7 @@ void write_codes(const EncodeVerb& options, const auto& sae) {
 
 void run_encode(const EncodeVerb& options) {
   check_output(options);
-  with_sae(options, options.sae, [&](const auto& sae) { write_codes(options, sae); });
+  write_codes(options, open_any(options, options.sae));
 }
 
 }  // namespace

@@ -87,34 +87,35 @@ void print_report(const EvaluationReport& report, Index latents) {
   print_table(table);
 }
 
-void evaluate_and_print(const EvalVerb& options, const auto& sae, auto rows, const RowRange& range) {
+void evaluate_and_print(const EvalVerb& options, const auto& model, auto rows, const RowRange& range) {
   const double max_norm = parse_max_norm(options.max_norm);
   Threads threads(options.threads);
   StoppableSource<decltype(rows)> source(std::move(rows),
                                          {.shuffle = false, .first = range.first, .count = range.count, .epochs = 1});
-  const EvaluationReport report = evaluate(sae.model(), source, {.max_norm = max_norm}, threads);
+  const EvaluationReport report = evaluate(model, source, {.max_norm = max_norm}, threads);
   if (options.json) {
     print_json(report_json(report));
   } else {
-    print_report(report, sae.latents());
+    print_report(report, model.latents());
   }
 }
 
 void run_eval(const EvalVerb& options) {
   parse_max_norm(options.max_norm);
-  with_sae(options, options.sae, [&]<class Sae>(const Sae& sae) {
-    constexpr bool predicts = std::is_same_v<Sae, AnyStoredTranscoder>;
-    if (predicts && options.targets.empty())
-      usage_error("the transcoder " + options.sae + " needs --targets, the rows that it should predict");
-    if (!predicts && !options.targets.empty())
-      usage_error("--targets belongs to transcoders; " + options.sae + " is an autoencoder, whose targets are its rows");
-    FiniteNpyRows rows(open_rows(options));
-    check_width(sae, options.sae, rows.width(), options.data);
-    const RowRange range = chosen_rows(options, rows.rows());
-    if constexpr (predicts) {
-      evaluate_and_print(options, sae, pair_with_targets(std::move(rows), options.data, options.targets, sae.d_out()), range);
+  const AnySae sae = open_any(options, options.sae);
+  if (sae.is_transcoder() && options.targets.empty())
+    usage_error("the transcoder " + options.sae + " needs --targets, the rows that it should predict");
+  if (!sae.is_transcoder() && !options.targets.empty())
+    usage_error("--targets belongs to transcoders; " + options.sae + " is an autoencoder, whose targets are its rows");
+  FiniteNpyRows rows(open_rows(options));
+  check_width(sae, options.sae, rows.width(), options.data);
+  const RowRange range = chosen_rows(options, rows.rows());
+  sae.visit([&]<class Model>(const Model& model) {
+    if constexpr (std::is_same_v<Model, AnyTranscoder>) {
+      evaluate_and_print(options, model, pair_with_targets(std::move(rows), options.data, options.targets, model.d_out()),
+                         range);
     } else {
-      evaluate_and_print(options, sae, std::move(rows), range);
+      evaluate_and_print(options, model, std::move(rows), range);
     }
   });
 }

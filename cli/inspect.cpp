@@ -9,7 +9,7 @@ struct InspectVerb : Common {
   bool check = false;
 };
 
-Json inspected_json(const auto& sae) {
+Json inspected_json(const AnySae& sae) {
   Json tensors = Json::object();
   for (const auto& [name, tensor] : sae.tensors) tensors[name] = tensor.shape;
   return {{"layout", sae.layout}, {"architecture", sae.architecture()}, {"d_in", sae.d_in()},
@@ -17,7 +17,7 @@ Json inspected_json(const auto& sae) {
           {"tensors", tensors},   {"config", Json(sae.config)},         {"warnings", sae.warnings}};
 }
 
-void print_inspected(const InspectVerb& options, const auto& sae) {
+void print_inspected(const InspectVerb& options, const AnySae& sae) {
   if (options.json) return print_json(inspected_json(sae));
   std::vector<std::pair<std::string, std::string>> table{
       {"layout", sae.layout},
@@ -38,10 +38,7 @@ void print_inspected(const InspectVerb& options, const auto& sae) {
   print_table(table);
 }
 
-void run_inspect(const InspectVerb& options) {
-  if (is_transcoder(options.path)) return print_inspected(options, load_transcoder(options.path, options.check));
-  print_inspected(options, load_sae(options.path, options.check));
-}
+void run_inspect(const InspectVerb& options) { print_inspected(options, load(options.path, {.check_finite = options.check})); }
 
 }  // namespace
 

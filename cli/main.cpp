@@ -1,3 +1,6 @@
+#ifdef SAE_CLI_WITH_ZLIB
+#include <sae/files/zlib.hpp>  // deflated archives, whichever verb opens them
+#endif
 #include "common.hpp"
 
 #include <algorithm>
@@ -7,9 +10,9 @@
 namespace sae::cli {
 
 // One line a verb, in the order of the help; each is a file of its own.
-#define SAE_VERBS(verb)                                                                                                  \
-  verb(collect) verb(train) verb(sweep) verb(encode) verb(decode) verb(reconstruct) verb(eval) verb(inspect) verb(synth) \
-      verb(recover) verb(top) verb(steer)
+#define SAE_VERBS(verb)                                                                                                    \
+  verb(collect) verb(train) verb(sweep) verb(encode) verb(decode) verb(reconstruct) verb(eval) verb(inspect) verb(convert) \
+      verb(synth) verb(recover) verb(top) verb(steer)
 
 #define SAE_DECLARE_VERB(name) void add_##name(CLI::App& program);
 #define SAE_ADD_VERB(name) add_##name(program);

@@ -22,7 +22,7 @@ void write_reconstructions(const ReconstructVerb& options, const auto& sae) {
 
 void run_reconstruct(const ReconstructVerb& options) {
   check_output(options);
-  with_sae(options, options.sae, [&](const auto& sae) { write_reconstructions(options, sae); });
+  write_reconstructions(options, open_any(options, options.sae));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 #pragma once
-#include <sae/formats/any_sae.hpp>
+#include <sae/formats/load.hpp>
 
 #include <string>
 #include <utility>
@@ -11,19 +11,17 @@ namespace sae::cli {
 inline CLI::Option* add_sae(CLI::App& verb, std::string& path) {
   return verb.add_option("--sae", path, "trained SAE: a folder or a file in any layout that `sae inspect` knows");
 }
-/// Loads the SAE and says what its files warn of.
-inline AnySae open_sae(const Common& options, const std::string& path) {
-  AnySae sae = load_sae(path);
+/// Loads the SAE or transcoder and says what its files warn of.
+inline AnySae open_any(const Common& options, const std::string& path) {
+  AnySae sae = load(path);
   for (const std::string& warning : sae.warnings) note(options, "sae: warning: ", path, ": ", warning);
   return sae;
 }
-/// Calls use(model) with the AnySae or AnyStoredTranscoder that lies there, which it may keep.
-template <class Use>
-void with_sae(const Common& options, const std::string& path, const Use& use) {
-  if (!is_transcoder(path)) return use(open_sae(options, path));
-  AnyStoredTranscoder transcoder = load_transcoder(path);
-  for (const std::string& warning : transcoder.warnings) note(options, "sae: warning: ", path, ": ", warning);
-  use(std::move(transcoder));
+/// The same where a SAE alone will do.
+inline AnySae open_sae(const Common& options, const std::string& path) {
+  AnySae sae = open_any(options, path);
+  if (sae.is_transcoder()) throw_value(path, ": is a transcoder (", sae.architecture(), "); a SAE is needed here");
+  return sae;
 }
 inline void check_width(const auto& sae, const std::string& path, Index width, const std::string& data) {
   if (width != sae.d_in())

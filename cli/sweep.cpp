@@ -1,5 +1,5 @@
 #include <sae/data/npy_source.hpp>
-#include <sae/formats/any_sae.hpp>
+#include <sae/formats/load.hpp>
 #include <sae/training/evaluate.hpp>
 #include <sae/training/recipes.hpp>
 #include <sae/training/train_together.hpp>

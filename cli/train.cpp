@@ -1,4 +1,4 @@
-#include <sae/formats/any_sae.hpp>
+#include <sae/formats/load.hpp>
 #include <sae/training/callbacks.hpp>
 #include <sae/training/covariance_whitening.hpp>
 #include <sae/training/recipes.hpp>
@@ -349,25 +349,20 @@ void train(const TrainVerb& options, const Recipe& recipe, Model model, bool war
   print_table(table);
 }
 
-/// What --init names, if anything.
-template <class Stored>
-std::optional<Stored> open_init(const TrainVerb& options) {
-  std::optional<Stored> out;
-  if (options.init.empty()) return out;
-  with_sae(options, options.init, [&]<class Found>(Found&& found) {
-    if constexpr (std::is_same_v<std::remove_cvref_t<Found>, Stored>)
-      out = std::forward<Found>(found);
-    else
-      throw_value("--init ", options.init,
-                  options.targets.empty() ? ": is a transcoder, which is trained with --targets; without it a SAE is"
-                                          : ": is a SAE; with --targets a transcoder is trained, which starts from one");
-  });
-  return out;
+/// What --init names, if anything: a SAE, or with --targets a transcoder.
+template <class Model>
+std::optional<AnySae> open_init(const TrainVerb& options) {
+  if (options.init.empty()) return std::nullopt;
+  AnySae found = open_any(options, options.init);
+  if (found.get<Model>() != nullptr) return found;
+  throw_value("--init ", options.init,
+              found.get<AnyGluModel>() != nullptr ? ": has a GLU encoder, which is not trained here"
+              : options.targets.empty()           ? ": is a transcoder, which is trained with --targets; without it a SAE is"
+                                        : ": is a SAE; with --targets a transcoder is trained, which starts from one");
 }
 
 /// Sizes of what --init names against those of the rows and of --latents.
-template <class Stored>
-void check_init(const TrainVerb& options, const Stored& init, Index d_in, Index d_out) {
+void check_init(const TrainVerb& options, const AnySae& init, Index d_in, Index d_out) {
   if (init.d_in() != d_in)
     throw_shape("--init ", options.init, ": reads rows of ", init.d_in(), " numbers, the data has ", d_in);
   if (init.d_out() != d_out)
@@ -378,7 +373,7 @@ void check_init(const TrainVerb& options, const Stored& init, Index d_in, Index 
 }
 
 /// The model that training starts from. \param init  what --init names, or null
-AnyModel start_of(const TrainVerb& options, Recipe& recipe, const AnySae* init, Index d_in, Index, Index latents) {
+AnyModel start_of(const TrainVerb& options, Recipe& recipe, const AnyModel* init, Index d_in, Index, Index latents) {
   if (init != nullptr) {
     recipe.subtract_decoder_bias = init->subtracts_decoder_bias();
     recipe.input_normalisation = init->input_normalisation();
@@ -391,48 +386,48 @@ AnyModel start_of(const TrainVerb& options, Recipe& recipe, const AnySae* init, 
   }
   if (recipe.input_normalisation != InputNormalisation::none) recipe.config.normalisation = Normalisation::none;
   AnyModel model = make_model(recipe, d_in, latents, options.seed);
-  if (init != nullptr) model.parameters() = init->model().parameters();
+  if (init != nullptr) model.parameters() = init->parameters();
   return model;
 }
-AnyTranscoder start_of(const TrainVerb& options, Recipe& recipe, const AnyStoredTranscoder* init, Index d_in, Index d_out,
+AnyTranscoder start_of(const TrainVerb& options, Recipe& recipe, const AnyTranscoder* init, Index d_in, Index d_out,
                        Index latents) {
   AnyTranscoder model = make_transcoder(recipe, d_in, d_out, latents, options.skip, options.seed);
   if (init == nullptr) return model;
-  if (options.skip && !init->model().has_skip())
-    note(options, "--init ", options.init, ": has no skip; that of --skip starts at 0");
+  if (options.skip && !init->has_skip()) note(options, "--init ", options.init, ": has no skip; that of --skip starts at 0");
   Tensor<float> skip = std::move(model.parameters().W_skip);
-  model.parameters() = init->model().parameters();
+  model.parameters() = init->parameters();
   if (!model.has_skip()) model.parameters().W_skip = std::move(skip);
   return model;
 }
 
-template <class Stored>
+template <class Model>
 void train_kind(const TrainVerb& options) {
-  const std::optional<Stored> init = open_init<Stored>(options);
-  const AnyActivation* const before = init ? &init->model().activation() : nullptr;
+  const std::optional<AnySae> found = open_init<Model>(options);
+  const Model* const init = found ? found->get<Model>() : nullptr;
+  const AnyActivation* const before = init != nullptr ? &init->activation() : nullptr;
   const std::string activation = chosen_activation(options, before);
   if (!activation.empty()) check_activation_options(options, activation);
   const std::unique_ptr<TrainSource> source = open_train_source(options);
   const Index d_in = source->width() - source->target_width, d_out = source->target_width > 0 ? source->target_width : d_in;
-  if (init) check_init(options, *init, d_in, d_out);
-  const Index latents = init ? init->latents() : options.latents;
+  if (found) check_init(options, *found, d_in, d_out);
+  const Index latents = init != nullptr ? init->latents() : options.latents;
   check_memory(options, d_in, d_out, latents);
   Recipe recipe = recipe_of(options, activation, before, d_in, latents, source->rows);
-  auto model = start_of(options, recipe, init ? &*init : nullptr, d_in, d_out, latents);
-  if (init) {
+  Model model = start_of(options, recipe, init, d_in, d_out, latents);
+  if (init != nullptr) {
     recipe.config.reads_raw_rows = true;
     const DecoderNorm decoder = recipe.config.decoder;
-    if (decoder == DecoderNorm::unit || (decoder == DecoderNorm::automatic && !predicts<decltype(model)>))
+    if (decoder == DecoderNorm::unit || (decoder == DecoderNorm::automatic && !predicts<Model>))
       make_decoder_unit(model, options.init);
   }
-  train(options, recipe, std::move(model), init.has_value(), *source);
+  train(options, recipe, std::move(model), init != nullptr, *source);
 }
 
 void run_train(const TrainVerb& options) {
   check_usage(options);
   check_places(options);
-  if (options.targets.empty()) return train_kind<AnySae>(options);
-  train_kind<AnyStoredTranscoder>(options);
+  if (options.targets.empty()) return train_kind<AnyModel>(options);
+  train_kind<AnyTranscoder>(options);
 }
 
 }  // namespace

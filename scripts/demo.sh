@@ -66,7 +66,7 @@ if [ -n "$text" ]; then
 else
   packages+=(bible-kjv)
 fi
-need_packages "${packages[@]}" nlohmann-json3-dev libcli11-dev python3-pip
+need_packages "${packages[@]}" nlohmann-json3-dev libcli11-dev zlib1g-dev python3-pip
 need_llama
 need_model
 

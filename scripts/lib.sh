@@ -169,3 +169,24 @@ configure_and_build() {
   }
   cmake --build "$sae_root/build/$preset" -j "$(sae_jobs)" "${targets[@]}" || fail "the build of the preset $preset failed"
 }
+
+torch_version=2.15.0 saelens_version=6.54.12 dictionary_learning_version=0.1.0 sparsify_version=1.3.3
+peers=$sae_cache/peers-$torch_version-$saelens_version-$dictionary_learning_version-$sparsify_version
+
+# need_peers: the libraries of Python that ours is compared with, in a virtual environment of their own
+need_peers() {
+  local free
+  python3 -c 'import ensurepip' 2>/dev/null || need_packages python3-venv
+  [ ! -f "$peers/complete" ] || return 0
+  free=$(df -Pm "$sae_cache" | awk 'NR == 2 {print int($4 / 1024)}')
+  [ "$free" -ge 12 ] || fail "PyTorch and its libraries take 7 GB and more while they are installed; $sae_cache has $free GB left"
+  say "Installing PyTorch, SAELens, dictionary_learning and sparsify, once (7 GB, some minutes) into $peers"
+  rm -rf "$peers"
+  python3 -m venv "$peers"
+  if ! "$peers/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir "torch==$torch_version" \
+    "sae-lens==$saelens_version" "dictionary-learning==$dictionary_learning_version" "eai-sparsify==$sparsify_version" >"$peers/log" 2>&1; then
+    tail -n 20 "$peers/log" >&2
+    fail "they could not be installed"
+  fi
+  touch "$peers/complete"
+}

@@ -87,7 +87,7 @@ need_austen() {
 }
 
 mkdir -p "$sae_root/build" "$data"
-need_packages g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libcli11-dev python3-pip
+need_packages g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libcli11-dev zlib1g-dev python3-pip
 need_llama
 need_model
 need_austen

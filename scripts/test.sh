@@ -46,7 +46,7 @@ done
 cd "$sae_root"
 mkdir -p build
 unite=-DSAE_TESTS_UNITE=6 # test files per translation unit: less time to compile all of them
-packages=(g++ cmake ninja-build libeigen3-dev catch2 nlohmann-json3-dev libcli11-dev)
+packages=(g++ cmake ninja-build libeigen3-dev catch2 nlohmann-json3-dev libcli11-dev zlib1g-dev)
 
 # Warnings are errors of the compilers that the project is kept free of warnings for; others see some where there is nothing.
 werror() {

@@ -1,7 +1,7 @@
 // The two pursuits: by hand, against a naive twin, by central differences over frozen choices, and as SAELens has them.
 #include <sae/activations/matching_pursuit.hpp>
 #include <sae/files/npy.hpp>
-#include <sae/formats/any_sae.hpp>
+#include <sae/formats/load.hpp>
 #include <sae/training/aux_k.hpp>
 #include <sae/training/l1.hpp>
 
@@ -350,7 +350,7 @@ TEST_CASE("SAELens' matching pursuits are read, encode as there, and are written
   for (const std::string name : {"saelens_matching_pursuit", "saelens_matching_pursuit_no_bdec"}) {
     CAPTURE(name);
     const auto folder = std::filesystem::path(SAE_TEST_DATA) / "peers" / "inference" / name;
-    const sae::AnySae any = sae::load_sae(folder);
+    const sae::AnySae any = sae::load(folder);
     CHECK(any.warnings.empty());
     CHECK(any.architecture() == "matching_pursuit");
     const auto x = sae::load_npy<float>(folder / "x.npy");
@@ -367,7 +367,7 @@ TEST_CASE("SAELens' matching pursuits are read, encode as there, and are written
       CHECK(config.at(field) == any.config.at(field));
     const sae::SafetensorsFile file(out / "sae" / "sae_weights.safetensors");
     CHECK(file.tensors().size() == 2);
-    CHECK(sae::load_sae(out / "sae").encode(x).dense() == any.encode(x).dense());
+    CHECK(sae::load(out / "sae").encode(x).dense() == any.encode(x).dense());
   }
   const TempFolder out;
   const auto model =

@@ -1,6 +1,6 @@
 // Transcoders in SAELens' files: what the peer wrote and computed is what we read and compute, and what we write is what it wrote.
 #include <sae/files/npy.hpp>
-#include <sae/formats/any_sae.hpp>
+#include <sae/formats/load.hpp>
 
 #include <string>
 #include <utility>
@@ -92,7 +92,7 @@ TEST_CASE("other activations of a transcoder have names of ours", "[formats][tra
 
 TEST_CASE("a transcoder's files that do not fit are refused in one sentence", "[formats][transcoder]") {
   const auto config = [](const std::string& name) { return (peers / name / "cfg.json").string(); };
-  CHECK_THROWS_WITH(sae::load_sae(peers / "saelens_skip_transcoder"),
+  CHECK_THROWS_WITH(sae::load<sae::AnyModel>(peers / "saelens_skip_transcoder"),
                     config("saelens_skip_transcoder") +
                         ": architecture = \"skip_transcoder\" is a transcoder, the model it is "
                         "loaded into is an autoencoder");

@@ -38,7 +38,11 @@ struct Glu {
     visitor("inner", std::string_view(inner.name));
     if constexpr (requires { inner.visit_settings(visitor); }) inner.visit_settings(visitor);
   }
-  void check(Index latents) const { inner.check(latents); }
+  void check(Index latents) const {
+    inner.check(latents);
+    if (detail::has_tied_weights(inner))
+      throw_value("Glu: ", std::string_view(inner.name), " has no pre-activations that a gate could multiply");
+  }
   bool needs_decoder_norms() const { return inner.needs_decoder_norms(); }
 
   template <class Scalar_>
@@ -47,6 +51,9 @@ struct Glu {
     Tensor<Scalar> W_glu, b_glu;
     typename Inner::template Parameters<Scalar> inner;
 
+    /// Of an inner activation that is chosen at run time.
+    void choose(const Glu& activation) requires requires { inner.choose(activation.inner); }
+    { inner.choose(activation.inner); }
     void resize(Index latents, Index d_in) {
       W_glu.resize(latents, d_in);
       b_glu.resize(1, latents);
@@ -76,9 +83,6 @@ struct Glu {
   EncoderGate<Scalar> gate(const Parameters<Scalar>& parameters) const {
     return {parameters.W_glu.data(), parameters.b_glu.data()};
   }
-  /// Inner's, through `SelectorBlocks`.
-  template <class Scalar>
-  using Selector = typename Inner::template Selector<Scalar>;
   template <class Scalar>
   void backward(const Backward<Scalar>& at, const Parameters<Scalar>& parameters, Parameters<Scalar>& gradient) const {
     inner.backward(at, parameters.inner, gradient.inner);

@@ -61,6 +61,7 @@ Tensor<T> read_matrix(const ArrayView& array, std::string_view file, std::string
   const Index down = two ? array.stride(0) : 0, right = array.shape.empty() ? 0 : array.stride(array.shape.size() - 1);
   const auto at = [&](Index row, Index col) { return array.data + (row * down + col * right) * item_size(array.dtype); };
   Tensor<T> out(transposed ? cols : rows, transposed ? rows : cols);
+  if (out.size() == 0) return out;  // of 2^60 rows, perhaps
   // Along what lies together in the file, so that each of its lines is met once or stays near.
   constexpr Index tile = 64;
   Buffer<T> part(static_cast<std::size_t>(tile));

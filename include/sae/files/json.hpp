@@ -1,5 +1,6 @@
 #pragma once
 #include <sae/files/output.hpp>
+#include <sae/files/printable.hpp>
 
 #include <algorithm>
 #include <initializer_list>
@@ -13,14 +14,6 @@
 namespace sae::inline SAE_ABI {
 
 namespace detail {
-
-/// Text out of a file as a message may show it: control characters as '?', at most 80 bytes.
-inline std::string printable(std::string_view text) {
-  std::string out(text.substr(0, 80));
-  std::replace_if(
-      out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-  return text.size() > 80 ? out + "..." : out;
-}
 
 /// "line 3, column 7" of byte `at` (from 1, as the parser counts).
 inline std::string position_in(std::string_view text, std::size_t at) {
@@ -62,13 +55,20 @@ inline nlohmann::json parse_json(std::string_view text, const std::filesystem::p
   }
 }
 
-/// A JSON file, at most `cap` bytes.
-inline nlohmann::json read_json(const std::filesystem::path& path, std::size_t cap = std::size_t{64} << 20) {
-  std::error_code error;  // of a pipe one would wait for ever
+namespace detail {
+/// `read_file` of what is a file: of a pipe one would wait for ever.
+inline std::string read_regular_file(const std::filesystem::path& path, std::size_t cap) {
+  std::error_code error;
   if (const auto status = std::filesystem::status(path, error);
       std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
     throw_file(path.string(), ": is not a regular file");
-  return parse_json(read_file(path, cap), path);
+  return read_file(path, cap);
+}
+}  // namespace detail
+
+/// A JSON file, at most `cap` bytes.
+inline nlohmann::json read_json(const std::filesystem::path& path, std::size_t cap = std::size_t{64} << 20) {
+  return parse_json(detail::read_regular_file(path, cap), path);
 }
 
 /// Writes a JSON file whole or not at all, indented by 2, names in alphabetical order (use `nlohmann::ordered_json` for another).

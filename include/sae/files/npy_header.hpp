@@ -15,7 +15,11 @@ struct NpyHeader {
   std::vector<Index> shape;  ///< [] for a single number
   Index elements = 0;        ///< product of the shape
   std::size_t offset = 0;    ///< of the first number in the file, in bytes
+  bool fortran = false;      ///< column by column: the first axis runs fastest
 };
+
+/// Which arrays of more than one axis are taken: row by row, or column by column as well (`NpyHeader::fortran`).
+enum class NpyOrder { c, any };
 
 namespace detail {
 
@@ -28,7 +32,7 @@ class NpyDict {
   NpyDict(std::string_view text, std::string_view file) : text_(text), file_(file) {}
 
   void read(NpyHeader& header) {
-    bool has_descr = false, has_order = false, has_shape = false, fortran = false;
+    bool has_descr = false, has_order = false, has_shape = false;
     expect('{');
     while (!next_is('}')) {
       const std::string_view key = string();
@@ -36,7 +40,7 @@ class NpyDict {
       if (key == "descr" && !std::exchange(has_descr, true)) {
         header.dtype = dtype();
       } else if (key == "fortran_order" && !std::exchange(has_order, true)) {
-        fortran = boolean();
+        header.fortran = boolean();
       } else if (key == "shape" && !std::exchange(has_shape, true)) {
         header.shape = shape();
       } else {
@@ -51,8 +55,7 @@ class NpyDict {
     if (at_ != text_.size()) fail("nothing more");
     if (!has_descr || !has_order || !has_shape)
       throw_file(file_, ": npy header: the keys must be descr, fortran_order and shape, each once");
-    if (fortran && header.shape.size() > 1)
-      throw_file(file_, ": is stored column by column (fortran_order); save it with numpy.ascontiguousarray");
+    if (header.shape.size() < 2) header.fortran = false;
   }
 
  private:
@@ -159,10 +162,10 @@ inline std::string npy_header(Dtype dtype, std::span<const Index> shape) {
 
 }  // namespace detail
 
-/// Checks a .npy file whole, given its bytes: magic, version, header length (64 KiB at most), dict, dtype, C order, and that its
+/// Checks a .npy file whole, given its bytes: magic, version, header length (64 KiB at most), dict, dtype, order, and that its
 /// length is exactly header + product of the shape x item size.
 /// \throws FileError  naming `file` and what is wrong.
-inline NpyHeader parse_npy(std::span<const std::byte> bytes, std::string_view file) {
+inline NpyHeader parse_npy(std::span<const std::byte> bytes, std::string_view file, NpyOrder order = NpyOrder::c) {
   constexpr std::string_view magic("\x93NUMPY", 6);
   if (bytes.size() < 10 || std::memcmp(bytes.data(), magic.data(), magic.size()) != 0)
     throw_file(file, ": is not a .npy file (it must begin with \\x93NUMPY)");
@@ -183,6 +186,8 @@ inline NpyHeader parse_npy(std::span<const std::byte> bytes, std::string_view fi
   header.offset = prefix + length;
   std::string_view text(reinterpret_cast<const char*>(bytes.data()) + prefix, length);
   detail::NpyDict(text, file).read(header);
+  if (header.fortran && order == NpyOrder::c)
+    throw_file(file, ": is stored column by column (fortran_order); save it with numpy.ascontiguousarray");
   Index data = 0;
   if (!detail::byte_count(header.shape, header.dtype, header.elements, data))
     throw_file(file, ": npy shape ", detail::shape_text(header.shape), " has more bytes than 63 bits count");

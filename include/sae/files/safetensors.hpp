@@ -26,13 +26,7 @@ class SafetensorsFile {
   /// \throws FileError  there is no such tensor.
   const SafetensorsInfo& info(std::string_view name) const {
     if (const SafetensorsInfo* const found = find(name)) return *found;
-    std::string there;
-    int listed = 0;
-    for (const auto& [other, tensor] : tensors()) {
-      if (++listed > 12) break;
-      there += (there.empty() ? "; it holds " : ", ") + detail::printable(other);
-    }
-    throw_file(path(), ": has no tensor ", name, there, listed > 12 ? ", ..." : "");
+    throw_file(path(), ": has no tensor ", name, detail::held_names(tensors()));
   }
 
   /// The numbers as they stand in the file (any alignment), C order.
@@ -99,6 +93,8 @@ class SafetensorsWriter {
 
   void add(const std::string& name, const Shape& shape, std::span<const float> values) { add_values(name, shape, values); }
   void add(const std::string& name, const Shape& shape, std::span<const double> values) { add_values(name, shape, values); }
+  void add(const std::string& name, const Shape& shape, std::span<const bfloat16> values) { add_values(name, shape, values); }
+  void add(const std::string& name, const Shape& shape, std::span<const float16> values) { add_values(name, shape, values); }
   void add(const std::string& name, const Shape& shape, std::span<const std::int32_t> values) {
     add_values(name, shape, values);
   }

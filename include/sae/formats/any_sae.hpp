@@ -1,11 +1,13 @@
 #pragma once
 #include <sae/formats/hook_name.hpp>
 #include <sae/formats/saelens.hpp>
+#include <sae/formats/saelens_glu.hpp>
 
 #include <map>
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace sae::inline SAE_ABI {
@@ -14,6 +16,8 @@ namespace sae::inline SAE_ABI {
 using AnyModel = SparseAutoencoder<Dynamic, Dynamic, AnyActivation, float>;
 /// The same for a transcoder: `load_saelens<AnyTranscoder>(path)`.
 using AnyTranscoder = Transcoder<Dynamic, Dynamic, Dynamic, AnyActivation, float>;
+/// A model with a GLU encoder in front of an activation that is known at run time only.
+using AnyGluModel = SparseAutoencoder<Dynamic, Dynamic, Glu<AnyActivation>, float>;
 
 /// One tensor of a file.
 struct StoredTensor {
@@ -78,119 +82,161 @@ class KeptEncoder {
 };
 }  // namespace detail
 
-/// A trained SAE whose architecture is known at run time only, with what its files say about it. Copies copy the weights. Const
-/// members may be called from several threads at once.
+/// A trained SAE or transcoder of any layout and architecture, with what its files say about it. Copies copy the weights. Const members
+/// may be called from several threads at once.
 class AnySae : public StoredDetails {
  public:
-  explicit AnySae(AnyModel model) : model_(std::move(model)) {}
+  AnySae(AnyModel model) : model_(std::move(model)) {}       // NOLINT: what a model is anyway
+  AnySae(AnyGluModel model) : model_(std::move(model)) {}    // NOLINT
+  AnySae(AnyTranscoder model) : model_(std::move(model)) {}  // NOLINT
 
-  const AnyModel& model() const { return model_; }
-  Index d_in() const { return model_.d_in(); }
-  Index d_out() const { return model_.d_in(); }
-  Index latents() const { return model_.latents(); }
-  /// "standard", "topk", "jumprelu": SAELens' names.
-  std::string_view architecture() const { return detail::saelens_architecture(model_.activation()); }
-  std::string activation() const { return detail::activation_text(model_.activation()); }  ///< "relu", "topk, k = 32"
-  bool subtracts_decoder_bias() const { return model_.subtracts_decoder_bias(); }
-  InputNormalisation input_normalisation() const { return model_.input_normalisation(); }
+  /// Calls f(model) with the AnyModel, AnyGluModel or AnyTranscoder inside.
+  template <class F>
+  decltype(auto) visit(F&& f) const {
+    return std::visit([&](const auto& held) -> decltype(auto) { return f(held.model); }, model_);
+  }
+  /// The model inside where it is one of this type, else null.
+  template <class Model>
+  const Model* get() const {
+    const auto* const held = std::get_if<Held<Model>>(&model_);
+    return held == nullptr ? nullptr : &held->model;
+  }
+  bool is_transcoder() const { return get<AnyTranscoder>() != nullptr; }
+  /// \throws ValueError  it is another kind.
+  const AnyModel& model() const {
+    if (const AnyModel* const model = get<AnyModel>()) return *model;
+    throw_value("a SAE is needed here, ", is_transcoder() ? "this is a transcoder" : "this one has a GLU encoder", " (",
+                architecture(), ")");
+  }
+  const AnyTranscoder& transcoder() const {
+    if (const AnyTranscoder* const model = get<AnyTranscoder>()) return *model;
+    throw_value("a transcoder is needed here, this is an autoencoder (", architecture(), ")");
+  }
+
+  Index d_in() const {
+    return visit([](const auto& model) { return model.d_in(); });
+  }
+  Index d_out() const {
+    return visit([](const auto& model) { return model.parameters().output_width(); });
+  }
+  Index latents() const {
+    return visit([](const auto& model) { return model.latents(); });
+  }
+  /// "standard", "topk", "jumprelu", "skip_transcoder": SAELens' names, and ours in their manner.
+  std::string architecture() const {
+    return visit([]<class Model>(const Model& model) {
+      if constexpr (std::is_same_v<Model, AnyTranscoder>)
+        return detail::saelens_transcoder_architecture(detail::saelens_architecture(model.activation()), model.has_skip());
+      else if constexpr (std::is_same_v<Model, AnyGluModel>)
+        return detail::concat("glu_", detail::saelens_architecture(model.activation().inner));
+      else
+        return std::string(detail::saelens_architecture(model.activation()));
+    });
+  }
+  /// "relu", "topk, k = 32".
+  std::string activation() const {
+    return visit([]<class Model>(const Model& model) {
+      if constexpr (std::is_same_v<Model, AnyGluModel>)
+        return "glu, " + detail::activation_text(model.activation().inner);
+      else
+        return detail::activation_text(model.activation());
+    });
+  }
+  bool subtracts_decoder_bias() const {
+    return visit([](const auto& model) { return model.subtracts_decoder_bias(); });
+  }
+  InputNormalisation input_normalisation() const {
+    return visit([](const auto& model) { return detail::input_normalisation_of(model); });
+  }
 
   Codes<float> encode(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
-    return encoder_(model_, rows, threads);
+    return std::visit([&](const auto& held) { return held.encoder(held.model, rows, threads); }, model_);
   }
+  /// \throws ValueError  the rows are needed as well: it normalises them, or has a skip.
   Matrix<float> decode(const Codes<float>& codes, Threads& threads = Threads::shared()) const {
-    return model_.decode(codes, threads);
+    return visit([&]<class Model>(const Model& model) -> Matrix<float> {
+      if constexpr (std::is_same_v<Model, AnyTranscoder>) {
+        if (model.has_skip()) throw_value("codes alone do not tell what a skip transcoder predicts; give the rows, too");
+        return model.decode(codes, Matrix<float>::Zero(codes.rows(), model.d_in()), threads);
+      } else {
+        return model.decode(codes, threads);
+      }
+    });
   }
-  /// With the rows that the codes are of, which a SAE that normalises its rows needs.
+  /// With the rows that the codes are of.
   Matrix<float> decode(const Codes<float>& codes, const Batch<float>& rows, Threads& threads = Threads::shared()) const {
-    return model_.decode(codes, rows, threads);
+    return visit([&](const auto& model) { return model.decode(codes, rows, threads); });
   }
   std::vector<float> row_spreads(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
-    return model_.row_spreads(rows, threads);
+    return model().row_spreads(rows, threads);
   }
+  /// Reconstructions [N x D], or predictions [N x D_out].
   Matrix<float> reconstruct(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
     return decode(encode(rows, threads), rows, threads);
   }
 
-  AnyModel::ConstWeights W_enc() const { return model_.W_enc(); }       ///< [F x D]
-  AnyModel::ConstWeights W_dec() const { return model_.W_dec(); }       ///< [F x D]
-  AnyModel::ConstLatentVector b_enc() const { return model_.b_enc(); }  ///< [1 x F]
-  AnyModel::ConstInputVector b_dec() const { return model_.b_dec(); }   ///< [1 x D]
-  /// Row `latent` of W_dec [D]: the direction that the latent writes.
+  ConstMatrixMap<float> W_enc() const {  ///< [F x D_in]
+    return visit([](const auto& model) { return model.parameters().encoder().map(); });
+  }
+  ConstMatrixMap<float> W_dec() const {  ///< [F x D_out]
+    return visit([](const auto& model) { return model.parameters().W_dec.map(); });
+  }
+  ConstMatrixMap<float> b_enc() const {  ///< [1 x F], or empty
+    return visit([](const auto& model) { return model.parameters().b_enc.map(); });
+  }
+  ConstMatrixMap<float> b_dec() const {  ///< [1 x D_out]
+    return visit([](const auto& model) { return model.parameters().b_dec.map(); });
+  }
+  /// Row `latent` of W_dec [D_out]: the direction that the latent writes.
   /// \throws ValueError  there is no such latent.
   std::span<const float> direction(Index latent) const {
     if (latent < 0 || latent >= latents())
       throw_value("latent ", latent, " is not in [0, ", latents(), ") (the number of latents)");
-    return {W_dec().data() + latent * d_in(), static_cast<std::size_t>(d_in())};
+    return {W_dec().data() + latent * d_out(), static_cast<std::size_t>(d_out())};
   }
   /// Shape of every parameter of the model by its name here ([F x D] both ways round).
-  std::map<std::string, std::vector<Index>> parameters() const { return detail::parameter_shapes(model_); }
+  std::map<std::string, std::vector<Index>> parameters() const {
+    return visit([](const auto& model) { return detail::parameter_shapes(model); });
+  }
 
  private:
-  AnyModel model_;
-  detail::KeptEncoder<AnyModel> encoder_;
-};
-
-/// The same of a transcoder.
-class AnyStoredTranscoder : public StoredDetails {
- public:
-  explicit AnyStoredTranscoder(AnyTranscoder model) : model_(std::move(model)) {}
-
-  const AnyTranscoder& model() const { return model_; }
-  Index d_in() const { return model_.d_in(); }
-  Index d_out() const { return model_.d_out(); }
-  Index latents() const { return model_.latents(); }
-  /// "transcoder", "topk_skip_transcoder": SAELens' names and ours in their manner.
-  std::string architecture() const {
-    return detail::saelens_transcoder_architecture(detail::saelens_architecture(model_.activation()), model_.has_skip());
-  }
-  std::string activation() const { return detail::activation_text(model_.activation()); }
-  Codes<float> encode(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
-    return encoder_(model_, rows, threads);
-  }
-  /// Predictions [N x D_out].
-  Matrix<float> reconstruct(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
-    return model_.predict(rows, threads);
-  }
-  std::map<std::string, std::vector<Index>> parameters() const { return detail::parameter_shapes(model_); }
-
- private:
-  AnyTranscoder model_;
-  detail::KeptEncoder<AnyTranscoder> encoder_;
+  template <class Model>
+  struct Held {
+    Held(Model held) : model(std::move(held)) {}  // NOLINT
+    Model model;
+    detail::KeptEncoder<Model> encoder;
+  };
+  std::variant<Held<AnyModel>, Held<AnyGluModel>, Held<AnyTranscoder>> model_;
 };
 
 namespace detail {
-template <class Stored, class Model>
-Stored load_stored(const std::filesystem::path& path, bool check_finite) {
-  SaelensConfig config = read_saelens_config(path);
-  std::vector<std::string> warnings = config.warnings;
-  Stored out(load_saelens<Model>(config, {.check_finite = check_finite, .warnings = &warnings}));
-  const SafetensorsFile weights(config.file.parent_path() / saelens_weights_name);
-  for (const auto& [name, tensor] : weights.tensors()) out.tensors[name] = {std::string(to_string(tensor.dtype)), tensor.shape};
-  out.layout = "saelens";
-  out.dtype = to_string(weights.info("W_dec").dtype);
-  out.config = std::move(config.json);
-  out.metadata = std::move(config.metadata);
-  out.warnings = std::move(warnings);
-  return out;
+/// The model with what stands behind its gate in its type.
+template <class Inner>
+SparseAutoencoder<Dynamic, Dynamic, Glu<Inner>, float> with_inner(const AnyGluModel& model) {
+  AutoencoderParameters<Glu<Inner>, float> p;
+  copy_tensors(model.parameters(), p);
+  p.activation.W_glu = model.parameters().activation.W_glu;
+  p.activation.b_glu = model.parameters().activation.b_glu;
+  p.activation.inner = *model.parameters().activation.inner.template get<Inner>();
+  return {std::move(p), Glu<Inner>{.inner = *model.activation().inner.template get<Inner>()}, model.options()};
 }
 }  // namespace detail
 
-/// Loads a trained SAE from its folder, or from its cfg.json or sae_weights.safetensors.
-/// \param check_finite  refuse weights that are NaN or infinite; off for somebody who only looks at what is there
-/// \throws FileError  one sentence with the file and what is wrong in it, also where a transcoder lies there.
-inline AnySae load_sae(const std::filesystem::path& path, bool check_finite = true) {
-  return detail::load_stored<AnySae, AnyModel>(path, check_finite);
-}
-/// The same of a transcoder.
-inline AnyStoredTranscoder load_transcoder(const std::filesystem::path& path, bool check_finite = true) {
-  return detail::load_stored<AnyStoredTranscoder, AnyTranscoder>(path, check_finite);
-}
-/// Whether a transcoder lies there. \throws FileError  there is no cfg.json, or it is not one.
-inline bool is_transcoder(const std::filesystem::path& path) { return read_saelens_config(path).d_out > 0; }
-
-/// Saves a SAE of any architecture (see save_saelens for a model of a known type).
+/// Saves a SAE or transcoder of any architecture (see save_saelens for a model of a known type).
 inline void save_saelens(const AnySae& sae, const std::filesystem::path& folder, SaelensSaveOptions options = {}) {
-  save_saelens(sae.model(), folder, sae.metadata, options);
+  sae.visit([&]<class Model>(const Model& model) {
+    if constexpr (std::is_same_v<Model, AnyGluModel>) {
+      model.activation().inner.visit([&]<class Inner>(const Inner& inner) {
+        if constexpr (requires { SaelensLayout<Inner>::reads; }) {
+          throw_value("a SAE of the activation ", inner.name, " is not written as it is");
+        } else {
+          save_saelens(detail::with_inner<Inner>(model), folder, sae.metadata, options);
+        }
+      });
+    } else {
+      save_saelens(model, folder, sae.metadata, options);
+    }
+  });
 }
 
 }  // namespace sae::inline SAE_ABI

@@ -1,9 +1,7 @@
 #pragma once
 #include <sae/files/json.hpp>
 #include <sae/files/output_folder.hpp>
-#include <sae/files/safetensors.hpp>
-#include <sae/models/any_model.hpp>
-#include <sae/models/transcoder.hpp>
+#include <sae/formats/package.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -25,16 +23,6 @@
 // saes/transcoder.py (ReLU and JumpReLU alone: "topk_transcoder" and its like are names of ours).
 namespace sae::inline SAE_ABI {
 
-/// What a SAE file says about the activations it was trained on (`metadata` of cfg.json). What is unknown stays empty.
-struct SaelensMetadata {
-  std::string model_name = {};
-  std::string hook_name = {};  ///< where in the model, in TransformerLens' words; hook_of_site (formats/hook_name.hpp) makes it
-  Index context_size = 0;      ///< tokens; 0: unknown
-  std::optional<bool> prepend_bos = {};
-  std::string dataset_path = {};
-  nlohmann::json other = nlohmann::json::object();  ///< every other field, as it stands
-};
-
 /// What cfg.json says, checked.
 struct SaelensConfig {
   std::filesystem::path file;  ///< cfg.json itself
@@ -43,6 +31,7 @@ struct SaelensConfig {
   Index d_in = 0, latents = 0;
   Index d_out = 0;                                                    ///< of a transcoder; 0: an autoencoder
   bool skip = false;                                                  ///< of a transcoder: W_skip
+  bool running_threshold = false;                                     ///< of a training of BatchTopK: used by `topk_threshold`
   bool subtract_decoder_bias = true;                                  ///< `apply_b_dec_to_input`
   InputNormalisation input_normalisation = InputNormalisation::none;  ///< `normalize_activations`
   SaelensMetadata metadata;
@@ -237,6 +226,37 @@ inline const char* saelens_normalisation(InputNormalisation kind) {
   return names[static_cast<int>(kind)];
 }
 
+/// cfg.json of SAELens before 6 by the names of today; what has `metadata` is of today.
+/// Source: SAELens 6.54, loading/pretrained_sae_loaders.py, handle_pre_6_0_config.
+inline nlohmann::json modern_saelens(nlohmann::json json, const std::filesystem::path& file) {
+  const auto has = [&](std::string_view name) { return json_find(json, name, file) != nullptr; };
+  const char* const function = has("activation_fn") ? "activation_fn" : "activation_fn_str";
+  const char* const hook = has("hook_name") ? "hook_name" : "hook_point";
+  if (has("metadata") || (!has(function) && !has(hook))) return json;
+  if (!has("architecture")) json["architecture"] = "standard";
+  if (const std::string name = json_string_or(json, function, "relu", file); name == "topk") {
+    json["architecture"] = "topk";
+    json["k"] = json_require(json_require(json, "activation_fn_kwargs", file), "k", file);
+  } else if (name != "relu") {
+    throw_field(file, function, json.at(function), "\"relu\" or \"topk\"");
+  }
+  if (!has("normalize_activations")) {
+    json["normalize_activations"] = "none";
+  } else if (auto& normalised = json["normalize_activations"]; normalised.is_boolean()) {
+    normalised = normalised.get<bool>() ? "expected_average_only_in" : "none";
+  }
+  const std::string hook_name = json_string_or(json, hook, "", file);
+  if (!has("reshape_activations"))
+    json["reshape_activations"] = hook_name.find("hook_z") != std::string::npos ? "hook_z" : "none";
+  nlohmann::json metadata = {{"hook_name", hook_name}};
+  for (const char* const name :
+       {"model_name", "context_size", "prepend_bos", "dataset_path", "neuronpedia_id", "hook_head_index"})
+    if (has(name)) metadata[name] = json[name];
+  if (has("hook_point_head_index")) metadata["hook_head_index"] = json["hook_point_head_index"];
+  json["metadata"] = std::move(metadata);
+  return json;
+}
+
 inline constexpr std::string_view saelens_transcoder_suffix = "transcoder", saelens_skip_suffix = "skip_";
 
 /// The architecture of a transcoder whose activation has this one.
@@ -248,6 +268,11 @@ inline std::string saelens_transcoder_architecture(std::string_view activation, 
 inline void read_saelens_kind(SaelensConfig& out) {
   std::string_view rest = out.architecture;
   out.activation = out.architecture;
+  if (out.architecture == "batchtopk" || out.architecture == "matryoshka_batchtopk") {
+    out.running_threshold = true;  // codes depend on the batch in training alone
+    out.activation = SaelensLayout<JumpReLU>::architecture;
+    return;
+  }
   if (!rest.ends_with(saelens_transcoder_suffix)) return;
   rest.remove_suffix(saelens_transcoder_suffix.size());
   out.skip = rest.ends_with(saelens_skip_suffix);
@@ -263,6 +288,14 @@ inline void read_saelens_kind(SaelensConfig& out) {
 
 inline constexpr const char* saelens_config_name = "cfg.json";
 inline constexpr const char* saelens_weights_name = "sae_weights.safetensors";
+
+/// Whether SAELens' two files lie there.
+inline bool is_saelens(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::path weights = weights_at(path);
+  return weights.filename() == saelens_weights_name &&
+         std::filesystem::is_regular_file(weights.parent_path() / saelens_config_name, error);
+}
 
 /// The folder of a SAE, from itself or one of its two files.
 inline std::filesystem::path saelens_folder(const std::filesystem::path& path) {
@@ -303,34 +336,11 @@ inline nlohmann::ordered_json saelens_json(const SaelensMetadata& metadata) {
   return out;
 }
 
-/// Shape of an own tensor of an activation in a file: [n] of one row, else [rows x cols].
-template <class Scalar>
-std::vector<Index> stored_shape(const Tensor<Scalar>& tensor) {
-  if (tensor.rows() == 1) return {tensor.cols()};
-  return {tensor.rows(), tensor.cols()};
-}
-
 /// to <- from^T, of that shape already.
 template <class From, class To>
 void transpose(const Tensor<From>& from, Tensor<To>& to) {
   for (Index i = 0; i < to.rows(); ++i)
     for (Index j = 0; j < to.cols(); ++j) to.row(i)[j] = stored_as<To>(number(from.row(j)[i]));
-}
-
-/// Refuses NaN and infinities of a tensor [rows x cols] (one row: a vector), naming the first.
-template <class Stored>
-void require_finite(const Tensor<Stored>& tensor, std::string_view name, const std::string& file) {
-  const Stored* const begin = tensor.data();
-  const Stored* const bad = std::find_if(begin, begin + tensor.size(), [](Stored x) { return !std::isfinite(number(x)); });
-  if (bad == begin + tensor.size()) return;
-  const Index at = bad - begin;
-  const std::string position =
-      tensor.rows() == 1 ? concat("[", at, "]") : concat("[", at / tensor.cols(), ", ", at % tensor.cols(), "]");
-  throw_file(file, ": tensor ", name, ": the number at ", position, " is ",
-             std::isnan(number(*bad)) ? "NaN"
-             : number(*bad) > 0       ? "infinite"
-                                      : "minus infinite",
-             "; weights must be finite");
 }
 
 }  // namespace detail
@@ -340,10 +350,9 @@ void require_finite(const Tensor<Stored>& tensor, std::string_view name, const s
 inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
   SaelensConfig out;
   out.file = detail::saelens_folder(path) / detail::saelens_config_name;
-  out.json = read_json(out.file);
   const auto& file = out.file;
-  if (detail::json_find(out.json, "architecture", file) == nullptr)
-    throw_file(file.string(), ": architecture is missing; the layout of SAELens 6 is read (it is not in earlier ones)");
+  out.json = detail::modern_saelens(read_json(file), file);
+  if (detail::json_find(out.json, "architecture", file) == nullptr) throw_file(file.string(), ": architecture is missing");
   out.architecture = json_string(out.json, "architecture", file);
   out.d_in = json_integer(out.json, "d_in", file, 1, Index{1} << 30);
   out.latents = json_integer(out.json, "d_sae", file, 1, Index{1} << 30);
@@ -380,10 +389,62 @@ inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
   return out;
 }
 
-struct SaelensLoadOptions {
-  bool check_finite = true;                      ///< refuse weights that are NaN or infinite
-  std::vector<std::string>* warnings = nullptr;  ///< where to put warnings; cfg.json's own stand in the config
-};
+/// What the two files say; the activation's settings are `SaelensReader`'s to read.
+inline PublishedSae published_saelens(const SaelensConfig& config) {
+  PublishedSae out;
+  out.layout = "saelens";
+  out.file = config.file;
+  out.tensors = TensorSet(SafetensorsFile(config.file.parent_path() / detail::saelens_weights_name));
+  out.architecture = config.architecture;
+  out.d_in = config.d_in;
+  out.latents = config.latents;
+  out.d_out = config.d_out;
+  out.skip = config.skip;
+  out.subtract_decoder_bias = config.subtract_decoder_bias;
+  out.input_normalisation = config.input_normalisation;
+  out.metadata = config.metadata;
+  out.config = config.json;
+  out.warnings = config.warnings;
+  if (out.tensors.contains("W_enc")) out.take("W_enc", "W_enc", true);
+  if (!out.tensors.contains("threshold") && out.tensors.contains("log_threshold"))  // of old checkpoints
+    out.take("threshold", "log_threshold", detail::mapped(out.vector("log_threshold"), [](double x) { return std::exp(x); }));
+  const char* const scaling = "scaling_factor";  // before 6; 1 where nothing was finetuned, and not applied since
+  if (out.tensors.contains(scaling)) {
+    const Tensor<double> factors = out.vector(scaling);
+    if (std::all_of(factors.data(), factors.data() + factors.size(), [](double x) { return x == 1; }))
+      out.passed_over.insert(scaling);
+  }
+  if (config.running_threshold) {
+    const double threshold = out.vector("topk_threshold", 1)[0];
+    out.fold_decoder_norms = json_bool_or(config.json, "rescale_acts_by_decoder_norm", true, config.file);
+    Tensor<double> theta = detail::all_equal(out.latents, threshold);
+    if (out.fold_decoder_norms) {  // z |d_i| passes the threshold
+      const StoredMatrix decoder{"W_dec", out.tensors.at("W_dec")};
+      const Tensor<double> norms =
+          detail::row_norms(decoder, out.tensors.file(), out.latents, out.d_out > 0 ? out.d_out : out.d_in);
+      for (Index i = 0; i < theta.size(); ++i)
+        if (norms[i] > 0) theta[i] /= norms[i];
+    }
+    out.take("threshold", "topk_threshold", std::move(theta));
+    out.warnings.push_back(
+        detail::concat("a training of ", config.architecture, ": rows are encoded by its running threshold, ", threshold));
+  }
+  return out;
+}
+/// The same of a folder, or of one of its files, with an activation that is known at run time alone.
+inline PublishedSae published_saelens(const std::filesystem::path& path) {
+  SaelensConfig config = read_saelens_config(path);
+  constexpr std::string_view glu = "glu_";
+  const bool gated = config.activation.starts_with(glu);
+  if (gated) config.activation.erase(0, glu.size());
+  const AnyActivation activation = detail::SaelensReader<AnyActivation>::read(config);
+  PublishedSae out = published_saelens(config);
+  out.activation = activation;
+  out.glu = gated;
+  if (const bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr && *by_norm)
+    out.fold_decoder_norms = true;
+  return out;
+}
 
 /// Loads a SAE or a Transcoder whose cfg.json was read already. Weights of any floating kind are read as what the model stores
 /// them as, rounded to nearest where that is narrower.
@@ -395,94 +456,16 @@ struct SaelensLoadOptions {
 template <class Model>
 Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {}) {
   using Activation = typename Model::Activation;
-  using Scalar = typename Model::Scalar;
-  using Stored = typename Model::Parameters::Stored;
-  static_assert(!std::is_same_v<Stored, std::int8_t>, "sae: files hold no weights of 8 bits; load float, then with_weights");
-  constexpr bool transcodes = requires { typename Model::Targets; };
-  const std::string file = config.file.string();
-  if (transcodes != (config.d_out > 0))
-    throw_file(file, ": architecture = \"", detail::printable(config.architecture), "\" is ",
-               config.d_out > 0 ? "a transcoder" : "an autoencoder", ", the model it is loaded into is ",
-               transcodes ? "a transcoder" : "an autoencoder");
   const Activation activation = detail::SaelensReader<Activation>::read(config);
-  if (Model::fixed_width != Dynamic && Model::fixed_width != config.d_in)
-    throw_file(file, ": d_in = ", config.d_in, " does not fit the model it is loaded into, whose D is ", Model::fixed_width);
-  if (Model::fixed_latents != Dynamic && Model::fixed_latents != config.latents)
-    throw_file(file, ": d_sae = ", config.latents, " does not fit the model it is loaded into, whose F is ",
-               Model::fixed_latents);
-  if constexpr (transcodes)
-    if (Model::fixed_output_width != Dynamic && Model::fixed_output_width != config.d_out)
-      throw_file(file, ": d_out = ", config.d_out, " does not fit the model it is loaded into, whose D_out is ",
-                 Model::fixed_output_width);
-
-  const SafetensorsFile weights(config.file.parent_path() / detail::saelens_weights_name);
-  std::vector<std::string> used;
-  const auto read_as = [&]<class T>(T, std::string_view name, const std::vector<Index>& shape) {
-    Tensor<T> tensor = weights.read<T>(name, shape);
-    if (options.check_finite) detail::require_finite(tensor, name, weights.path());
-    used.emplace_back(name);
-    return tensor;
-  };
-  const auto read = [&](std::string_view name, const std::vector<Index>& shape) { return read_as(Scalar(), name, shape); };
-  const Index width = config.d_in, latents = config.latents, out_width = transcodes ? config.d_out : width;
-  const bool tied = detail::has_tied_weights(activation);
-  Tensor<Stored> W_enc;
-  // All before the model: its size is then one that the file has.
-  if (!tied) W_enc = read_as(Stored(), "W_enc", {width, latents});
-  auto W_dec = read_as(Stored(), "W_dec", {latents, out_width});
-  const bool has_bias = detail::has_encoder_bias(activation);
-  Tensor<Scalar> b_enc;
-  if (has_bias) b_enc = read("b_enc", {latents});
-  auto b_dec = read("b_dec", {out_width});
-  Tensor<Scalar> W_skip;
-  if (config.skip) W_skip = read("W_skip", {out_width, width});
-
-  Model model = [&] {
-    if constexpr (transcodes)
-      return Model(width, out_width, latents, activation, {.skip = config.skip});
-    else
-      return Model(width, latents, activation,
-                   {.subtract_decoder_bias = config.subtract_decoder_bias, .input_normalisation = config.input_normalisation});
-  }();
-  auto& parameters = model.parameters();
-  if (!tied) detail::transpose(W_enc, parameters.W_enc);
-  parameters.W_dec = std::move(W_dec);
-  if (has_bias) parameters.b_enc = std::move(b_enc);
-  parameters.b_dec = std::move(b_dec);
-  parameters.W_skip = std::move(W_skip);
-  Model::Parameters::visit_activation(
-      [&](std::string_view name, auto& tensor) { tensor = read(name, detail::stored_shape(tensor)); }, parameters);
-  parameters.activation.constrain();
-
-  if (options.warnings != nullptr) {
-    for (const auto& [name, tensor] : weights.tensors())
-      if (std::find(used.begin(), used.end(), name) == used.end())
-        options.warnings->push_back(detail::concat("tensor ", detail::printable(name), " is not used"));
-    Index zero = 0, first = 0;
-    Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(out_width)));
-    for (Index i = latents - 1; i >= 0; --i)
-      if (kernels::squared_norm(kernels::wide(parameters.W_dec.row(i), out_width, room.data()), out_width) == Scalar(0)) {
-        ++zero;
-        first = i;
-      }
-    if (zero > 0)
-      options.warnings->push_back(detail::concat("W_dec: ", zero, " of ", latents,
-                                                 " decoder rows are zero, their latents write nothing; the first is latent ",
-                                                 first));
-  }
-  if (const bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr && *by_norm) {
-    if constexpr (std::is_same_v<Stored, Scalar>)
-      model.fold_decoder_norms();
-    else
-      throw_file(file,
-                 ": ranks by decoder norms, which are folded into weights of float; load it so, and narrow it (with_weights)");
-  }
-  return model;
+  PublishedSae from = published_saelens(config);
+  if (const bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr && *by_norm)
+    from.fold_decoder_norms = true;
+  return build_model<Model>(from, activation, options);
 }
 
 /// Loads a SAE that SAELens 6 wrote (or `save_saelens`), from its folder or one of its two files:
 ///   auto model = sae::load_saelens<sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK>>("my_sae");
-/// Where the architecture is not known beforehand, see formats/any_sae.hpp.
+/// Where the layout or the architecture is not known beforehand, see formats/load.hpp.
 template <class Model>
 Model load_saelens(const std::filesystem::path& path, SaelensLoadOptions options = {}) {
   const SaelensConfig config = read_saelens_config(path);

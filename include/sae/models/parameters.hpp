@@ -59,6 +59,15 @@ struct AutoencoderParameters {
             .tied = tied(),
             .skip = W_skip.size() > 0};
   }
+  /// Whether all tensors but the activation's have these sizes.
+  bool has_shape(const ParameterShape& of) const {
+    const auto is = [](const auto& tensor, bool there, Index rows, Index cols) {
+      return tensor.rows() == (there ? rows : 0) && tensor.cols() == (there ? cols : 0);
+    };
+    const Index d_out = of.d_out > 0 ? of.d_out : of.d_in;
+    return is(W_enc, !of.tied, of.latents, of.d_in) && is(b_enc, of.encoder_bias, 1, of.latents) &&
+           is(W_dec, true, of.latents, d_out) && is(b_dec, true, 1, d_out) && is(W_skip, of.skip, d_out, of.d_in);
+  }
   Index width() const { return encoder().cols(); }     ///< D_in
   Index output_width() const { return W_dec.cols(); }  ///< D_out
   Index latents() const { return W_dec.rows(); }

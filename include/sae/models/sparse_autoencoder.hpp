@@ -95,13 +95,10 @@ class SparseAutoencoder {
   SparseAutoencoder(Parameters parameters, Activation activation, ModelOptions options = {})
       : activation_(std::move(activation)), options_(std::move(options)), parameters_(std::move(parameters)) {
     check(d_in(), latents());
-    const auto has_shape = [](const auto& tensor, Index rows, Index cols) {
-      return tensor.rows() == rows && tensor.cols() == cols;
-    };
-    const auto& p = parameters_;
-    const bool bias = detail::has_encoder_bias(activation_), tied = p.tied() || detail::has_tied_weights(activation_);
-    if (!has_shape(p.W_enc, tied ? 0 : latents(), tied ? 0 : d_in()) || !has_shape(p.W_dec, latents(), d_in()) ||
-        !has_shape(p.b_enc, bias ? 1 : 0, bias ? latents() : 0) || !has_shape(p.b_dec, 1, d_in()) || p.W_skip.size() > 0)
+    if (!parameters_.has_shape({.d_in = d_in(),
+                                .latents = latents(),
+                                .encoder_bias = detail::has_encoder_bias(activation_),
+                                .tied = parameters_.tied() || detail::has_tied_weights(activation_)}))
       throw_shape("SparseAutoencoder: the parameters are not those of a model [", d_in(), " -> ", latents(), "] with ",
                   std::string_view(activation_.name));
   }

@@ -63,22 +63,9 @@ class Transcoder {
 
   Transcoder(Index d_in, Index d_out, Index latents, Activation activation = {}, TranscoderOptions options = {})
       : activation_(std::move(activation)), sites_(std::move(options.sites)) {
-    if (d_in < 1 || d_out < 1 || latents < 1)
-      throw_value("Transcoder: sizes d_in = ", d_in, ", d_out = ", d_out, ", latents = ", latents, " are not positive");
-    if ((D_in != Dynamic && d_in != D_in) || (D_out != Dynamic && d_out != D_out) || (F != Dynamic && latents != F))
-      throw_shape("Transcoder: sizes [", d_in, " -> ", latents, " -> ", d_out, "] differ from the fixed ones [", D_in, " -> ",
-                  F, " -> ", D_out, "]");
-    if (d_in > (Index{1} << 30) || d_out > (Index{1} << 30) || latents > (Index{1} << 30))
-      throw_value("Transcoder: sizes d_in = ", d_in, ", d_out = ", d_out, ", latents = ", latents, " are not all at most 2^30");
     require_positive("Transcoder: encoder_norm", options.encoder_norm);
     require_non_negative("Transcoder: decoder_norm", options.decoder_norm);
-    for (const Index width : sites_)
-      if (width < 1 || width > d_out) throw_value("Transcoder: a site of width ", width, " is not in [1, ", d_out, "] (D_out)");
-    if (const Index all = std::accumulate(sites_.begin(), sites_.end(), Index{0}); !sites_.empty() && all != d_out)
-      throw_value("Transcoder: the widths of the sites add up to ", all, " and not to d_out = ", d_out);
-    activation_.check(latents);
-    if (detail::has_tied_weights(activation_))
-      throw_value("Transcoder: ", std::string_view(activation_.name), " ties encoder and decoder, whose widths differ here");
+    check(d_in, d_out, latents);
     if constexpr (requires { parameters_.activation.choose(activation_); }) parameters_.activation.choose(activation_);
     parameters_.resize({.d_in = d_in,
                         .latents = latents,
@@ -89,6 +76,20 @@ class Transcoder {
     detail::fill_directions(random, options.encoder_norm, parameters_.W_enc);
     if (options.decoder_norm > 0) detail::fill_directions(random, options.decoder_norm, parameters_.W_dec);
     parameters_.activation.initialize(activation_);
+  }
+
+  /// A model that holds these parameters; nothing is drawn. The activation's own tensors have the sizes that it gives them.
+  /// \throws ShapeError  W_enc, b_enc, W_dec, b_dec or W_skip (or none) are not those of a model with such an activation.
+  Transcoder(Parameters parameters, Activation activation, std::vector<Index> sites = {})
+      : activation_(std::move(activation)), sites_(std::move(sites)), parameters_(std::move(parameters)) {
+    check(d_in(), d_out(), latents());
+    if (!parameters_.has_shape({.d_in = d_in(),
+                                .latents = latents(),
+                                .d_out = d_out(),
+                                .encoder_bias = detail::has_encoder_bias(activation_),
+                                .skip = has_skip()}))
+      throw_shape("Transcoder: the parameters are not those of a model [", d_in(), " -> ", latents(), " -> ", d_out(),
+                  "] with ", std::string_view(activation_.name));
   }
 
   Index d_in() const { return parameters_.width(); }
@@ -206,6 +207,23 @@ class Transcoder {
   void fold_decoder_norms() { detail::fold_decoder_norms(activation_, parameters_, sites_); }
 
  private:
+  void check(Index d_in, Index d_out, Index latents) const {
+    if (d_in < 1 || d_out < 1 || latents < 1)
+      throw_value("Transcoder: sizes d_in = ", d_in, ", d_out = ", d_out, ", latents = ", latents, " are not positive");
+    if ((D_in != Dynamic && d_in != D_in) || (D_out != Dynamic && d_out != D_out) || (F != Dynamic && latents != F))
+      throw_shape("Transcoder: sizes [", d_in, " -> ", latents, " -> ", d_out, "] differ from the fixed ones [", D_in, " -> ",
+                  F, " -> ", D_out, "]");
+    if (d_in > (Index{1} << 30) || d_out > (Index{1} << 30) || latents > (Index{1} << 30))
+      throw_value("Transcoder: sizes d_in = ", d_in, ", d_out = ", d_out, ", latents = ", latents, " are not all at most 2^30");
+    for (const Index width : sites_)
+      if (width < 1 || width > d_out) throw_value("Transcoder: a site of width ", width, " is not in [1, ", d_out, "] (D_out)");
+    if (const Index all = std::accumulate(sites_.begin(), sites_.end(), Index{0}); !sites_.empty() && all != d_out)
+      throw_value("Transcoder: the widths of the sites add up to ", all, " and not to d_out = ", d_out);
+    activation_.check(latents);
+    if (detail::has_tied_weights(activation_))
+      throw_value("Transcoder: ", std::string_view(activation_.name), " ties encoder and decoder, whose widths differ here");
+  }
+
   Activation activation_;
   std::vector<Index> sites_;
   Parameters parameters_;

@@ -1,0 +1,119 @@
+#pragma once
+#include <sae/activations/glu.hpp>
+#include <sae/formats/any_sae.hpp>
+#include <sae/formats/dictionary_learning.hpp>
+#include <sae/formats/gemma_scope.hpp>
+#include <sae/formats/linear_layouts.hpp>
+#include <sae/formats/llama_scope.hpp>
+#include <sae/formats/openai.hpp>
+#include <sae/formats/sparsify.hpp>
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace sae::inline SAE_ABI {
+
+/// What the files of a SAE or transcoder of any layout say: weights are not read yet. docs/formats.md lists the layouts and how each is
+/// told from the others.
+/// \throws FileError  nothing is there, or nothing that is known; a file is malformed or says what no model here does.
+inline PublishedSae read_published(const std::filesystem::path& path) {
+  if (detail::is_saelens(path)) return published_saelens(path);
+  const Package package = open_package(path);
+  // Those that more is known of come first.
+  for (const auto read : {detail::read_openai, detail::read_llamascopium, detail::read_llama_scope, detail::read_sparsify,
+                          detail::read_gemma_scope, detail::read_goodfire, detail::read_dictionary_learning,
+                          detail::read_qwen_scope, detail::read_mwhanna, detail::read_two_linear})
+    if (std::optional<PublishedSae> found = read(package)) return *std::move(found);
+  std::string there;
+  int listed = 0;
+  for (const auto& [name, array] : package.tensors.arrays()) {
+    if (++listed > 6) break;
+    there += detail::concat(there.empty() ? "" : ", ", detail::printable(name), " ", detail::shape_text(array.shape));
+  }
+  throw_file(package.weights.string(), ": is of no layout that is known; it holds ", there.empty() ? "no tensors" : there,
+             listed > 6 ? ", ..." : "");
+}
+
+namespace detail {
+
+template <class Activation>
+struct GluOf {
+  using type = void;
+};
+template <class Inner>
+struct GluOf<Glu<Inner>> {
+  using type = Inner;
+};
+
+/// The activation that the files name, as a model's type has it.
+template <class Activation>
+Activation activation_as(const PublishedSae& from, bool glu) {
+  using Inner = typename GluOf<Activation>::type;
+  constexpr bool is_glu = !std::is_void_v<Inner>;
+  if constexpr (is_glu) {
+    if (glu) return {.inner = activation_as<Inner>(from, false)};
+  } else if constexpr (std::is_same_v<Activation, AnyActivation>) {
+    if (!glu) return from.activation;
+  } else if (!glu) {
+    if (const Activation* const found = from.activation.get<Activation>()) return *found;
+  }
+  throw_file(from.file.string(), ": is a SAE of ", from.glu ? "a GLU encoder and " : "", from.activation.name,
+             ", which does not fit the model it is loaded into, of ", Activation::name);
+}
+template <>
+inline AnyActivation activation_as<AnyActivation>(const PublishedSae& from, bool glu) {
+  if (!glu) return from.activation;
+  throw_file(from.file.string(), ": has a GLU encoder, which does not fit the model it is loaded into");
+}
+
+}  // namespace detail
+
+/// The weights of a SAE whose files were read, in a model of this type.
+/// \throws FileError  its architecture or its sizes are not the type's; a tensor is missing, has another shape, or is not finite.
+template <class Model>
+Model load(const PublishedSae& from, SaelensLoadOptions options = {}) {
+  return build_model<Model>(from, detail::activation_as<typename Model::Activation>(from, from.glu), options);
+}
+
+/// Loads a trained SAE or transcoder of any layout that is known (docs/formats.md), from its folder or its file of weights, whoever
+/// published it:
+///
+///   const sae::AnySae sae = sae::load("gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82/params.npz");
+///
+/// Codes and reconstructions are those of its publisher's own program, b_dec, thresholds, scales and all. What is odd stands in `warnings`.
+/// \param options  check_finite: refuse weights that are NaN or infinite; off for somebody who only looks at what is there
+/// \throws FileError  one sentence with the file and what is wrong in it.
+inline AnySae load(const std::filesystem::path& path, SaelensLoadOptions options = {}) {
+  const PublishedSae from = read_published(path);
+  std::vector<std::string> warnings = from.warnings;
+  if (from.glu && from.d_out > 0) throw_file(from.file.string(), ": is a transcoder with a GLU encoder, which is not read");
+  options.warnings = options.warnings == nullptr ? &warnings : options.warnings;
+  AnySae out = from.d_out > 0 ? AnySae(load<AnyTranscoder>(from, options))
+               : from.glu     ? AnySae(load<AnyGluModel>(from, options))
+                              : AnySae(load<AnyModel>(from, options));
+  for (const auto& [name, array] : from.tensors.arrays())
+    out.tensors[name] = {std::string(to_string(array.dtype)), array.shape};
+  const auto decoder = from.given.find("W_dec");
+  out.dtype = to_string(decoder == from.given.end() ? from.tensors.at("W_dec").dtype : decoder->second.array.dtype);
+  out.layout = from.layout;
+  out.config = from.config;
+  out.metadata = from.metadata;
+  out.warnings = std::move(warnings);
+  return out;
+}
+/// The same in a model of this type, which may be narrower (float16 weights) or fixed in its sizes:
+///   auto model = sae::load<sae::SparseAutoencoder<2304, 16384, sae::JumpReLU>>("params.npz");
+/// \throws FileError  also where the type does not fit, with what differs.
+template <class Model>
+Model load(const std::filesystem::path& path, SaelensLoadOptions options = {}) {
+  if (detail::is_saelens(path)) return load_saelens<Model>(path, options);  // activations of one's own, too
+  const PublishedSae from = read_published(path);
+  if (options.warnings != nullptr)
+    options.warnings->insert(options.warnings->end(), from.warnings.begin(), from.warnings.end());
+  return load<Model>(from, options);
+}
+
+}  // namespace sae::inline SAE_ABI

@@ -1,0 +1,217 @@
+#pragma once
+#include <sae/formats/tensor_set.hpp>
+#include <sae/models/any_model.hpp>
+#include <sae/models/transcoder.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+// From what a file says to a model. A reader of a layout fills a `PublishedSae`: which tensor of the file is which of ours, and how it lies
+// there; `build_model` reads them.
+namespace sae::inline SAE_ABI {
+
+/// What a file says about the activations a SAE was trained on (SAELens: `metadata` of cfg.json). What is unknown stays empty.
+struct SaelensMetadata {
+  std::string model_name = {};
+  std::string hook_name = {};  ///< where in the model, in TransformerLens' words; hook_of_site (formats/hook_name.hpp) makes it
+  Index context_size = 0;      ///< tokens; 0: unknown
+  std::optional<bool> prepend_bos = {};
+  std::string dataset_path = {};
+  nlohmann::json other = nlohmann::json::object();  ///< every other field, as it stands
+};
+
+/// How weights are loaded.
+struct SaelensLoadOptions {
+  bool check_finite = true;                      ///< refuse weights that are NaN or infinite
+  std::vector<std::string>* warnings = nullptr;  ///< where to put warnings; cfg.json's own stand in the config
+};
+
+/// A tensor of ours as a file holds it.
+struct StoredMatrix {
+  std::string name;                    ///< of the file's own tensor, for messages
+  ArrayView array;                     ///< a matrix, or a vector [n] for one row
+  bool transposed = false;             ///< the file's matrix is the transpose of ours
+  double scale = 1;                    ///< ours is `scale` times the file's
+  std::shared_ptr<const void> keep{};  ///< holds the numbers, where they are not the file's own
+};
+
+/// A SAE or transcoder as its files describe it, weights not read yet.
+struct PublishedSae {
+  std::string layout;          ///< "saelens"
+  std::filesystem::path file;  ///< what messages about settings name
+  TensorSet tensors;
+  /// By our names: W_enc [F x D_in], b_enc, W_dec [F x D_out], b_dec, W_skip [D_out x D_in], and the activation's own; what is not here
+  /// is the file's tensor of that name, as it stands.
+  std::map<std::string, StoredMatrix, std::less<>> given;
+  std::set<std::string, std::less<>> passed_over;  ///< tensors of the file that are known and need not be read
+
+  std::string architecture;  ///< as the files call it, for messages
+  AnyActivation activation;
+  bool glu = false;  ///< a GLU encoder in front of the activation: W_glu [F x D_in], b_glu
+  Index d_in = 0, latents = 0;
+  Index d_out = 0;                    ///< of a transcoder; 0: an autoencoder
+  bool skip = false;                  ///< of a transcoder: W_skip
+  bool subtract_decoder_bias = true;  ///< of an autoencoder
+  InputNormalisation input_normalisation = InputNormalisation::none;
+  /// Codes are counted in units of the decoder rows: `fold_decoder_norms` once they are read.
+  bool fold_decoder_norms = false;
+
+  SaelensMetadata metadata;
+  nlohmann::json config = nullptr;
+  std::vector<std::string> warnings;  ///< what a user should know and no reader can decide
+
+  /// Says that ours of that name is the file's `name`.
+  StoredMatrix& take(std::string_view ours, std::string_view name, bool transposed = false) {
+    return given[std::string(ours)] = {std::string(name), tensors.at(name), transposed};
+  }
+  /// Says that ours of that name is this vector, computed from the file's `name`.
+  StoredMatrix& take(std::string_view ours, std::string_view name, Tensor<double> values) {
+    passed_over.emplace(name);
+    const auto kept = std::make_shared<const Tensor<double>>(std::move(values));
+    return given[std::string(ours)] = {std::string(name),
+                                       {Dtype::float64, {kept->cols()}, {}, reinterpret_cast<const std::byte*>(kept->data())},
+                                       false,
+                                       1,
+                                       kept};
+  }
+  /// A vector or single number of the file, in float64. \throws FileError  it has another size than `size` (-1: any).
+  Tensor<double> vector(std::string_view name, Index size = -1) const {
+    const ArrayView& array = tensors.at(name);
+    if (array.shape.size() > 1 || (size >= 0 && array.elements() != size))
+      throw_file(tensors.file(), ": tensor ", name, " has shape ", detail::shape_text(array.shape), ", it should be ",
+                 size < 0    ? "a vector"
+                 : size == 1 ? "a single number"
+                             : detail::concat("[", size, "]"));
+    return read_matrix<double>(array, tensors.file(), name);
+  }
+};
+
+namespace detail {
+
+/// Shape of an own tensor of an activation in a file: [n] of one row, else [rows x cols].
+template <class Scalar>
+std::vector<Index> stored_shape(const Tensor<Scalar>& tensor) {
+  if (tensor.rows() == 1) return {tensor.cols()};
+  return {tensor.rows(), tensor.cols()};
+}
+
+/// Refuses NaN and infinities of a tensor [rows x cols] (one row: a vector), naming the first by where it stands in the file.
+template <class Stored>
+void require_finite(const Tensor<Stored>& tensor, std::string_view name, const std::string& file, bool transposed = false) {
+  const Stored* const begin = tensor.data();
+  const Stored* const bad = std::find_if(begin, begin + tensor.size(), [](Stored x) { return !std::isfinite(number(x)); });
+  if (bad == begin + tensor.size()) return;
+  const Index at = bad - begin, row = at / tensor.cols(), col = at % tensor.cols();
+  const std::string position = tensor.rows() == 1 && !transposed ? concat("[", at, "]")
+                               : transposed                      ? concat("[", col, ", ", row, "]")
+                                                                 : concat("[", row, ", ", col, "]");
+  throw_file(file, ": tensor ", name, ": the number at ", position, " is ",
+             std::isnan(number(*bad)) ? "NaN"
+             : number(*bad) > 0       ? "infinite"
+                                      : "minus infinite",
+             "; weights must be finite");
+}
+
+/// Ours as T, of that shape ([n] of one row).
+template <class T>
+Tensor<T> read_stored(const StoredMatrix& from, std::vector<Index> shape, const std::string& file, bool check_finite) {
+  if (from.transposed) std::swap(shape.front(), shape.back());
+  if (from.array.shape != shape)
+    throw_file(file, ": tensor ", from.name, " has shape ", shape_text(from.array.shape), ", it should be ", shape_text(shape));
+  Tensor<T> out = read_matrix<T>(from.array, file, from.name, from.transposed);
+  if (from.scale != 1)
+    for (Index i = 0; i < out.size(); ++i) out[i] = stored_as<T>(static_cast<double>(number(out[i])) * from.scale);
+  if (check_finite) require_finite(out, from.name, file, from.transposed);
+  return out;
+}
+
+}  // namespace detail
+
+/// The model that a PublishedSae describes: weights of any floating kind as the model stores them, rounded to nearest.
+/// \param activation  of the model; its own tensors are read by their names
+/// \throws FileError  sizes differ from those fixed in the model's type; a tensor is missing, has another shape, or is not finite.
+template <class Model>
+Model build_model(const PublishedSae& from, const typename Model::Activation& activation, SaelensLoadOptions options = {}) {
+  using Scalar = typename Model::Scalar;
+  using Stored = typename Model::Parameters::Stored;
+  static_assert(!std::is_same_v<Stored, std::int8_t>, "sae: files hold no weights of 8 bits; load float, then with_weights");
+  constexpr bool transcodes = requires { typename Model::Targets; };
+  const std::string file = from.file.string();
+  const auto kind = [](bool is) { return is ? "a transcoder" : "an autoencoder"; };
+  if (transcodes != (from.d_out > 0))
+    throw_file(file, ": architecture = \"", detail::printable(from.architecture), "\" is ", kind(from.d_out > 0),
+               ", the model it is loaded into is ", kind(transcodes));
+  const auto fits = [&](std::string_view name, Index is, std::string_view of_model, int fixed) {
+    if (fixed != Dynamic && fixed != is)
+      throw_file(file, ": ", name, " = ", is, " does not fit the model it is loaded into, whose ", of_model, " is ", fixed);
+  };
+  fits("d_in", from.d_in, "D", Model::fixed_width);
+  fits("d_sae", from.latents, "F", Model::fixed_latents);
+  if constexpr (transcodes) fits("d_out", from.d_out, "D_out", Model::fixed_output_width);
+
+  std::set<std::string, std::less<>> used = from.passed_over;
+  const auto read_as = [&]<class T>(T, std::string_view name, const std::vector<Index>& shape) {
+    const auto found = from.given.find(name);
+    const StoredMatrix as_it_stands =
+        found == from.given.end() ? StoredMatrix{std::string(name), from.tensors.at(name)} : found->second;
+    used.insert(as_it_stands.name);
+    return detail::read_stored<T>(as_it_stands, shape, from.tensors.file(), options.check_finite);
+  };
+  const auto read = [&](std::string_view name, const std::vector<Index>& shape) { return read_as(Scalar(), name, shape); };
+  const Index width = from.d_in, latents = from.latents, out_width = transcodes ? from.d_out : width;
+  typename Model::Parameters p;
+  if (!detail::has_tied_weights(activation)) p.W_enc = read_as(Stored(), "W_enc", {latents, width});
+  p.W_dec = read_as(Stored(), "W_dec", {latents, out_width});
+  if (detail::has_encoder_bias(activation)) p.b_enc = read("b_enc", {latents});
+  p.b_dec = read("b_dec", {out_width});
+  if (from.skip) p.W_skip = read("W_skip", {out_width, width});
+  if constexpr (requires { p.activation.choose(activation); }) p.activation.choose(activation);
+  detail::resize_own(p.activation, latents, width);
+  p.activation.initialize(activation);
+  Model::Parameters::visit_activation(
+      [&](std::string_view name, auto& tensor) { tensor = read(name, detail::stored_shape(tensor)); }, p);
+  p.activation.constrain();
+
+  if (options.warnings != nullptr) {
+    for (const auto& [name, array] : from.tensors.arrays())
+      if (!used.contains(name)) options.warnings->push_back(detail::concat("tensor ", detail::printable(name), " is not used"));
+    Index zero = 0, first = 0;
+    Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(out_width)));
+    for (Index i = latents - 1; i >= 0; --i)
+      if (kernels::squared_norm(kernels::wide(p.W_dec.row(i), out_width, room.data()), out_width) == Scalar(0)) {
+        ++zero;
+        first = i;
+      }
+    if (zero > 0)
+      options.warnings->push_back(detail::concat("W_dec: ", zero, " of ", latents,
+                                                 " decoder rows are zero, their latents write nothing; the first is latent ",
+                                                 first));
+  }
+  Model model = [&] {
+    if constexpr (transcodes)
+      return Model(std::move(p), activation);
+    else
+      return Model(std::move(p), activation,
+                   {.subtract_decoder_bias = from.subtract_decoder_bias, .input_normalisation = from.input_normalisation});
+  }();
+  if (from.fold_decoder_norms) {
+    if constexpr (std::is_same_v<Stored, Scalar>)
+      model.fold_decoder_norms();
+    else
+      throw_file(file,
+                 ": codes are in units of the decoder norms, which are folded into weights of float; load it so, and narrow it "
+                 "(with_weights)");
+  }
+  return model;
+}
+
+}  // namespace sae::inline SAE_ABI
