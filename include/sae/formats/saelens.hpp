@@ -335,12 +335,12 @@ void require_finite(const Tensor<Stored>& tensor, std::string_view name, const s
 
 }  // namespace detail
 
-/// Reads and checks cfg.json of a folder (or of one of its files). Unknown fields are tolerated; any architecture passes here.
+/// Checks what cfg.json holds, once it was read. Unknown fields are tolerated; any architecture passes here.
 /// \throws FileError  a field that is needed is missing or ill-typed, or says what no model here does.
-inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
+inline SaelensConfig parse_saelens_config(nlohmann::json json, std::filesystem::path path) {
   SaelensConfig out;
-  out.file = detail::saelens_folder(path) / detail::saelens_config_name;
-  out.json = read_json(out.file);
+  out.file = std::move(path);
+  out.json = std::move(json);
   const auto& file = out.file;
   if (detail::json_find(out.json, "architecture", file) == nullptr)
     throw_file(file.string(), ": architecture is missing; the layout of SAELens 6 is read (it is not in earlier ones)");
@@ -378,6 +378,11 @@ inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
   }
   out.metadata = detail::saelens_metadata(out);
   return out;
+}
+/// Reads and checks cfg.json of a folder (or of one of its files).
+inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
+  const std::filesystem::path file = detail::saelens_folder(path) / detail::saelens_config_name;
+  return parse_saelens_config(read_json(file), file);
 }
 
 struct SaelensLoadOptions {
