@@ -264,9 +264,11 @@ class TorchNames {
  public:
   TorchNames(const TorchTree& tree, std::size_t file_bytes)
       : tree_(tree),
-        visits_(4096 + 8 * tree.pickle.values.size()),
+        visits_(4096),
         tensors_((std::size_t{1} << 15) + file_bytes / 512),
-        letters_((std::size_t{8} << 20) + file_bytes) {}
+        letters_((std::size_t{8} << 20) + file_bytes) {
+    for (const PickleValue& value : tree.pickle.values) visits_ += 8 * value.items.size();
+  }
 
   std::map<std::string, ArrayView, std::less<>> read() {
     visit(TorchValue(tree_, tree_.pickle.root, ""));
