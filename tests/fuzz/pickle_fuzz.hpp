@@ -35,7 +35,7 @@ inline bool pickle_fuzz(std::span<const std::uint8_t> input) {
     return false;
   }
   const sae::TorchValue root(tree, tree.pickle.root, "");
-  std::size_t patience = 20000;
+  std::size_t patience = 2000;
   visit_value(root, 1, patience);
   for (const sae::ArrayView& tensor : tree.tensors) {
     sae::Index elements = 1, last = 0;

@@ -37,6 +37,11 @@ struct PickleValue {
   std::string_view text() const { return kind == PickleKind::text ? std::string_view(begin, length) : std::string_view(); }
 };
 
+/// The key of a dict as a text: an integer in decimal digits.
+inline std::string pickle_key(const PickleValue& key) {
+  return key.kind == PickleKind::text ? std::string(key.text()) : concat(key.integer);
+}
+
 /// The values of a pickle that was read, acyclic, `pickle_depth_cap` levels deep at most.
 struct PickleTree {
   std::deque<PickleValue> values;
@@ -343,8 +348,7 @@ class Unpickler {
     std::sort(keys.begin(), keys.end(), [&](std::uint32_t a, std::uint32_t b) { return order(a) < order(b); });
     const auto same = [&](std::uint32_t a, std::uint32_t b) { return order(a) == order(b); };
     if (const auto twice = std::adjacent_find(keys.begin(), keys.end(), same); twice != keys.end()) {
-      const PickleValue& key = value(*twice);
-      fail("has a dict with the key ", key.kind == PickleKind::text ? printable(key.text()) : concat(key.integer), " twice");
+      fail("has a dict with the key ", printable(pickle_key(value(*twice))), " twice");
     }
   }
 

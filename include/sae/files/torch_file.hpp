@@ -218,8 +218,7 @@ class TorchValue {
   }
   /// Key i of a dict: a text, or an integer in decimal digits.
   std::string key_text(Index i) const {
-    const detail::PickleValue& key = tree_->pickle.values[value().items[static_cast<std::size_t>(2 * i)]];
-    return key.kind == detail::PickleKind::text ? std::string(key.text()) : detail::concat(key.integer);
+    return detail::pickle_key(tree_->pickle.values[value().items[static_cast<std::size_t>(2 * i)]]);
   }
   /// The value of a text key of a dict; nothing where there is none, or where this is no dict.
   std::optional<TorchValue> find(std::string_view key) const {
@@ -271,29 +270,41 @@ class TorchNames {
   }
 
   std::map<std::string, ArrayView, std::less<>> read() {
-    visit(TorchValue(tree_, tree_.pickle.root, ""));
+    visit(tree_.pickle.root);
     return std::move(out_);
   }
 
  private:
-  static void spend(std::size_t& left, std::size_t what, std::string_view file) {
-    if (what > left) throw_file(file, ": its tensors stand in more places than a file of this size should have");
+  void spend(std::size_t& left, std::size_t what) const {
+    if (what > left) throw_file(tree_.file, ": its tensors stand in more places than a file of this size should have");
     left -= what;
   }
   // As deep as the pickle, which is bounded.
-  void visit(const TorchValue& value) {
-    spend(visits_, 1, tree_.file);
-    if (value.is(TorchKind::tensor)) {
-      spend(tensors_, 1, tree_.file);
-      spend(letters_, value.path().size(), tree_.file);
-      if (!out_.emplace(value.path(), value.tensor()).second)
-        throw_file(tree_.file, ": two tensors are both called ", printable(value.path()));
+  void visit(std::uint32_t id) {
+    const PickleValue& value = tree_.pickle.values[id];
+    if (value.kind == PickleKind::object) {
+      spend(tensors_, 1);
+      spend(letters_, path_.size());
+      if (!out_.emplace(path_, tree_.tensors[static_cast<std::size_t>(value.integer)]).second)
+        throw_file(tree_.file, ": two tensors are both called ", printable(path_));
     }
-    for (Index i = 0; i < value.size(); ++i) visit(value[i]);
+    const bool dict = value.kind == PickleKind::dict;
+    for (std::size_t i = dict ? 1 : 0; i < value.items.size(); i += dict ? 2 : 1) {
+      spend(visits_, 1);
+      const PickleValue& part = tree_.pickle.values[value.items[i]];
+      if (part.kind != PickleKind::object && part.items.empty()) continue;
+      const std::size_t before = path_.size();
+      if (before > 0) path_ += '.';
+      path_ += dict ? pickle_key(tree_.pickle.values[value.items[i - 1]]) : concat(i);
+      spend(letters_, path_.size() - before);
+      visit(value.items[i]);
+      path_.resize(before);
+    }
   }
 
   const TorchTree& tree_;
   std::size_t visits_, tensors_, letters_;
+  std::string path_;
   std::map<std::string, ArrayView, std::less<>> out_;
 };
 
