@@ -49,6 +49,7 @@ struct PickleTree {
 };
 
 inline constexpr std::size_t pickle_depth_cap = 64;
+inline constexpr std::size_t pickle_key_cap = 4096;  ///< bytes; one key may stand in many dicts, and is compared in each
 
 /// Reads a pickle and executes nothing: of Python's pickle machine (Lib/pickletools.py) these opcodes alone are known, which are what
 /// dicts, lists, tuples, numbers and texts are written with by protocols 2 to 5:
@@ -339,6 +340,8 @@ class Unpickler {
       const PickleKind kind = value(dict.items[i]).kind;
       if (kind != PickleKind::text && kind != PickleKind::integer)
         fail("has a dict with ", to_string(kind), " as a key; keys are texts or integers");
+      if (const std::size_t length = value(dict.items[i]).text().size(); length > pickle_key_cap)
+        fail("has a dict with a key of ", length, " bytes; ", pickle_key_cap, " are the most");
       keys.push_back(dict.items[i]);
     }
     const auto order = [&](std::uint32_t id) {

@@ -51,7 +51,7 @@ class TorchObjects {
     const auto part = [&](std::size_t i) -> const PickleValue& { return values.values[values.values[id].items[i]]; };
     if (values.values[id].kind != PickleKind::tuple || values.values[id].items.size() != 5 || part(0).text() != "storage" ||
         part(1).kind != PickleKind::global || part(1).integer < storage || part(2).kind != PickleKind::text ||
-        part(4).kind != PickleKind::integer)
+        part(2).text().size() > pickle_key_cap || part(4).kind != PickleKind::integer)
       fail("refers to something that is not (\"storage\", class, key, device, size)");
     Storage out;
     out.dtype = static_cast<Dtype>(part(1).integer - storage);
