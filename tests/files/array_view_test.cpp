@@ -41,6 +41,10 @@ TEST_CASE("read_matrix: any strides, both ways round, equal the definition", "[f
             REQUIRE((transposed ? got.row(j)[i] : got.row(i)[j]) == static_cast<double>(5 + i * down + j * right));
       }
   CHECK(sae::read_matrix<float>(numbers.view({}, {}, 7), "file", "w")[0] == 7);
+  // No pass over rows or columns that hold nothing.
+  for (const auto& shape : {std::vector<Index>{Index{1} << 62, 0}, {0, Index{1} << 62}})
+    for (const bool transposed : {false, true})
+      CHECK(sae::read_matrix<float>(numbers.view(shape), "file", "w", transposed).rows() == shape[transposed ? 1 : 0]);
   const auto vector = sae::read_matrix<float>(numbers.view({3}, {4}), "file", "w");
   CHECK(vector.rows() == 1);
   CHECK(vector.row(0)[2] == 8);

@@ -7,9 +7,14 @@
 #include <string>
 #include <vector>
 
+#include "../fuzz/config_fuzz.hpp"
 #include "../fuzz/npy_fuzz.hpp"
+#include "../fuzz/pickle_fuzz.hpp"
 #include "../fuzz/safetensors_fuzz.hpp"
+#include "../fuzz/yaml_fuzz.hpp"
+#include "../fuzz/zip_fuzz.hpp"
 #include "catch_compat.hpp"
+#include "torch_bytes.hpp"
 
 namespace {
 
@@ -44,6 +49,8 @@ Bytes mutated(Bytes bytes, std::mt19937& random) {
   return bytes;
 }
 
+Bytes bytes_of(const std::string& text) { return {text.begin(), text.end()}; }
+
 template <class Body>
 int taken_of(int count, const Bytes& good, const Body& body) {
   std::mt19937 random(7);
@@ -70,4 +77,53 @@ TEST_CASE("fuzz: mutated safetensors files are refused or read inside their byte
   CHECK(taken > 0);
   CHECK(taken < 2500);
   CHECK_FALSE(safetensors_fuzz({}));
+}
+
+TEST_CASE("fuzz: mutated zip and npz files are refused or read inside their bytes", "[files][zip][npz][fuzz]") {
+  const std::string dict = "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }";
+  const std::string npy = std::string("\x93NUMPY\x01\x00", 8) + sae_test::u16(dict.size()) + dict + std::string(24, '\0');
+  for (const bool zip64 : {false, true}) {
+    sae_test::ZipBytes zip{.parts = {{.name = "w.npy", .data = npy}, sae_test::deflated("d.npy", npy)}, .zip64 = zip64};
+    zip.parts[0].extra = sae_test::u16(1) + sae_test::u16(8) + sae_test::u64(0);
+    if (sae::detail::inflater == nullptr) zip.parts.pop_back();
+    const Bytes good = bytes_of(zip.bytes());
+    REQUIRE(zip_fuzz(good));
+    const int taken = taken_of(3000, good, zip_fuzz);
+    CHECK(taken > 0);
+    CHECK(taken < 2500);
+  }
+  CHECK_FALSE(zip_fuzz({}));
+}
+
+TEST_CASE("fuzz: mutated pickles are refused or give tensors inside their storages", "[files][torch][pickle][fuzz]") {
+  using namespace sae_test;
+  const std::string tensors = pickled("w") + tensor(storage("0", 16), 2, pickled(2) + pickled(3), pickled(1) + pickled(4)) +
+                              "q\x01" + pickled("again") + "h\x01" + pickled("empty") +
+                              tensor(storage("1", 0), 0, pickled(0), pickled(1));
+  const Bytes bytes = bytes_of(protocol2("}(" + tensors + pickled("k") + "](K\x05N\x88\x65u"));
+  REQUIRE(pickle_fuzz(bytes));
+  const int taken = taken_of(5000, bytes, pickle_fuzz);
+  CHECK(taken > 0);
+  CHECK(taken < 4000);
+  CHECK_FALSE(pickle_fuzz({}));
+}
+
+TEST_CASE("fuzz: mutated yaml is refused or means what its JSON means", "[files][yaml][fuzz]") {
+  const Bytes good =
+      bytes_of("a: 1  # one\nb:\n  - x\n  - \"1\": [2.5, 'it''s', {c: null}]\n    d: \"\\u00e9\"\ne:\n- - 1\n  - true\n");
+  REQUIRE(yaml_fuzz(good));
+  const int taken = taken_of(5000, good, yaml_fuzz);
+  CHECK(taken > 0);
+  CHECK(taken < 4500);
+}
+
+TEST_CASE("fuzz: mutated cfg json is refused or says legal sizes", "[files][json][formats][fuzz]") {
+  for (const std::string name : {"saelens_topk", "saelens_jumprelu_skip_transcoder", "saelens_standard_hook_z"}) {
+    const Bytes good = file(name + "/cfg.json");
+    REQUIRE(config_fuzz(good));
+    const int taken = taken_of(2000, good, config_fuzz);
+    CHECK(taken > 0);
+    CHECK(taken < 1900);
+  }
+  CHECK_FALSE(config_fuzz({}));
 }

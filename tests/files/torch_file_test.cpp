@@ -380,5 +380,17 @@ TEST_CASE("torch files: cycles, deep nesting, parts that multiply", "[files][tor
   std::string places = "](" + tensor(storage("0", 1), 0, "", "") + "q\x01";
   for (int i = 0; i < 100000; ++i) places += "h\x01";
   CHECK_THROWS_WITH(of(places + "e", {floats(1)}).file.tensors(), ContainsSubstring("stand in more places"));
+  std::string compared = "}(" + pickled(std::string(100000, 'k')) + "q\x02N";
+  for (int i = 0; i < 100000; ++i) compared += "h\x02N";
+  refused(compared + "u", "has a dict with a key of 100000 bytes; 4096 are the most");
+  // Long keys in many places cost no more than their letters.
+  std::string nested = "}" + pickled(std::string(4096, 'k')) + "q\x02";
+  for (int i = 0; i < 50; ++i) nested += "}h\x02";
+  const std::string numbers = "](" + std::string(400000, 'N') + "e", dicts(51, 's');
+  CHECK(of(nested + numbers + dicts).file.tensors().empty());
+  std::string lists = "](" + tensor(storage("0", 1), 0, "", "") + "q\x03" + std::string(100000, 'N');
+  for (int i = 0; i < 100; ++i) lists += "h\x03";
+  CHECK_THROWS_WITH(of(nested + lists + "e" + dicts, {floats(1)}).file.tensors(), ContainsSubstring("stand in more places"));
+  CHECK(of("](" + std::string(100000, 'N') + "e").file.tensors().empty());
   refused(std::string(600000, 'N'), "has more than the 52");
 }

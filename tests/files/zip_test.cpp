@@ -184,7 +184,7 @@ TEST_CASE("zip: every way in which a directory can be wrong", "[files][zip]") {
   refused(with([](ZipBytes& z) { z.parts[1].header = 0, z.parts[1].local_name = z.parts[1].name = "b/one"; }),
           "zip entry b/one begins inside of b/one");
   for (const std::string& name : {std::string("/a"), std::string(".."), std::string("../a"), std::string("a/.."),
-                                 std::string("a/../b"), std::string("a\\b"), std::string("a\0b", 3)})
+                                  std::string("a/../b"), std::string("a\\b"), std::string("a\0b", 3)})
     CHECK_THROWS_WITH(opened(part([&](ZipPart& p) { p.name = name; })), ContainsSubstring("a name is a relative path"));
   CHECK_THROWS_WITH(opened(part([&](ZipPart& p) { p.name = ""; })), ContainsSubstring("a name is a relative path"));
   for (const std::string name : {"..a", "a..", "...", ".data/x", "a/b..c/d", "folder/"})

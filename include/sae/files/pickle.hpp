@@ -37,6 +37,11 @@ struct PickleValue {
   std::string_view text() const { return kind == PickleKind::text ? std::string_view(begin, length) : std::string_view(); }
 };
 
+/// The key of a dict as a text: an integer in decimal digits.
+inline std::string pickle_key(const PickleValue& key) {
+  return key.kind == PickleKind::text ? std::string(key.text()) : concat(key.integer);
+}
+
 /// The values of a pickle that was read, acyclic, `pickle_depth_cap` levels deep at most.
 struct PickleTree {
   std::deque<PickleValue> values;
@@ -44,6 +49,7 @@ struct PickleTree {
 };
 
 inline constexpr std::size_t pickle_depth_cap = 64;
+inline constexpr std::size_t pickle_key_cap = 4096;  ///< bytes; one key may stand in many dicts, and is compared in each
 
 /// Reads a pickle and executes nothing: of Python's pickle machine (Lib/pickletools.py) these opcodes alone are known, which are what
 /// dicts, lists, tuples, numbers and texts are written with by protocols 2 to 5:
@@ -334,6 +340,8 @@ class Unpickler {
       const PickleKind kind = value(dict.items[i]).kind;
       if (kind != PickleKind::text && kind != PickleKind::integer)
         fail("has a dict with ", to_string(kind), " as a key; keys are texts or integers");
+      if (const std::size_t length = value(dict.items[i]).text().size(); length > pickle_key_cap)
+        fail("has a dict with a key of ", length, " bytes; ", pickle_key_cap, " are the most");
       keys.push_back(dict.items[i]);
     }
     const auto order = [&](std::uint32_t id) {
@@ -343,8 +351,7 @@ class Unpickler {
     std::sort(keys.begin(), keys.end(), [&](std::uint32_t a, std::uint32_t b) { return order(a) < order(b); });
     const auto same = [&](std::uint32_t a, std::uint32_t b) { return order(a) == order(b); };
     if (const auto twice = std::adjacent_find(keys.begin(), keys.end(), same); twice != keys.end()) {
-      const PickleValue& key = value(*twice);
-      fail("has a dict with the key ", key.kind == PickleKind::text ? printable(key.text()) : concat(key.integer), " twice");
+      fail("has a dict with the key ", printable(pickle_key(value(*twice))), " twice");
     }
   }
 

@@ -51,7 +51,7 @@ class TorchObjects {
     const auto part = [&](std::size_t i) -> const PickleValue& { return values.values[values.values[id].items[i]]; };
     if (values.values[id].kind != PickleKind::tuple || values.values[id].items.size() != 5 || part(0).text() != "storage" ||
         part(1).kind != PickleKind::global || part(1).integer < storage || part(2).kind != PickleKind::text ||
-        part(4).kind != PickleKind::integer)
+        part(2).text().size() > pickle_key_cap || part(4).kind != PickleKind::integer)
       fail("refers to something that is not (\"storage\", class, key, device, size)");
     Storage out;
     out.dtype = static_cast<Dtype>(part(1).integer - storage);
@@ -218,8 +218,7 @@ class TorchValue {
   }
   /// Key i of a dict: a text, or an integer in decimal digits.
   std::string key_text(Index i) const {
-    const detail::PickleValue& key = tree_->pickle.values[value().items[static_cast<std::size_t>(2 * i)]];
-    return key.kind == detail::PickleKind::text ? std::string(key.text()) : detail::concat(key.integer);
+    return detail::pickle_key(tree_->pickle.values[value().items[static_cast<std::size_t>(2 * i)]]);
   }
   /// The value of a text key of a dict; nothing where there is none, or where this is no dict.
   std::optional<TorchValue> find(std::string_view key) const {
@@ -264,34 +263,48 @@ class TorchNames {
  public:
   TorchNames(const TorchTree& tree, std::size_t file_bytes)
       : tree_(tree),
-        visits_(4096 + 8 * tree.pickle.values.size()),
+        visits_(4096),
         tensors_((std::size_t{1} << 15) + file_bytes / 512),
-        letters_((std::size_t{8} << 20) + file_bytes) {}
+        letters_((std::size_t{8} << 20) + file_bytes) {
+    for (const PickleValue& value : tree.pickle.values) visits_ += 8 * value.items.size();
+  }
 
   std::map<std::string, ArrayView, std::less<>> read() {
-    visit(TorchValue(tree_, tree_.pickle.root, ""));
+    visit(tree_.pickle.root);
     return std::move(out_);
   }
 
  private:
-  static void spend(std::size_t& left, std::size_t what, std::string_view file) {
-    if (what > left) throw_file(file, ": its tensors stand in more places than a file of this size should have");
+  void spend(std::size_t& left, std::size_t what) const {
+    if (what > left) throw_file(tree_.file, ": its tensors stand in more places than a file of this size should have");
     left -= what;
   }
   // As deep as the pickle, which is bounded.
-  void visit(const TorchValue& value) {
-    spend(visits_, 1, tree_.file);
-    if (value.is(TorchKind::tensor)) {
-      spend(tensors_, 1, tree_.file);
-      spend(letters_, value.path().size(), tree_.file);
-      if (!out_.emplace(value.path(), value.tensor()).second)
-        throw_file(tree_.file, ": two tensors are both called ", printable(value.path()));
+  void visit(std::uint32_t id) {
+    const PickleValue& value = tree_.pickle.values[id];
+    if (value.kind == PickleKind::object) {
+      spend(tensors_, 1);
+      spend(letters_, path_.size());
+      if (!out_.emplace(path_, tree_.tensors[static_cast<std::size_t>(value.integer)]).second)
+        throw_file(tree_.file, ": two tensors are both called ", printable(path_));
     }
-    for (Index i = 0; i < value.size(); ++i) visit(value[i]);
+    const bool dict = value.kind == PickleKind::dict;
+    for (std::size_t i = dict ? 1 : 0; i < value.items.size(); i += dict ? 2 : 1) {
+      spend(visits_, 1);
+      const PickleValue& part = tree_.pickle.values[value.items[i]];
+      if (part.kind != PickleKind::object && part.items.empty()) continue;
+      const std::size_t before = path_.size();
+      if (before > 0) path_ += '.';
+      path_ += dict ? pickle_key(tree_.pickle.values[value.items[i - 1]]) : concat(i);
+      spend(letters_, path_.size() - before);
+      visit(value.items[i]);
+      path_.resize(before);
+    }
   }
 
   const TorchTree& tree_;
   std::size_t visits_, tensors_, letters_;
+  std::string path_;
   std::map<std::string, ArrayView, std::less<>> out_;
 };
 

@@ -345,13 +345,13 @@ void transpose(const Tensor<From>& from, Tensor<To>& to) {
 
 }  // namespace detail
 
-/// Reads and checks cfg.json of a folder (or of one of its files). Unknown fields are tolerated; any architecture passes here.
+/// Checks what cfg.json holds, once it was read. Unknown fields are tolerated; any architecture passes here.
 /// \throws FileError  a field that is needed is missing or ill-typed, or says what no model here does.
-inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
+inline SaelensConfig parse_saelens_config(nlohmann::json json, std::filesystem::path path) {
   SaelensConfig out;
-  out.file = detail::saelens_folder(path) / detail::saelens_config_name;
+  out.file = std::move(path);
   const auto& file = out.file;
-  out.json = detail::modern_saelens(read_json(file), file);
+  out.json = detail::modern_saelens(std::move(json), file);
   if (detail::json_find(out.json, "architecture", file) == nullptr) throw_file(file.string(), ": architecture is missing");
   out.architecture = json_string(out.json, "architecture", file);
   out.d_in = json_integer(out.json, "d_in", file, 1, Index{1} << 30);
@@ -387,6 +387,11 @@ inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
   }
   out.metadata = detail::saelens_metadata(out);
   return out;
+}
+/// Reads and checks cfg.json of a folder (or of one of its files).
+inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
+  const std::filesystem::path file = detail::saelens_folder(path) / detail::saelens_config_name;
+  return parse_saelens_config(read_json(file), file);
 }
 
 /// What the two files say; the activation's settings are `SaelensReader`'s to read.
