@@ -1,5 +1,6 @@
 """Opens what `sae convert` writes by the libraries whose layouts they are, and compares codes and reconstructions (scripts/interop.sh)."""
 import argparse
+import os
 import pathlib
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def dictionary_learning(folder, x):
 
 
 def sparsify(folder, x):
+    os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # there is no GPU
     from sparsify import SparseCoder
 
     sae = SparseCoder.load_from_disk(folder, device="cpu")

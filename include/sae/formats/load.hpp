@@ -3,6 +3,7 @@
 #include <sae/formats/any_sae.hpp>
 #include <sae/formats/dictionary_learning.hpp>
 #include <sae/formats/gemma_scope.hpp>
+#include <sae/formats/hub.hpp>
 #include <sae/formats/linear_layouts.hpp>
 #include <sae/formats/llama_scope.hpp>
 #include <sae/formats/openai.hpp>
@@ -19,7 +20,8 @@ namespace sae::inline SAE_ABI {
 /// What the files of a SAE or transcoder of any layout say: weights are not read yet. docs/formats.md lists the layouts and how each is
 /// told from the others.
 /// \throws FileError  nothing is there, or nothing that is known; a file is malformed or says what no model here does.
-inline PublishedSae read_published(const std::filesystem::path& path) {
+inline PublishedSae read_published(const std::filesystem::path& asked) {
+  const std::filesystem::path path = resolve_path(asked);
   if (detail::is_saelens(path)) return published_saelens(path);
   const Package package = open_package(path);
   // Those that more is known of come first.
@@ -83,6 +85,7 @@ Model load(const PublishedSae& from, SaelensLoadOptions options = {}) {
 ///
 ///   const sae::AnySae sae = sae::load("gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82/params.npz");
 ///
+/// A path where nothing is may be a name of the Hugging Face hub, which is looked for in its cache on this machine (formats/hub.hpp).
 /// Codes and reconstructions are those of its publisher's own program, b_dec, thresholds, scales and all. What is odd stands in `warnings`.
 /// \param options  check_finite: refuse weights that are NaN or infinite; off for somebody who only looks at what is there
 /// \throws FileError  one sentence with the file and what is wrong in it.
@@ -108,7 +111,8 @@ inline AnySae load(const std::filesystem::path& path, SaelensLoadOptions options
 ///   auto model = sae::load<sae::SparseAutoencoder<2304, 16384, sae::JumpReLU>>("params.npz");
 /// \throws FileError  also where the type does not fit, with what differs.
 template <class Model>
-Model load(const std::filesystem::path& path, SaelensLoadOptions options = {}) {
+Model load(const std::filesystem::path& asked, SaelensLoadOptions options = {}) {
+  const std::filesystem::path path = resolve_path(asked);
   if (detail::is_saelens(path)) return load_saelens<Model>(path, options);  // activations of one's own, too
   const PublishedSae from = read_published(path);
   if (options.warnings != nullptr)

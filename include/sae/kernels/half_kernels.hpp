@@ -159,8 +159,7 @@ constexpr Index dots_room(Index n) {
 /// out[t] += a . (row rows[t] of w), rows of n numbers one behind the other. Of float32 these are the numbers of `add_product_nt`: one
 /// order of additions, alone or in a tile.
 template <class Scalar, class Rows>
-void add_dots(const Scalar* a, const Rows& w, Index n, std::span<const int> rows, Scalar* out,
-              [[maybe_unused]] Scalar* room) {
+void add_dots(const Scalar* a, const Rows& w, Index n, std::span<const int> rows, Scalar* out, [[maybe_unused]] Scalar* room) {
   if constexpr (!is_wide<Rows, Scalar>) {
     constexpr std::array<int, static_cast<std::size_t>(detail::rows_at_once)> named{0, 1, 2, 3, 4, 5, 6, 7};
     for (std::size_t at = 0; at < rows.size(); at += named.size()) {
