@@ -55,10 +55,11 @@ TEST_CASE("a control vector gives in llama.cpp the text that our own steering gi
   const Site site{1, SiteKind::residual};
   constexpr float scale = 9;
   constexpr Index latent = 7, length = 16;
-  std::vector<Token> prompt = ours.tokenize("the cat");
-  const std::vector<Token> plain = generate(ours, std::span<const Token>(prompt), {.tokens = length});
+  const GenerateOptions how{.tokens = length, .stop_at_end = false};
+  const std::vector<Token> prompt = ours.tokenize("the cat");
+  const std::vector<Token> plain = generate(ours, std::span<const Token>(prompt), how);
   const std::vector<Tap> push{steer_latent(site, sae, latent, scale, EditedRows::all())};
-  const std::vector<Token> steered = generate(ours, std::span<const Token>(prompt), {.tokens = length}, push);
+  const std::vector<Token> steered = generate(ours, std::span<const Token>(prompt), how, push);
   CHECK(steered != plain);
 
   TempFolder temp;

@@ -74,7 +74,7 @@ TEST_CASE("inner products with named rows are numbers of the dense product", "[k
     std::vector<float> widened(w.size());
     kernels::narrow(w.data(), narrow.data(), rows * n, {.key = 1, .position = 0});
     kernels::widen(narrow.data(), widened.data(), rows * n);
-    std::vector<float> room(static_cast<std::size_t>(kernels::dots_room<sae::bfloat16>(n)));
+    std::vector<float> room(static_cast<std::size_t>(kernels::dots_room<const sae::bfloat16*, float>(n)));
     for (const std::vector<int>& named :
          {std::vector<int>{}, {3}, {0, 1, 5, 7, 8, 9, 20, 39}, {39, 2, 2, 17, 4, 30, 21, 0, 11, 12}}) {
       const auto start = noise(static_cast<Index>(named.size()), 5);
