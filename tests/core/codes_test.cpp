@@ -135,3 +135,23 @@ TEST_CASE("Codes: what was moved from has no rows", "[core][codes]") {
   from.finish_row();
   CHECK(from.rows() == 1);
 }
+
+TEST_CASE("Codes: the rows of others behind its own", "[core][codes]") {
+  sae::Codes<float> a(9), b(9), both(9);
+  a.reset(9);
+  b.reset(9);
+  both.reset(9);
+  const auto add = [](sae::Codes<float>& to, std::initializer_list<int> latents) {
+    for (const int i : latents) to.push(i, static_cast<float>(i) + 0.5F);
+    to.finish_row();
+  };
+  add(a, {1, 4});
+  add(a, {});
+  add(b, {0, 8});
+  add(b, {2});
+  for (const auto& row : {std::initializer_list<int>{1, 4}, {}, {0, 8}, {2}}) add(both, row);
+  a.append(b);
+  CHECK(a == both);
+  a.append(sae::Codes<float>());
+  CHECK(a == both);
+}

@@ -80,6 +80,11 @@ struct Entries {
     z.push_back(pre_activation);
   }
   void finish_row() { codes.finish_row(); }
+  /// Puts the rows of others behind its own.
+  void append(const Entries& more) {
+    codes.append(more.codes);
+    z.insert(z.end(), more.z.begin(), more.z.end());
+  }
   Index size() const { return codes.size(); }
 };
 

@@ -65,6 +65,15 @@ class Codes {
       throw_value("Codes: more than 2^31 - 1 active entries in one batch; use smaller batches");
     offsets_.push_back(static_cast<Position>(indices_.size()));
   }
+  /// Puts the rows of others behind its own.
+  void append(const Codes& more) {
+    const std::size_t before = indices_.size();
+    if (before + more.indices_.size() > static_cast<std::size_t>((std::numeric_limits<Position>::max)()))
+      throw_value("Codes: more than 2^31 - 1 active entries in one batch; use smaller batches");
+    indices_.insert(indices_.end(), more.indices_.begin(), more.indices_.end());
+    values_.insert(values_.end(), more.values_.begin(), more.values_.end());
+    for (Index b = 0; b < more.rows(); ++b) offsets_.push_back(static_cast<Position>(before + at(more.end(b))));
+  }
   /// Sets the shape at once: `offsets` [rows + 1]; latents and values are then filled through `mutable_*`.
   void resize(Index latents, std::span<const Position> offsets) {
     latents_ = latents;

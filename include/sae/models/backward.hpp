@@ -10,6 +10,35 @@
 namespace sae::inline SAE_ABI::detail {
 
 inline constexpr Index gradient_block_latents = 64;
+/// Latents whose gradients are made together: more where they are products, which pack the rows of the batch each time, and there are
+/// blocks enough for the threads.
+template <class Step>
+Index gradient_block(const Step& step) {
+  return step.main.block_entries.empty() || step.latents() < 32 * gradient_block_latents ? gradient_block_latents
+                                                                                         : 4 * gradient_block_latents;
+}
+
+/// Regroups the entries of a path by latent, or, where they are so many that gradients are products, by blocks of latents: that is a
+/// pass over them in their own order.
+template <class Scalar>
+void regroup(Path<Scalar>& path) {
+  const Codes<Scalar>& codes = path.entries.codes;
+  const Index rows = codes.rows(), latents = codes.latents();
+  path.block_entries.clear();
+  const bool by_row =
+      path.input_rows.empty() && path.cotangent_rows.empty() && path.own_latents.empty() && path.row_bits.empty();
+  if (!by_row || sums_by<Scalar>(codes.size(), rows * latents) != SumsBy::products) return path.by_latent.build(codes);
+  const Index blocks = (latents + gradient_block_latents - 1) / gradient_block_latents;
+  path.block_entries.resize(static_cast<std::size_t>(rows * (blocks + 1)));
+  int* to = path.block_entries.data();
+  for (Index b = 0; b < rows; ++b) {
+    Index e = codes.begin(b);
+    for (Index k = 0; k <= blocks; ++k) {
+      while (e < codes.end(b) && codes.latent(e) < k * gradient_block_latents) ++e;
+      *to++ = static_cast<int>(e);
+    }
+  }
+}
 
 /// Whether an activation may choose latents itself, reading rows of weights one by one.
 template <class Activation>
@@ -158,6 +187,40 @@ void run_forward(const Model& model, const StepRows<Scalar>& rows_of, const Term
   if (step.has_levels) main.cotangent = &step.level_cotangent;
 }
 
+/// The share of a path that was regrouped by blocks; first is the first latent of one.
+template <class Step>
+void add_block_gradient(const Step& step, const Path<typename Step::Scalar>& path, Index first, Index count,
+                        typename Step::Scalar* g_enc, typename Step::Scalar* g_dec, typename Step::Scalar* g_bias,
+                        ScratchPool<typename Step::Scalar>& scratch) {
+  using Scalar = typename Step::Scalar;
+  const Tensor<Scalar>& input = path.input == nullptr ? step.input : *path.input;
+  const Index in = step.input_width(), out = step.output_width(), rows = step.rows();
+  const auto& codes = path.entries.codes;
+  const Index ends_a_row = static_cast<Index>(path.block_entries.size()) / rows, block = first / gradient_block_latents,
+              blocks = (count + gradient_block_latents - 1) / gradient_block_latents;
+  auto loan = scratch.borrow(rows * count);
+  Scalar* const tile = loan.data();  // [B x count]
+  const auto fill = [&](const auto& value) {
+    std::fill_n(tile, rows * count, Scalar(0));
+    for (Index b = 0; b < rows; ++b) {
+      const int* const ends = path.block_entries.data() + b * ends_a_row + block;
+      for (Index e = ends[0]; e < ends[blocks]; ++e) tile[b * count + codes.latent(e) - first] = value(e);
+    }
+  };
+  fill([&](Index e) { return path.dz[static_cast<std::size_t>(e)]; });
+  for (Index b = 0; b < rows; ++b)
+    for (Index i = 0; i < count; ++i) g_bias[i] += tile[b * count + i];
+  kernels::add_product_tn(g_enc, in, tile, count, input.data(), in, count, rows, in);
+  if (path.cotangent == nullptr) return;
+  fill([&](Index e) { return codes.value(e); });
+  for (Index i = 0; i < count;) {
+    const auto [level, end] = path.level(first + i, step.latents());
+    const Index n = std::min(end - first, count) - i;
+    kernels::add_product_tn(g_dec + i * out, out, tile + i, count, path.cotangent->row(level * rows), out, n, rows, out);
+    i += n;
+  }
+}
+
 /// Adds a path's share to the gradient of latents first .. first + count - 1 (as its entries name them): g_enc [count x D_in], g_dec
 /// [count x D_out], g_bias [count].
 template <class Step>
@@ -296,11 +359,11 @@ void run_backward(const Model& model, const Terms& objective,
   if (!pursued)
     activation.backward(Backward<Scalar>{main.entries, main.df, main.dz, band.entries, band.df, band.dz, step.dgate},
                         parameters.activation, *step.activation_gradient);
-  main.by_latent.build(main.entries.codes);
-  band.by_latent.build(band.entries.codes);
+  regroup(main);
+  regroup(band);
   for (std::size_t p = 0; p < step.extra_used; ++p) {
     auto& path = *step.extra[p];
-    path.by_latent.build(path.entries.codes);
+    regroup(path);
     sum_own_latents(step, path, threads);
   }
 }
@@ -399,6 +462,10 @@ void visit_latent_gradients(Step& step, Index first, Index last, const Visit& vi
   bool together = false;
   each_path([&](const Path<Scalar>& path) {
     const auto& offsets = path.by_latent.offsets;
+    if (!path.block_entries.empty()) {
+      together = true;
+      return;
+    }
     if (!path.row_bits.empty()) {
       constexpr Index several = 8;
       const auto [begin, end] = path.names(first, last);
@@ -416,7 +483,9 @@ void visit_latent_gradients(Step& step, Index first, Index last, const Visit& vi
     std::fill_n(g_enc, group * (in + out + 1), Scalar(0));
     each_path([&](const Path<Scalar>& path) {
       if (!path.row_bits.empty()) return add_row_bits(step, path, from, group, g_enc, g_bias);
-      const auto add = path.own_latents.empty() ? add_path_gradient<Step> : add_own_gradient<Step>;
+      const auto add = !path.block_entries.empty() ? add_block_gradient<Step>
+                       : path.own_latents.empty()  ? add_path_gradient<Step>
+                                                   : add_own_gradient<Step>;
       add(step, path, from, group, g_enc, g_dec, g_bias, step.scratch);
     });
     for (Index i = from; i < from + group; ++i) {
@@ -478,10 +547,10 @@ void materialise_gradient(const Model& model, Step& step, typename Model::Parame
   const Index in = step.input_width(), out = step.output_width(), latents = step.latents();
   const bool subtracts = model.subtracts_decoder_bias(), has_bias = gradient.b_enc.size() > 0;
   const Tensor<Stored>& encoder = *step.encoder;
-  const Index blocks = (latents + gradient_block_latents - 1) / gradient_block_latents;
+  const Index size = gradient_block(step), blocks = (latents + size - 1) / size;
   Tensor<Scalar>& read = step.read_sums;
   if (subtracts) read.resize(blocks, in);
-  threads.for_blocks(latents, gradient_block_latents, [&](Index begin, Index end, Index block) {
+  threads.for_blocks(latents, size, [&](Index begin, Index end, Index block) {
     WideRows<Scalar, Stored> wide(step.scratch, in);
     visit_latent_gradients(step, begin, end, [&](Index i, Scalar* g_enc, Scalar g_bias, Scalar* g_dec) {
       if (g_enc != nullptr) std::copy_n(g_enc, in, gradient.W_enc.row(i));

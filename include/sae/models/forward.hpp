@@ -295,12 +295,7 @@ void add_code_gradient(const Codes<Scalar>& codes, const Tensor<Scalar>& cotange
 template <class Scalar>
 void concatenate(std::span<const Entries<Scalar>> blocks, Index latents, Entries<Scalar>& out) {
   out.reset(latents);
-  for (const Entries<Scalar>& block : blocks)
-    for (Index b = 0; b < block.codes.rows(); ++b) {
-      for (Index e = block.codes.begin(b); e < block.codes.end(b); ++e)
-        out.push(block.codes.latent(e), block.codes.value(e), block.z[static_cast<std::size_t>(e)]);
-      out.finish_row();
-    }
+  for (const Entries<Scalar>& block : blocks) out.append(block);
 }
 
 /// Fills step.input: x as normalised, minus b_dec where the model subtracts it; and step.row_scales where it normalises.

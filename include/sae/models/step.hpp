@@ -123,6 +123,9 @@ struct Path {
   Buffer<int> input_rows;                   ///< row of `input` of each entry; empty: its row b
   Tensor<Scalar> own_cotangent, own_input;  ///< storage for those that belong to this path
   ByLatent by_latent;
+  /// In the place of `by_latent` where nearly every latent is active in every row: the first entry of row b at or after latent 64 k, and its
+  /// end. [B x (blocks + 1)]
+  Buffer<int> block_entries;
   /// The sums of `own_latents`, [n x D_in], [n x D_out], [1 x n], where they are taken at once.
   Tensor<Scalar> own_encoder_gradient, own_decoder_gradient, own_bias_gradient;
   bool is_summed = false;

@@ -434,10 +434,10 @@ class Trainer {
     auto* const dec = writes ? &moments_.slots("W_dec") : nullptr;
     auto* const enc = reads ? &moments_.slots("W_enc") : nullptr;
     auto* const bias = has_bias ? &moments_.slots("b_enc") : nullptr;
-    const Index blocks = (latents + detail::gradient_block_latents - 1) / detail::gradient_block_latents;
+    const Index size = detail::gradient_block(step), blocks = (latents + size - 1) / size;
     Tensor<Scalar>& partial = step.read_sums;
     if (subtracts && (partial.rows() != blocks || partial.cols() != in)) partial.resize(blocks, in);
-    threads_.for_blocks(latents, detail::gradient_block_latents, [&](Index begin, Index end, Index block) {
+    threads_.for_blocks(latents, size, [&](Index begin, Index end, Index block) {
       if (subtracts) std::fill_n(partial.row(block), in, Scalar(0));
       detail::WideRows<Scalar, Stored> wide(step.scratch, std::max(in, out));
       detail::visit_latent_gradients(step, begin, end, [&](Index i, Scalar* g_enc, Scalar g_bias, Scalar* g_dec) {
