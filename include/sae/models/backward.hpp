@@ -213,12 +213,9 @@ void add_block_gradient(const Step& step, const Path<typename Step::Scalar>& pat
   kernels::add_product_tn(g_enc, in, tile, count, input.data(), in, count, rows, in);
   if (path.cotangent == nullptr) return;
   fill([&](Index e) { return codes.value(e); });
-  for (Index i = 0; i < count;) {
-    const auto [level, end] = path.level(first + i, step.latents());
-    const Index n = std::min(end - first, count) - i;
+  path.each_level(first, count, step.latents(), [&](Index level, Index i, Index n) {
     kernels::add_product_tn(g_dec + i * out, out, tile + i, count, path.cotangent->row(level * rows), out, n, rows, out);
-    i += n;
-  }
+  });
 }
 
 /// Adds a path's share to the gradient of latents first .. first + count - 1 (as its entries name them): g_enc [count x D_in], g_dec
@@ -258,12 +255,9 @@ void add_path_gradient(const Step& step, const Path<typename Step::Scalar>& path
     };
     add(g_enc, in, input.data(), 0, count, [&](int e) { return path.dz[static_cast<std::size_t>(e)]; });
     if (path.cotangent == nullptr) return;
-    for (Index i = 0; i < count;) {
-      const auto [level, end] = path.level(first + i, step.latents());
-      const Index n = std::min(end - first, count) - i;
+    path.each_level(first, count, step.latents(), [&](Index level, Index i, Index n) {
       add(g_dec + i * out, out, path.cotangent->row(level * rows), i, n, [&](int e) { return path.entries.codes.value(e); });
-      i += n;
-    }
+    });
     return;
   }
   for (Index i = 0; i < count; ++i) {

@@ -146,6 +146,15 @@ struct Path {
     const auto end = std::upper_bound(level_ends.begin(), level_ends.end(), latent);
     return {static_cast<Index>(end - level_ends.begin()), *end};
   }
+  /// Calls f(level, i, n) for the pieces first + i .. first + i + n - 1 of `count` latents that one level has each.
+  template <class F>
+  void each_level(Index first, Index count, Index latents, const F& f) const {
+    for (Index i = 0, n = 0; i < count; i += n) {
+      const auto [m, end] = level(first + i, latents);
+      n = std::min(end - first, count) - i;
+      f(m, i, n);
+    }
+  }
   Index input_row(Index entry, Index row) const {
     return input_rows.empty() ? row : input_rows[static_cast<std::size_t>(entry)];
   }
