@@ -1,4 +1,5 @@
 #pragma once
+#include <sae/core/error.hpp>
 #include <sae/core/half.hpp>
 
 #include <algorithm>
@@ -101,6 +102,17 @@ void convert(Dtype dtype, const std::byte* from, Index count, T* out) {
     case Dtype::boolean:
       return convert_each<std::uint8_t>(from, count, out, [](std::uint8_t value) { return value != 0 ? 1 : 0; });
   }
+}
+
+/// Calls body(T()) with the floating type of that name.
+/// \throws ValueError  it is none.
+template <class Body>
+void with_floating(Dtype dtype, const Body& body) {
+  if (dtype == Dtype::float64) return body(double{});
+  if (dtype == Dtype::float32) return body(float{});
+  if (dtype == Dtype::bfloat16) return body(bfloat16{});
+  if (dtype == Dtype::float16) return body(float16{});
+  throw_value("dtype ", to_string(dtype), " is not written; float32, float64, bfloat16 and float16 are");
 }
 
 /// Product of a shape's sizes, all >= 0, times the item size: the bytes of an array. False where it does not fit in 63 bits.

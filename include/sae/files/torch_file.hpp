@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/files/array_view.hpp>
 #include <sae/files/pickle.hpp>
+#include <sae/files/torch_storage.hpp>
 #include <sae/files/zip.hpp>
 
 #include <functional>
@@ -40,7 +41,7 @@ class TorchObjects {
     if (module == "torch._utils" && name == "_rebuild_parameter") return rebuild_parameter;
     if (module == "torch")
       for (const Dtype dtype : all_dtypes)
-        if (!storage_name(dtype).empty() && storage_name(dtype) == name) return storage + static_cast<int>(dtype);
+        if (!torch_storage(dtype).empty() && torch_storage(dtype) == name) return storage + static_cast<int>(dtype);
     fail("holds ", printable(module), ".", printable(name),
          ", which is not read (nothing in a file is executed): save the state_dict() instead, of tensors, numbers and texts "
          "alone");
@@ -126,22 +127,6 @@ class TorchObjects {
     const std::byte* data;
   };
 
-  static constexpr std::string_view storage_name(Dtype dtype) {
-    constexpr std::string_view names[] = {"DoubleStorage",
-                                          "FloatStorage",
-                                          "HalfStorage",
-                                          "BFloat16Storage",
-                                          "LongStorage",
-                                          "IntStorage",
-                                          "ShortStorage",
-                                          "CharStorage",
-                                          "",
-                                          "",
-                                          "",
-                                          "ByteStorage",
-                                          "BoolStorage"};
-    return names[static_cast<std::size_t>(dtype)];
-  }
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... parts) const {
     throw_file(tree_.file, ": its pickle ", parts...);

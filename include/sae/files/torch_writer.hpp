@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/core/error.hpp>
 #include <sae/files/array_view.hpp>
+#include <sae/files/torch_storage.hpp>
 #include <sae/files/zip_output.hpp>
 
 #include <algorithm>
@@ -64,20 +65,7 @@ class TorchWriter {
   };
 
   static std::string_view storage_class(Dtype dtype) {
-    constexpr std::string_view names[] = {"DoubleStorage",
-                                          "FloatStorage",
-                                          "HalfStorage",
-                                          "BFloat16Storage",
-                                          "LongStorage",
-                                          "IntStorage",
-                                          "ShortStorage",
-                                          "CharStorage",
-                                          "",
-                                          "",
-                                          "",
-                                          "ByteStorage",
-                                          "BoolStorage"};
-    const std::string_view name = names[static_cast<std::size_t>(dtype)];
+    const std::string_view name = detail::torch_storage(dtype);
     if (name.empty()) throw_value("torch: numbers of ", to_string(dtype), " have no storage");
     return name;
   }

@@ -3,26 +3,32 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 // Layouts that are a few tensors and a convention: no settings beside them that change what is computed, and b_dec is not subtracted.
 namespace sae::inline SAE_ABI::detail {
 
-/// Goodfire's SAEs, DeepSeek-R1's among them: encoder_linear.weight [F x D], encoder_linear.bias, decoder_linear.weight [D x F],
-/// decoder_linear.bias. ReLU. Source: SAELens loading/pretrained_sae_loaders.py (goodfire_..., deepseek_r1_...).
-inline std::optional<PublishedSae> read_goodfire(const Package& package) {
-  if (!package.has_all("encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias"))
-    return std::nullopt;
-  PublishedSae out = begin_reading(package, "goodfire");
-  read_sizes(package, out, "encoder_linear.weight", "decoder_linear.weight", "encoder_linear.bias");
+/// Two linear maps as torch keeps them, ENCODER.weight [F x D], ENCODER.bias, DECODER.weight [D_out x F], DECODER.bias: relu.
+inline std::optional<PublishedSae> read_linear_maps(const Package& package, std::string layout, const std::string& encoder,
+                                                    const std::string& decoder) {
+  if (!package.has_all(encoder + ".weight", encoder + ".bias", decoder + ".weight", decoder + ".bias")) return std::nullopt;
+  PublishedSae out = begin_reading(package, std::move(layout));
+  read_sizes(package, out, encoder + ".weight", decoder + ".weight", encoder + ".bias");
   if (out.d_in == out.d_out) out.d_out = 0;
-  out.take("W_enc", "encoder_linear.weight");
-  out.take("b_enc", "encoder_linear.bias");
-  out.take("W_dec", "decoder_linear.weight", true);
-  out.take("b_dec", "decoder_linear.bias");
+  out.take("W_enc", encoder + ".weight");
+  out.take("b_enc", encoder + ".bias");
+  out.take("W_dec", decoder + ".weight", true);
+  out.take("b_dec", decoder + ".bias");
   out.subtract_decoder_bias = false;
   out.architecture = "standard";
-  const std::string name = package.weights.filename().string();
-  if (const auto layer = number_in(name, "-l")) out.metadata.hook_name = concat("blocks.", *layer, ".hook_resid_post");
+  return out;
+}
+
+/// Goodfire's SAEs, DeepSeek-R1's among them. Source: SAELens loading/pretrained_sae_loaders.py (goodfire_..., deepseek_r1_...).
+inline std::optional<PublishedSae> read_goodfire(const Package& package) {
+  auto out = read_linear_maps(package, "goodfire", "encoder_linear", "decoder_linear");
+  const auto layer = number_in(package.weights.filename().string(), "-l");
+  if (out && layer) out->metadata.hook_name = concat("blocks.", *layer, ".hook_resid_post");
   return out;
 }
 
@@ -77,20 +83,11 @@ inline std::optional<PublishedSae> read_mwhanna(const Package& package) {
   return out;
 }
 
-/// TinyModel's sparse MLPs, and any state dictionary of two linear maps: encoder.weight [F x D], encoder.bias, decoder.weight [D_out x F],
-/// decoder.bias. ReLU. Source: noanabeshima/tinymodel sparse_mlp.py.
+/// TinyModel's sparse MLPs, and any state dictionary of two linear maps. Source: noanabeshima/tinymodel sparse_mlp.py.
 inline std::optional<PublishedSae> read_two_linear(const Package& package) {
-  if (!package.has_all("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")) return std::nullopt;
-  PublishedSae out = begin_reading(package, "linear");
-  read_sizes(package, out, "encoder.weight", "decoder.weight", "encoder.bias");
-  if (out.d_in == out.d_out) out.d_out = 0;
-  out.take("W_enc", "encoder.weight");
-  out.take("b_enc", "encoder.bias");
-  out.take("W_dec", "decoder.weight", true);
-  out.take("b_dec", "decoder.bias");
-  out.subtract_decoder_bias = false;
-  out.architecture = "standard";
-  out.warnings.push_back("two linear maps with nothing that names their activation: read as ReLU, b_dec not subtracted");
+  auto out = read_linear_maps(package, "linear", "encoder", "decoder");
+  if (out)
+    out->warnings.push_back("two linear maps with nothing that names their activation: read as ReLU, b_dec not subtracted");
   return out;
 }
 

@@ -121,7 +121,7 @@ inline std::optional<PublishedSae> read_llamascopium(const Package& package) {
     out.activation = JumpReLU{};
     Tensor<double> theta = mapped(out.vector(log_threshold, out.latents), [](double x) { return std::exp(x); });
     if (by_norm) {
-      const Tensor<double> norms = row_norms(out.given["W_dec"], out.tensors.file(), out.latents, out.d_out);
+      const Tensor<double> norms = stored_row_norms(out.given["W_dec"], out.tensors.file(), out.latents, out.d_out);
       for (Index i = 0; i < theta.size(); ++i)
         theta[i] = norms[i] > 0 ? theta[i] / norms[i] : static_cast<double>(std::numeric_limits<float>::max());
     }

@@ -57,8 +57,6 @@ Activation activation_as(const PublishedSae& from, bool glu) {
   constexpr bool is_glu = !std::is_void_v<Inner>;
   if constexpr (is_glu) {
     if (glu) return {.inner = activation_as<Inner>(from, false)};
-  } else if constexpr (std::is_same_v<Activation, AnyActivation>) {
-    if (!glu) return from.activation;
   } else if (!glu) {
     if (const Activation* const found = from.activation.get<Activation>()) return *found;
   }
@@ -76,7 +74,7 @@ inline AnyActivation activation_as<AnyActivation>(const PublishedSae& from, bool
 /// The weights of a SAE whose files were read, in a model of this type.
 /// \throws FileError  its architecture or its sizes are not the type's; a tensor is missing, has another shape, or is not finite.
 template <class Model>
-Model load(const PublishedSae& from, SaelensLoadOptions options = {}) {
+Model load(const PublishedSae& from, LoadOptions options = {}) {
   return build_model<Model>(from, detail::activation_as<typename Model::Activation>(from, from.glu), options);
 }
 
@@ -89,7 +87,7 @@ Model load(const PublishedSae& from, SaelensLoadOptions options = {}) {
 /// Codes and reconstructions are those of its publisher's own program, b_dec, thresholds, scales and all. What is odd stands in `warnings`.
 /// \param options  check_finite: refuse weights that are NaN or infinite; off for somebody who only looks at what is there
 /// \throws FileError  one sentence with the file and what is wrong in it.
-inline AnySae load(const std::filesystem::path& path, SaelensLoadOptions options = {}) {
+inline AnySae load(const std::filesystem::path& path, LoadOptions options = {}) {
   const PublishedSae from = read_published(path);
   std::vector<std::string> warnings = from.warnings;
   if (from.glu && from.d_out > 0) throw_file(from.file.string(), ": is a transcoder with a GLU encoder, which is not read");
@@ -111,7 +109,7 @@ inline AnySae load(const std::filesystem::path& path, SaelensLoadOptions options
 ///   auto model = sae::load<sae::SparseAutoencoder<2304, 16384, sae::JumpReLU>>("params.npz");
 /// \throws FileError  also where the type does not fit, with what differs.
 template <class Model>
-Model load(const std::filesystem::path& asked, SaelensLoadOptions options = {}) {
+Model load(const std::filesystem::path& asked, LoadOptions options = {}) {
   const std::filesystem::path path = resolve_path(asked);
   if (detail::is_saelens(path)) return load_saelens<Model>(path, options);  // activations of one's own, too
   const PublishedSae from = read_published(path);

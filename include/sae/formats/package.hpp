@@ -128,7 +128,7 @@ inline Tensor<double> all_equal(Index size, double value) {
   return mapped(Tensor<double>(1, size), [&](double) { return value; });
 }
 /// |row i| of our W_dec [F x D_out], in float64.
-inline Tensor<double> row_norms(const StoredMatrix& matrix, const std::string& file, Index rows, Index cols) {
+inline Tensor<double> stored_row_norms(const StoredMatrix& matrix, const std::string& file, Index rows, Index cols) {
   const Tensor<double> w = read_stored<double>(matrix, {rows, cols}, file, false);
   Tensor<double> out(1, rows);
   for (Index i = 0; i < rows; ++i) out[i] = std::sqrt(kernels::squared_norm(w.row(i), cols));

@@ -30,9 +30,9 @@ struct SaelensMetadata {
 };
 
 /// How weights are loaded.
-struct SaelensLoadOptions {
+struct LoadOptions {
   bool check_finite = true;                      ///< refuse weights that are NaN or infinite
-  std::vector<std::string>* warnings = nullptr;  ///< where to put warnings; cfg.json's own stand in the config
+  std::vector<std::string>* warnings = nullptr;  ///< where to put what building the model finds odd
 };
 
 /// A tensor of ours as a file holds it.
@@ -140,7 +140,7 @@ Tensor<T> read_stored(const StoredMatrix& from, std::vector<Index> shape, const 
 /// \param activation  of the model; its own tensors are read by their names
 /// \throws FileError  sizes differ from those fixed in the model's type; a tensor is missing, has another shape, or is not finite.
 template <class Model>
-Model build_model(const PublishedSae& from, const typename Model::Activation& activation, SaelensLoadOptions options = {}) {
+Model build_model(const PublishedSae& from, const typename Model::Activation& activation, LoadOptions options = {}) {
   using Scalar = typename Model::Scalar;
   using Stored = typename Model::Parameters::Stored;
   static_assert(!std::is_same_v<Stored, std::int8_t>, "sae: files hold no weights of 8 bits; load float, then with_weights");

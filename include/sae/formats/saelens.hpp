@@ -426,7 +426,7 @@ inline PublishedSae published_saelens(const SaelensConfig& config) {
     if (out.fold_decoder_norms) {  // z |d_i| passes the threshold
       const StoredMatrix decoder{"W_dec", out.tensors.at("W_dec")};
       const Tensor<double> norms =
-          detail::row_norms(decoder, out.tensors.file(), out.latents, out.d_out > 0 ? out.d_out : out.d_in);
+          detail::stored_row_norms(decoder, out.tensors.file(), out.latents, out.d_out > 0 ? out.d_out : out.d_in);
       for (Index i = 0; i < theta.size(); ++i)
         if (norms[i] > 0) theta[i] /= norms[i];
     }
@@ -459,7 +459,7 @@ inline PublishedSae published_saelens(const std::filesystem::path& path) {
 /// \throws FileError  the model's type does not fit; a tensor is missing, has another shape than d_in and d_sae say, or is not
 ///                    finite.
 template <class Model>
-Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {}) {
+Model load_saelens(const SaelensConfig& config, LoadOptions options = {}) {
   using Activation = typename Model::Activation;
   const Activation activation = detail::SaelensReader<Activation>::read(config);
   PublishedSae from = published_saelens(config);
@@ -472,7 +472,7 @@ Model load_saelens(const SaelensConfig& config, SaelensLoadOptions options = {})
 ///   auto model = sae::load_saelens<sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK>>("my_sae");
 /// Where the layout or the architecture is not known beforehand, see formats/load.hpp.
 template <class Model>
-Model load_saelens(const std::filesystem::path& path, SaelensLoadOptions options = {}) {
+Model load_saelens(const std::filesystem::path& path, LoadOptions options = {}) {
   const SaelensConfig config = read_saelens_config(path);
   if (options.warnings != nullptr)
     options.warnings->insert(options.warnings->end(), config.warnings.begin(), config.warnings.end());
@@ -496,8 +496,6 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
                 "sae: files hold no weights of 8 bits; save the model that they came from, or with_weights<float>");
   if (const auto inference = inference_model(model)) return write_saelens(*inference, folder, metadata, options);
   const Dtype dtype = options.dtype.value_or(dtype_of<OfModel>());
-  if (!is_floating(dtype))
-    throw_value("save_saelens: dtype ", to_string(dtype), " is not written; float32, float64, bfloat16 and float16 are");
   if (const bool* const by_norm = detail::rank_by_norm(model.activation()); by_norm != nullptr && *by_norm) {
     if constexpr (std::is_same_v<OfModel, Scalar>) {
       Model folded = model;
@@ -510,13 +508,7 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
           "(with_weights)");
     }
   }
-  const auto in_dtype = [&](const auto& body) {
-    if (dtype == Dtype::float64) return body(double{});
-    if (dtype == Dtype::bfloat16) return body(bfloat16{});
-    if (dtype == Dtype::float16) return body(float16{});
-    body(float{});
-  };
-  in_dtype([&]<class To>(To) {
+  detail::with_floating(dtype, [&]<class To>(To) {
     Model::Parameters::visit(
         [&](std::string_view name, const auto& tensor) {
           const auto lost = [](auto x) { return !std::isfinite(detail::number(detail::stored_as<To>(detail::number(x)))); };
@@ -546,7 +538,7 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
   save_json(folder / detail::saelens_config_name, config, {.overwrite = options.overwrite});
 
   const auto& parameters = model.parameters();
-  in_dtype([&]<class Stored>(Stored) {
+  detail::with_floating(dtype, [&]<class Stored>(Stored) {
     const auto stored = [](const auto& tensor) {
       Tensor<Stored> out(tensor.rows(), tensor.cols());
       for (Index i = 0; i < out.size(); ++i) out[i] = detail::stored_as<Stored>(detail::number(tensor[i]));

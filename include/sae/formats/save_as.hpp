@@ -79,15 +79,6 @@ class RoundedTensors {
  private:
   std::deque<Buffer<T>> kept_;
 };
-/// Calls body(T()) with the type of that name.
-template <class Body>
-void in_dtype(Dtype dtype, const Body& body) {
-  if (dtype == Dtype::float64) return body(double{});
-  if (dtype == Dtype::bfloat16) return body(bfloat16{});
-  if (dtype == Dtype::float16) return body(float16{});
-  if (dtype == Dtype::float32) return body(float{});
-  throw_value("dtype ", to_string(dtype), " is not written; float32, float64, bfloat16 and float16 are");
-}
 
 [[noreturn]] inline void refuse_layout(const AnySae& sae, SaeLayout layout, std::string_view what, std::string_view has) {
   throw_value("a SAE ", what, " (", sae.architecture(), ") is not written as ", to_string(layout), ", which has ", has);
@@ -133,7 +124,7 @@ inline void write_dictionary_learning(const AnySae& sae, const std::filesystem::
   }
   nlohmann::ordered_json config = {{"trainer", std::move(trainer)}};
   if (sae.metadata.context_size > 0) config["buffer"] = {{"ctx_len", sae.metadata.context_size}};
-  in_dtype(dtype, [&]<class T>(T) {
+  with_floating(dtype, [&]<class T>(T) {
     RoundedTensors<T> as;
     TorchWriter out;
     const auto add = [&](const char* name, const Tensor<float>& tensor) { out.add(name, {tensor.size()}, as(tensor, name)); };
@@ -184,7 +175,7 @@ inline void write_sparsify(const AnySae& sae, const std::filesystem::path& folde
                                            {"skip_connection", p.W_skip.size() > 0},
                                            {"transcode", transcode},
                                            {"d_in", width}};
-    in_dtype(dtype, [&]<class T>(T) {
+    with_floating(dtype, [&]<class T>(T) {
       RoundedTensors<T> as;
       SafetensorsWriter out;
       const auto add = [&](const char* name, const std::vector<Index>& shape, const Tensor<float>& tensor) {
@@ -223,12 +214,11 @@ inline void write_gemma_scope(const AnySae& sae, const std::filesystem::path& fo
   const Index width = model.d_in(), latents = model.latents();
   if (dtype != Dtype::float32 && dtype != Dtype::float64)
     throw_value("gemma_scope is written in float32 or float64, not in ", to_string(dtype));
-  in_dtype(dtype, [&]<class T>(T) {
+  with_floating(dtype, [&]<class T>(T) {
     if constexpr (std::is_floating_point_v<T>) {
       RoundedTensors<T> as;
       Tensor<float> turned(width, latents), threshold(1, latents);
-      for (Index i = 0; i < latents; ++i)
-        for (Index j = 0; j < width; ++j) turned.row(j)[i] = p.W_enc.row(i)[j];
+      transpose(p.W_enc, turned);
       if (const auto* const own = p.activation.get<JumpReLU>()) threshold = own->threshold;
       NpzWriter out;
       out.add("W_dec", {latents, width}, as(p.W_dec, "W_dec"));

@@ -19,26 +19,19 @@ class TensorSet {
  public:
   TensorSet() = default;
   explicit TensorSet(SafetensorsFile opened) {
-    const auto file = std::make_shared<const SafetensorsFile>(std::move(opened));
-    file_ = file->path();
-    for (const auto& [name, tensor] : file->tensors())
-      arrays_[name] = {tensor.dtype, tensor.shape, {}, file->bytes(name).data()};
-    keep_ = file;
+    const auto& file = keep(std::move(opened));
+    for (const auto& [name, tensor] : file.tensors()) arrays_[name] = {tensor.dtype, tensor.shape, {}, file.bytes(name).data()};
   }
   explicit TensorSet(NpzFile opened) {
-    const auto file = std::make_shared<const NpzFile>(std::move(opened));
-    file_ = file->path();
-    arrays_ = file->arrays();
-    unpacked_ = file->unpacked();
-    keep_ = file;
+    const auto& file = keep(std::move(opened));
+    arrays_ = file.arrays();
+    unpacked_ = file.unpacked();
   }
   explicit TensorSet(TorchFile opened) {
-    const auto file = std::make_shared<const TorchFile>(std::move(opened));
-    file_ = file->path();
-    arrays_ = file->tensors();
-    unpacked_ = file->unpacked();
-    keep_ = file;
-    read_values(file->root());
+    const auto& file = keep(std::move(opened));
+    arrays_ = file.tensors();
+    unpacked_ = file.unpacked();
+    read_values(file.root());
   }
 
   const std::string& file() const { return file_; }
@@ -59,6 +52,13 @@ class TensorSet {
   std::size_t unpacked() const { return unpacked_; }  ///< bytes of memory that deflated arrays take
 
  private:
+  template <class File>
+  const File& keep(File opened) {
+    const auto file = std::make_shared<const File>(std::move(opened));
+    file_ = file->path();
+    keep_ = file;
+    return *file;
+  }
   void read_values(const TorchValue& from, int depth = 0) {
     constexpr int deepest = 4;
     constexpr std::size_t most = 1000;
