@@ -64,6 +64,7 @@ TEST_CASE("save_as: each layout holds what it is said to, with the peer's codes"
 }
 
 TEST_CASE("save_as: subtracting b_dec or not is what a layout does, codes stay", "[formats][save_as]") {
+  int written = 0;
   for (const bool subtract : {false, true}) {
     for (const auto& activation : {sae::AnyActivation(sae::TopK{.k = 4}), sae::AnyActivation(sae::Gated{}),
                                    sae::AnyActivation(sae::JumpReLU{}), sae::AnyActivation(sae::ReLU{})}) {
@@ -89,6 +90,7 @@ TEST_CASE("save_as: subtracting b_dec or not is what a layout does, codes stay",
           CHECK_THAT(error.what(), ContainsSubstring("is not written as"));
           continue;
         }
+        ++written;
         const sae::AnySae back = sae::load(temp / "sae");
         require_close(back.encode(x).dense(), codes, 1e-5, false);
         require_close(back.reconstruct(x), rows, 1e-5, false);
@@ -96,6 +98,7 @@ TEST_CASE("save_as: subtracting b_dec or not is what a layout does, codes stay",
       }
     }
   }
+  CHECK(written == 14);  // topk 2, gated 1, jumprelu 2, relu 2, either way
 }
 
 TEST_CASE("save_as: what a layout lacks is refused by name, and nothing appears", "[formats][save_as]") {
