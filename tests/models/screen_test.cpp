@@ -308,6 +308,7 @@ TEST_CASE("a screen's products are exact, at the ends of what codes can be too",
           std::memcpy(panel.data() + (u * kernels::screen_panel + i) * 4, &unit, 4);
         }
       }
+      const kernels::ScreenProducts begun(run);
       for (std::size_t group = 0; group < 3; ++group) {
         const Index rows = run.groups[group];
         std::vector<std::uint8_t> x(static_cast<std::size_t>(4 * units * rows));
