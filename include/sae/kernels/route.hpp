@@ -26,7 +26,7 @@ enum class Route {
   avx_vnni,  ///< AVX2, and its products of eight bits (Intel's client CPUs since Alder Lake)
   avx512,
   avx512_vnni,
-  amx,  ///< AVX-512 with VNNI, and tiles of eight bits (Intel's server CPUs since Sapphire Rapids), on Linux. Not yet run on one
+  amx,  ///< AVX-512 with VNNI, and tiles of eight bits (Intel's server CPUs since Sapphire Rapids), on Linux
   neon,
   neon_dot  ///< NEON, and its products of eight bits (ARMv8.2 dotprod: Cortex-A76, Neoverse, Apple M1 and later)
 };
