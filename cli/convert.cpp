@@ -25,7 +25,7 @@ Dtype parse_dtype(const std::string& name) {
 
 void write_control_vector(const ConvertVerb& options, const AnySae& sae) {
   if (!options.latent) usage_error("--to control-vector needs --latent, whose direction it is");
-  const std::span<const float> row = sae.direction(*options.latent);
+  std::vector<float> direction = sae.direction(*options.latent);
   const std::optional<Site> site = sae.site();
   if (!options.layer && !site) usage_error(options.sae, " does not say its layer; --layer does");
   if (site && site->kind != SiteKind::residual)
@@ -33,7 +33,6 @@ void write_control_vector(const ConvertVerb& options, const AnySae& sae) {
   if (options.layer && site && *options.layer != site->layer)
     throw_value("--layer ", *options.layer, ": the SAE ", options.sae, " is of layer ", site->layer);
   const Index layer = options.layer ? *options.layer : site->layer;
-  std::vector<float> direction(row.begin(), row.end());
   for (float& number : direction) number *= static_cast<float>(options.scale);
   save_control_vector(options.out, direction, layer, "", {.overwrite = options.force});
   note(options, options.out, ": ", rounded(options.scale), " times the direction of latent ", *options.latent, ", after layer ",
@@ -46,7 +45,7 @@ void run_convert(const ConvertVerb& options) {
   if (!vector && (options.latent || options.layer)) usage_error("--latent and --layer belong to --to control-vector");
   const SaeLayout layout = vector ? SaeLayout::saelens : parse_layout(options.to);
   check_output(options);
-  const AnySae sae = open_any(options, options.sae);
+  const AnySae sae = open_any(options, options.sae, vector ? WeightsIn::automatic : WeightsIn::memory);
   if (vector) return write_control_vector(options, sae);
   save_as(sae, layout, options.out, {.overwrite = options.force, .dtype = dtype});
   note(options, options.out, ": ", sae.architecture(), ", ", sae.d_in(), " -> ", sae.latents(), " latents, from ", sae.layout,

@@ -111,7 +111,7 @@ void run_eval(const EvalVerb& options) {
   check_width(sae, options.sae, rows.width(), options.data);
   const RowRange range = chosen_rows(options, rows.rows());
   sae.visit([&]<class Model>(const Model& model) {
-    if constexpr (std::is_same_v<Model, AnyTranscoder>) {
+    if constexpr (requires { typename Model::Targets; }) {
       evaluate_and_print(options, model, pair_with_targets(std::move(rows), options.data, options.targets, model.d_out()),
                          range);
     } else {

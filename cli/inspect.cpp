@@ -38,7 +38,11 @@ void print_inspected(const InspectVerb& options, const AnySae& sae) {
   print_table(table);
 }
 
-void run_inspect(const InspectVerb& options) { print_inspected(options, load(options.path, {.check_finite = options.check})); }
+void run_inspect(const InspectVerb& options) {
+  const AnySae sae = load(options.path, {.check_finite = options.check});
+  if (options.check) sae.check_weights();
+  print_inspected(options, sae);
+}
 
 }  // namespace
 

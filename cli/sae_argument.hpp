@@ -12,8 +12,8 @@ inline CLI::Option* add_sae(CLI::App& verb, std::string& path) {
   return verb.add_option("--sae", path, "trained SAE: a folder or a file in any layout that `sae inspect` knows");
 }
 /// Loads the SAE or transcoder and says what its files warn of.
-inline AnySae open_any(const Common& options, const std::string& path) {
-  AnySae sae = load(path);
+inline AnySae open_any(const Common& options, const std::string& path, WeightsIn weights = WeightsIn::automatic) {
+  AnySae sae = load(path, {.weights = weights});
   for (const std::string& warning : sae.warnings) note(options, "sae: warning: ", path, ": ", warning);
   return sae;
 }

@@ -353,7 +353,7 @@ void train(const TrainVerb& options, const Recipe& recipe, Model model, bool war
 template <class Model>
 std::optional<AnySae> open_init(const TrainVerb& options) {
   if (options.init.empty()) return std::nullopt;
-  AnySae found = open_any(options, options.init);
+  AnySae found = open_any(options, options.init, WeightsIn::memory);
   if (found.get<Model>() != nullptr) return found;
   throw_value("--init ", options.init,
               found.get<AnyGluModel>() != nullptr ? ": has a GLU encoder, which is not trained here"

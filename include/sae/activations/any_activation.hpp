@@ -166,7 +166,8 @@ class AnyActivation {
   template <class Model, class Step>
   bool pursue(const Model& parameters, Step& step, Threads& threads) const {
     return visit([&](const auto& activation) {
-      if constexpr (requires { activation.pursue(parameters, step, threads); })
+      if constexpr (std::is_same_v<typename Model::Stored, typename Model::Scalar> &&
+                    requires { activation.pursue(parameters, step, threads); })
         return activation.pursue(parameters, step, threads);
       else
         return false;

@@ -91,9 +91,9 @@ struct float16 {  // NOLINT(readability-identifier-naming)
 namespace detail {
 template <class T>
 inline constexpr bool is_half = std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>;
-/// Weights that are widened to compute with.
+/// Weights that are widened to compute with, or read where they lie.
 template <class T>
-inline constexpr bool is_narrow = is_half<T> || std::is_same_v<T, std::int8_t>;
+inline constexpr bool is_narrow = is_half<T> || std::is_same_v<T, std::int8_t> || std::is_same_v<T, Mapped>;
 /// What is computed with in the place of a stored number.
 template <class T>
 auto number(T stored) {

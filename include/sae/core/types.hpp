@@ -95,6 +95,10 @@ class Tensor {
 /// Weights of 8 bits (core/int8.hpp).
 template <>
 class Tensor<std::int8_t>;
+/// Weights that are read where they lie (core/mapped.hpp).
+struct Mapped;
+template <>
+class Tensor<Mapped>;
 
 /// Rows of activations as an argument: converts from any Eigen expression, matrix, array, block or `Map` of [B x D], and from a
 /// single vector (one row). Row-major data with unit inner stride is viewed, everything else is evaluated once. A type for

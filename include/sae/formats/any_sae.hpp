@@ -16,6 +16,9 @@ namespace sae::inline SAE_ABI {
 using AnyModel = SparseAutoencoder<Dynamic, Dynamic, AnyActivation, float>;
 /// The same for a transcoder: `load_saelens<AnyTranscoder>(path)`.
 using AnyTranscoder = Transcoder<Dynamic, Dynamic, Dynamic, AnyActivation, float>;
+/// Both with weights that stay in their file.
+using MappedModel = SparseAutoencoder<Dynamic, Dynamic, AnyActivation, float, Mapped>;
+using MappedTranscoder = Transcoder<Dynamic, Dynamic, Dynamic, AnyActivation, float, Mapped>;
 /// A model with a GLU encoder in front of an activation that is known at run time only.
 using AnyGluModel = SparseAutoencoder<Dynamic, Dynamic, Glu<AnyActivation>, float>;
 
@@ -86,11 +89,13 @@ class KeptEncoder {
 /// may be called from several threads at once.
 class AnySae : public StoredDetails {
  public:
-  AnySae(AnyModel model) : model_(std::move(model)) {}       // NOLINT: what a model is anyway
-  AnySae(AnyGluModel model) : model_(std::move(model)) {}    // NOLINT
-  AnySae(AnyTranscoder model) : model_(std::move(model)) {}  // NOLINT
+  AnySae(AnyModel model) : model_(std::move(model)) {}          // NOLINT: what a model is anyway
+  AnySae(AnyGluModel model) : model_(std::move(model)) {}       // NOLINT
+  AnySae(AnyTranscoder model) : model_(std::move(model)) {}     // NOLINT
+  AnySae(MappedModel model) : model_(std::move(model)) {}       // NOLINT
+  AnySae(MappedTranscoder model) : model_(std::move(model)) {}  // NOLINT
 
-  /// Calls f(model) with the AnyModel, AnyGluModel or AnyTranscoder inside.
+  /// Calls f(model) with the AnyModel, AnyGluModel, AnyTranscoder, MappedModel or MappedTranscoder inside.
   template <class F>
   decltype(auto) visit(F&& f) const {
     return std::visit([&](const auto& held) -> decltype(auto) { return f(held.model); }, model_);
@@ -101,15 +106,23 @@ class AnySae : public StoredDetails {
     const auto* const held = std::get_if<Held<Model>>(&model_);
     return held == nullptr ? nullptr : &held->model;
   }
-  bool is_transcoder() const { return get<AnyTranscoder>() != nullptr; }
-  /// \throws ValueError  it is another kind.
+  bool is_transcoder() const {
+    return visit([]<class Model>(const Model&) { return detail::transcodes<Model>; });
+  }
+  /// Whether its weights stay in their file (LoadOptions::weights).
+  bool is_mapped() const {
+    return visit([]<class Model>(const Model&) { return std::is_same_v<typename Model::Parameters::Stored, Mapped>; });
+  }
+  /// \throws ValueError  it is another kind, or is mapped.
   const AnyModel& model() const {
     if (const AnyModel* const model = get<AnyModel>()) return *model;
+    if (get<MappedModel>() != nullptr) throw_mapped();
     throw_value("a SAE is needed here, ", is_transcoder() ? "this is a transcoder" : "this one has a GLU encoder", " (",
                 architecture(), ")");
   }
   const AnyTranscoder& transcoder() const {
     if (const AnyTranscoder* const model = get<AnyTranscoder>()) return *model;
+    if (is_transcoder()) throw_mapped();
     throw_value("a transcoder is needed here, this is an autoencoder (", architecture(), ")");
   }
 
@@ -125,7 +138,7 @@ class AnySae : public StoredDetails {
   /// "standard", "topk", "jumprelu", "skip_transcoder": SAELens' names, and ours in their manner.
   std::string architecture() const {
     return visit([]<class Model>(const Model& model) {
-      if constexpr (std::is_same_v<Model, AnyTranscoder>)
+      if constexpr (detail::transcodes<Model>)
         return detail::saelens_transcoder_architecture(detail::saelens_architecture(model.activation()), model.has_skip());
       else if constexpr (std::is_same_v<Model, AnyGluModel>)
         return detail::concat("glu_", detail::saelens_architecture(model.activation().inner));
@@ -155,7 +168,7 @@ class AnySae : public StoredDetails {
   /// \throws ValueError  the rows are needed as well: it normalises them, or has a skip.
   Matrix<float> decode(const Codes<float>& codes, Threads& threads = Threads::shared()) const {
     return visit([&]<class Model>(const Model& model) -> Matrix<float> {
-      if constexpr (std::is_same_v<Model, AnyTranscoder>) {
+      if constexpr (detail::transcodes<Model>) {
         if (model.has_skip()) throw_value("codes alone do not tell what a skip transcoder predicts; give the rows, too");
         return model.decode(codes, Matrix<float>::Zero(codes.rows(), model.d_in()), threads);
       } else {
@@ -168,18 +181,25 @@ class AnySae : public StoredDetails {
     return visit([&](const auto& model) { return model.decode(codes, rows, threads); });
   }
   std::vector<float> row_spreads(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
-    return model().row_spreads(rows, threads);
+    return visit([&]<class Model>(const Model& model) -> std::vector<float> {
+      if constexpr (detail::transcodes<Model>)
+        throw_value("a SAE is needed here, this is a transcoder (", architecture(), ")");
+      else
+        return model.row_spreads(rows, threads);
+    });
   }
   /// Reconstructions [N x D], or predictions [N x D_out].
   Matrix<float> reconstruct(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
     return decode(encode(rows, threads), rows, threads);
   }
 
-  ConstMatrixMap<float> W_enc() const {  ///< [F x D_in]
-    return visit([](const auto& model) { return model.parameters().encoder().map(); });
+  /// [F x D_in]. \throws ValueError  it is mapped.
+  ConstMatrixMap<float> W_enc() const {
+    return visit([](const auto& model) { return matrix_of(model.parameters().encoder()); });
   }
-  ConstMatrixMap<float> W_dec() const {  ///< [F x D_out]
-    return visit([](const auto& model) { return model.parameters().W_dec.map(); });
+  /// [F x D_out]. \throws ValueError  it is mapped: `direction` reads a row.
+  ConstMatrixMap<float> W_dec() const {
+    return visit([](const auto& model) { return matrix_of(model.parameters().W_dec); });
   }
   ConstMatrixMap<float> b_enc() const {  ///< [1 x F], or empty
     return visit([](const auto& model) { return model.parameters().b_enc.map(); });
@@ -189,10 +209,30 @@ class AnySae : public StoredDetails {
   }
   /// Row `latent` of W_dec [D_out]: the direction that the latent writes.
   /// \throws ValueError  there is no such latent.
-  std::span<const float> direction(Index latent) const {
+  std::vector<float> direction(Index latent) const {
     if (latent < 0 || latent >= latents())
       throw_value("latent ", latent, " is not in [0, ", latents(), ") (the number of latents)");
-    return {W_dec().data() + latent * d_out(), static_cast<std::size_t>(d_out())};
+    std::vector<float> out(static_cast<std::size_t>(d_out()));
+    visit([&](const auto& model) {
+      const float* const row = kernels::wide(model.parameters().W_dec.row(latent), d_out(), out.data());
+      if (row != out.data()) std::copy_n(row, out.size(), out.data());
+    });
+    return out;
+  }
+  /// Reads all weights that stay in the file once, as a check that they are finite; those in memory were checked as they were read.
+  /// \throws FileError  one is not.
+  void check_weights(Threads& threads = Threads::shared()) const {
+    visit([&](const auto& model) {
+      const auto check = [&]<class Stored>(const Tensor<Stored>& w) {
+        if constexpr (std::is_same_v<Stored, Mapped>)
+          threads.for_blocks(w.rows(), detail::wide_latents, [&](Index begin, Index end, Index) {
+            Buffer<float> rows(static_cast<std::size_t>((end - begin) * w.cols()));
+            w.read(begin, end - begin, rows.data());
+          });
+      };
+      check(model.parameters().W_enc);
+      check(model.parameters().W_dec);
+    });
   }
   /// Shape of every parameter of the model by its name here ([F x D] both ways round).
   std::map<std::string, std::vector<Index>> parameters() const {
@@ -200,13 +240,23 @@ class AnySae : public StoredDetails {
   }
 
  private:
+  [[noreturn]] static void throw_mapped() {
+    throw_value("the weights stay in their file; load it with LoadOptions{.weights = WeightsIn::memory}");
+  }
+  template <class Stored>
+  static ConstMatrixMap<float> matrix_of(const Tensor<Stored>& w) {
+    if constexpr (std::is_same_v<Stored, Mapped>)
+      throw_mapped();
+    else
+      return w.map();
+  }
   template <class Model>
   struct Held {
     Held(Model held) : model(std::move(held)) {}  // NOLINT
     Model model;
     detail::KeptEncoder<Model> encoder;
   };
-  std::variant<Held<AnyModel>, Held<AnyGluModel>, Held<AnyTranscoder>> model_;
+  std::variant<Held<AnyModel>, Held<AnyGluModel>, Held<AnyTranscoder>, Held<MappedModel>, Held<MappedTranscoder>> model_;
 };
 
 namespace detail {
@@ -233,6 +283,8 @@ inline void save_saelens(const AnySae& sae, const std::filesystem::path& folder,
           save_saelens(detail::with_inner<Inner>(model), folder, sae.metadata, options);
         }
       });
+    } else if constexpr (std::is_same_v<typename Model::Stored, Mapped>) {
+      sae.is_transcoder() ? void(sae.transcoder()) : void(sae.model());  // refuse
     } else {
       save_saelens(model, folder, sae.metadata, options);
     }

@@ -69,6 +69,21 @@ inline AnyActivation activation_as<AnyActivation>(const PublishedSae& from, bool
   throw_file(from.file.string(), ": has a GLU encoder, which does not fit the model it is loaded into");
 }
 
+/// Whether W_enc and W_dec are read where they lie.
+/// \throws FileError  that is asked for, and no such model does.
+inline bool stays_in_file(const PublishedSae& from, WeightsIn where) {
+  const char* const reason = from.glu ? "a GLU encoder reads the rows twice"
+                             : from.fold_decoder_norms
+                                 ? "its codes are in units of the decoder norms, which are folded into the weights"
+                             : has_tied_weights(from.activation) ? "a pursuit needs its weights in memory"
+                                                                 : nullptr;
+  if (where == WeightsIn::file && reason != nullptr)
+    throw_file(from.file.string(), ": weights do not stay in the file: ", reason);
+  const Index d_out = from.d_out > 0 ? from.d_out : from.d_in;
+  return where == WeightsIn::file ||
+         (where == WeightsIn::automatic && reason == nullptr && from.latents > (mapped_weights_from - 1) / (from.d_in + d_out));
+}
+
 }  // namespace detail
 
 /// The weights of a SAE whose files were read, in a model of this type.
@@ -85,6 +100,8 @@ Model load(const PublishedSae& from, LoadOptions options = {}) {
 ///
 /// A path where nothing is may be a name of the Hugging Face hub, which is looked for in its cache on this machine (formats/hub.hpp).
 /// Codes and reconstructions are those of its publisher's own program, b_dec, thresholds, scales and all. What is odd stands in `warnings`.
+/// Large weights stay in the mapped file, of whatever kind and order, and are read by tiles: the same codes, to the last bit. Encoding then
+/// costs reading W_enc once for each 256 rows; a file must not change or shrink meanwhile.
 /// \param options  check_finite: refuse weights that are NaN or infinite; off for somebody who only looks at what is there
 /// \throws FileError  one sentence with the file and what is wrong in it.
 inline AnySae load(const std::filesystem::path& path, LoadOptions options = {}) {
@@ -92,9 +109,12 @@ inline AnySae load(const std::filesystem::path& path, LoadOptions options = {}) 
   std::vector<std::string> warnings = from.warnings;
   if (from.glu && from.d_out > 0) throw_file(from.file.string(), ": is a transcoder with a GLU encoder, which is not read");
   options.warnings = options.warnings == nullptr ? &warnings : options.warnings;
-  AnySae out = from.d_out > 0 ? AnySae(load<AnyTranscoder>(from, options))
-               : from.glu     ? AnySae(load<AnyGluModel>(from, options))
-                              : AnySae(load<AnyModel>(from, options));
+  const bool mapped = detail::stays_in_file(from, options.weights);
+  AnySae out = from.d_out > 0
+                   ? (mapped ? AnySae(load<MappedTranscoder>(from, options)) : AnySae(load<AnyTranscoder>(from, options)))
+               : from.glu ? AnySae(load<AnyGluModel>(from, options))
+               : mapped   ? AnySae(load<MappedModel>(from, options))
+                          : AnySae(load<AnyModel>(from, options));
   for (const auto& [name, array] : from.tensors.arrays())
     out.tensors[name] = {std::string(to_string(array.dtype)), array.shape};
   const auto decoder = from.given.find("W_dec");

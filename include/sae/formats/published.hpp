@@ -1,4 +1,5 @@
 #pragma once
+#include <sae/formats/mapped_weights.hpp>
 #include <sae/formats/tensor_set.hpp>
 #include <sae/models/any_model.hpp>
 #include <sae/models/transcoder.hpp>
@@ -29,9 +30,19 @@ struct SaelensMetadata {
   nlohmann::json other = nlohmann::json::object();  ///< every other field, as it stands
 };
 
+/// Where W_enc and W_dec of a model are that `sae::load(path)` makes.
+enum class WeightsIn {
+  automatic,  ///< in the file from `mapped_weights_from` numbers on, where the model can read them there
+  memory,     ///< float32
+  file        ///< in the mapped file, whence rows are read whenever they are used
+};
+inline constexpr Index mapped_weights_from = Index{64} << 20;  ///< of W_enc and W_dec; 256 MiB as float32
+
 /// How weights are loaded.
 struct LoadOptions {
-  bool check_finite = true;                      ///< refuse weights that are NaN or infinite
+  /// Refuse weights that are NaN or infinite: at once, or, of those that stay in the file, once their row is read.
+  bool check_finite = true;
+  WeightsIn weights = WeightsIn::automatic;      ///< a load into a type of the caller's goes by the type
   std::vector<std::string>* warnings = nullptr;  ///< where to put what building the model finds odd
 };
 
@@ -41,7 +52,7 @@ struct StoredMatrix {
   ArrayView array;                     ///< a matrix, or a vector [n] for one row
   bool transposed = false;             ///< the file's matrix is the transpose of ours
   double scale = 1;                    ///< ours is `scale` times the file's
-  std::shared_ptr<const void> keep{};  ///< holds the numbers, where they are not the file's own
+  std::shared_ptr<const void> keep{};  ///< holds the numbers, where they are not the file's own, or must outlive it
 };
 
 /// A SAE or transcoder as its files describe it, weights not read yet.
@@ -97,6 +108,11 @@ struct PublishedSae {
 
 namespace detail {
 
+template <class Model>
+inline constexpr bool transcodes = requires {
+  typename Model::Targets;
+};
+
 /// Shape of an own tensor of an activation in a file: [n] of one row, else [rows x cols].
 template <class Scalar>
 std::vector<Index> stored_shape(const Tensor<Scalar>& tensor) {
@@ -111,14 +127,11 @@ void require_finite(const Tensor<Stored>& tensor, std::string_view name, const s
   const Stored* const bad = std::find_if(begin, begin + tensor.size(), [](Stored x) { return !std::isfinite(number(x)); });
   if (bad == begin + tensor.size()) return;
   const Index at = bad - begin, row = at / tensor.cols(), col = at % tensor.cols();
-  const std::string position = tensor.rows() == 1 && !transposed ? concat("[", at, "]")
-                               : transposed                      ? concat("[", col, ", ", row, "]")
-                                                                 : concat("[", row, ", ", col, "]");
-  throw_file(file, ": tensor ", name, ": the number at ", position, " is ",
-             std::isnan(number(*bad)) ? "NaN"
-             : number(*bad) > 0       ? "infinite"
-                                      : "minus infinite",
-             "; weights must be finite");
+  throw_not_finite(static_cast<double>(number(*bad)),
+                   tensor.rows() == 1 && !transposed ? concat("[", at, "]")
+                   : transposed                      ? concat("[", col, ", ", row, "]")
+                                                     : concat("[", row, ", ", col, "]"),
+                   name, file);
 }
 
 /// Ours as T, of that shape ([n] of one row).
@@ -127,24 +140,33 @@ Tensor<T> read_stored(const StoredMatrix& from, std::vector<Index> shape, const 
   if (from.transposed) std::swap(shape.front(), shape.back());
   if (from.array.shape != shape)
     throw_file(file, ": tensor ", from.name, " has shape ", shape_text(from.array.shape), ", it should be ", shape_text(shape));
-  Tensor<T> out = read_matrix<T>(from.array, file, from.name, from.transposed);
-  if (from.scale != 1)
-    for (Index i = 0; i < out.size(); ++i) out[i] = stored_as<T>(static_cast<double>(number(out[i])) * from.scale);
-  if (check_finite) require_finite(out, from.name, file, from.transposed);
-  return out;
+  if constexpr (std::is_same_v<T, Mapped>) {
+    if (!is_floating(from.array.dtype))
+      throw_file(file, ": tensor ", from.name, " holds ", to_string(from.array.dtype), ", which is not read as float32");
+    return Tensor<T>(
+        std::make_shared<ArrayRows>(from.array, from.transposed, from.scale, check_finite, from.keep, file, from.name));
+  } else {
+    Tensor<T> out = read_matrix<T>(from.array, file, from.name, from.transposed);
+    if (from.scale != 1)
+      for (Index i = 0; i < out.size(); ++i) out[i] = stored_as<T>(static_cast<double>(number(out[i])) * from.scale);
+    if (check_finite) require_finite(out, from.name, file, from.transposed);
+    return out;
+  }
 }
 
 }  // namespace detail
 
-/// The model that a PublishedSae describes: weights of any floating kind as the model stores them, rounded to nearest.
+/// The model that a PublishedSae describes: weights of any floating kind as the model stores them, rounded to nearest, or, stored as Mapped,
+/// left where they are.
 /// \param activation  of the model; its own tensors are read by their names
-/// \throws FileError  sizes differ from those fixed in the model's type; a tensor is missing, has another shape, or is not finite.
+/// \throws FileError  sizes differ from those fixed in the model's type; a tensor is missing, has another shape, or is not finite; weights
+///                    must change before they are used (`fold_decoder_norms`), and are not of float in memory.
 template <class Model>
 Model build_model(const PublishedSae& from, const typename Model::Activation& activation, LoadOptions options = {}) {
   using Scalar = typename Model::Scalar;
   using Stored = typename Model::Parameters::Stored;
   static_assert(!std::is_same_v<Stored, std::int8_t>, "sae: files hold no weights of 8 bits; load float, then with_weights");
-  constexpr bool transcodes = requires { typename Model::Targets; };
+  constexpr bool transcodes = detail::transcodes<Model>;
   const std::string file = from.file.string();
   const auto kind = [](bool is) { return is ? "a transcoder" : "an autoencoder"; };
   if (transcodes != (from.d_out > 0))
@@ -159,18 +181,20 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
   if constexpr (transcodes) fits("d_out", from.d_out, "D_out", Model::fixed_output_width);
 
   std::set<std::string, std::less<>> used = from.passed_over;
-  const auto read_as = [&]<class T>(T, std::string_view name, const std::vector<Index>& shape) {
+  const auto read_as = [&]<class T>(std::type_identity<T>, std::string_view name, const std::vector<Index>& shape) {
     const auto found = from.given.find(name);
-    const StoredMatrix as_it_stands =
-        found == from.given.end() ? StoredMatrix{std::string(name), from.tensors.at(name)} : found->second;
-    used.insert(as_it_stands.name);
-    return detail::read_stored<T>(as_it_stands, shape, from.tensors.file(), options.check_finite);
+    StoredMatrix stored = found == from.given.end() ? StoredMatrix{std::string(name), from.tensors.at(name)} : found->second;
+    if (stored.keep == nullptr) stored.keep = from.tensors.bytes();
+    used.insert(stored.name);
+    return detail::read_stored<T>(stored, shape, from.tensors.file(), options.check_finite);
   };
-  const auto read = [&](std::string_view name, const std::vector<Index>& shape) { return read_as(Scalar(), name, shape); };
+  const auto read = [&](std::string_view name, const std::vector<Index>& shape) {
+    return read_as(std::type_identity<Scalar>(), name, shape);
+  };
   const Index width = from.d_in, latents = from.latents, out_width = transcodes ? from.d_out : width;
   typename Model::Parameters p;
-  if (!detail::has_tied_weights(activation)) p.W_enc = read_as(Stored(), "W_enc", {latents, width});
-  p.W_dec = read_as(Stored(), "W_dec", {latents, out_width});
+  if (!detail::has_tied_weights(activation)) p.W_enc = read_as(std::type_identity<Stored>(), "W_enc", {latents, width});
+  p.W_dec = read_as(std::type_identity<Stored>(), "W_dec", {latents, out_width});
   if (detail::has_encoder_bias(activation)) p.b_enc = read("b_enc", {latents});
   p.b_dec = read("b_dec", {out_width});
   if (from.skip) p.W_skip = read("W_skip", {out_width, width});
@@ -185,12 +209,14 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
     for (const auto& [name, array] : from.tensors.arrays())
       if (!used.contains(name)) options.warnings->push_back(detail::concat("tensor ", detail::printable(name), " is not used"));
     Index zero = 0, first = 0;
-    Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(out_width)));
-    for (Index i = latents - 1; i >= 0; --i)
-      if (kernels::squared_norm(kernels::wide(p.W_dec.row(i), out_width, room.data()), out_width) == Scalar(0)) {
-        ++zero;
-        first = i;
-      }
+    if constexpr (!std::is_same_v<Stored, Mapped>) {  // whose rows nobody reads before they are used
+      Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(out_width)));
+      for (Index i = latents - 1; i >= 0; --i)
+        if (kernels::squared_norm(kernels::wide(p.W_dec.row(i), out_width, room.data()), out_width) == Scalar(0)) {
+          ++zero;
+          first = i;
+        }
+    }
     if (zero > 0)
       options.warnings->push_back(detail::concat("W_dec: ", zero, " of ", latents,
                                                  " decoder rows are zero, their latents write nothing; the first is latent ",

@@ -50,6 +50,8 @@ class TensorSet {
   /// What stands beside the arrays of a torch file: texts and numbers by dotted name, a few levels deep.
   const nlohmann::json& values() const { return values_; }
   std::size_t unpacked() const { return unpacked_; }  ///< bytes of memory that deflated arrays take
+  /// What holds the arrays' bytes.
+  std::shared_ptr<const void> bytes() const { return keep_; }
 
  private:
   template <class File>

@@ -39,10 +39,16 @@ namespace detail {
 template <class M>
 using ScalarOf = std::remove_cvref_t<decltype(*std::declval<const M&>().W_dec().data())>;
 
+/// Row `latent` of W_dec [D], which a model may give by itself: its W_dec may lie in a file.
 template <class M>
-const ScalarOf<M>* direction_of(const M& model, Index latent) {
-  const auto& W_dec = model.W_dec();
-  return W_dec.data() + latent * W_dec.outerStride();
+std::vector<ScalarOf<M>> direction_of(const M& model, Index latent) {
+  if constexpr (requires { model.direction(latent); }) {
+    return model.direction(latent);
+  } else {
+    const auto& W_dec = model.W_dec();
+    const ScalarOf<M>* const row = W_dec.data() + latent * W_dec.outerStride();
+    return {row, row + model.d_in()};
+  }
 }
 /// decode(codes) of the rows x; a model that normalises its rows needs them.
 template <class M>
@@ -260,9 +266,9 @@ inline Tap add_direction(const Site& site, RowVector<float> direction, double sc
 template <LatentModel Model>
 Tap steer_latent(const Site& site, const Model& model, Index latent, double scale, EditedRows edited = {}) {
   detail::require_latent(model, latent);
-  const auto* const from = detail::direction_of(model, latent);
+  const auto from = detail::direction_of(model, latent);
   RowVector<float> direction(model.d_in());
-  for (Index j = 0; j < direction.cols(); ++j) direction[j] = static_cast<float>(from[j]);
+  for (Index j = 0; j < direction.cols(); ++j) direction[j] = static_cast<float>(from[static_cast<std::size_t>(j)]);
   return add_direction(site, std::move(direction), scale, std::move(edited));
 }
 
@@ -300,7 +306,7 @@ Tap edit_latents(const Site& site, const Model& model, std::vector<LatentEdit> e
                 const Scalar f = codes.coefficient(i, edit.latent), change = edit(f) - f;
                 if (change == Scalar(0)) continue;
                 kernels::add_scaled(sum.data(), spreads[static_cast<std::size_t>(i)] * change,
-                                    detail::direction_of(model, edit.latent), rows.cols());
+                                    detail::direction_of(model, edit.latent).data(), rows.cols());
                 changed = true;
               }
               for (Index j = 0; changed && j < rows.cols(); ++j)

@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/core/half.hpp>
 #include <sae/core/int8.hpp>
+#include <sae/core/mapped.hpp>
 #include <sae/kernels/vector.hpp>
 
 #include <algorithm>
@@ -134,10 +135,13 @@ inline void widen(const sae::detail::Int8Rows& x, float* y, Index n) {
   }
 }
 inline void prefetch(const sae::detail::Int8Rows& x, Index n) { prefetch(x.codes, n); }
+/// Of weights that lie elsewhere: n / cols() whole rows.
+inline void widen(const sae::detail::MappedRows& x, float* y, Index n) { x.reader->read(x.first, n / x.reader->cols(), y); }
+inline void prefetch(const sae::detail::MappedRows&, Index) {}
 /// Whether what points to numbers points to those to compute with.
 template <class Rows, class Scalar>
 inline constexpr bool is_wide = std::is_convertible_v<Rows, const Scalar*>;
-/// n numbers to compute with: x itself, or, of 16 or 8 bits, widened into `room`, which takes wide_room<Stored>(n) numbers.
+/// n numbers to compute with: x itself, or, of 16 or 8 bits or where they lie elsewhere, widened into `room`, which takes wide_room<Stored>(n) numbers.
 template <class Stored>
 constexpr Index wide_room(Index n) {
   return sae::detail::is_narrow<Stored> ? n : 0;

@@ -48,6 +48,12 @@ inline constexpr bool pursues = requires(const Activation& activation,
   activation.pursue(parameters, step, threads);
 };
 
+/// Whether an activation is one of several that are chosen at run time.
+template <class Activation>
+inline constexpr bool chosen_later = requires {
+  typename Activation::Variants;
+};
+
 /// The rows of one batch: what is encoded, what the reconstruction is compared with, how much each row's error counts.
 template <class Scalar>
 struct StepRows {

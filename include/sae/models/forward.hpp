@@ -213,7 +213,10 @@ template <class Scalar, class Stored>
 void add_decoded(const Codes<Scalar>& codes, const Tensor<Stored>& w, Tensor<Scalar>& out, ScratchPool<Scalar>& scratch,
                  Threads& threads) {
   const Index width = w.cols(), latents = w.rows();
-  const SumsBy by = sums_by<Scalar, Stored>(codes.size(), codes.rows() * latents);
+  // 16 rows of weights that lie by columns cost as much as one.
+  const SumsBy by = by_columns(w) && codes.size() * 16 > latents
+                        ? SumsBy::products
+                        : sums_by<Scalar, Stored>(codes.size(), codes.rows() * latents);
   threads.for_blocks(codes.rows(), by == SumsBy::entries ? sparse_block_rows : dense_block_rows,
                      [&](Index begin, Index end, Index) {
                        const Index rows = end - begin;
@@ -361,7 +364,7 @@ template <class Step>
 bool screen_is_ready(const Step& step) {
   if constexpr (std::is_same_v<typename Step::Scalar, float> && requires { step.selectors.screened(); }) {
     const std::optional<ScreenRule> rule = step.selectors.screened();
-    return rule && step.screen_pause == 0 &&
+    return rule && step.screen_pause == 0 && !by_columns(*step.encoder) &&
            screen_pays(step.rows(), step.input_width(), step.encoder->rows(), *rule, step.weights_stay);
   } else {
     return false;
@@ -378,7 +381,7 @@ bool screen_and_take(const Parameters& parameters, Step& step, Threads& threads,
     const Index rows = step.input.rows(), width = step.input.cols(), latents = parameters.latents();
     const Index block_rows = encode_block_rows(rows);
     const std::optional<ScreenRule> rule = step.selectors.screened();
-    if (!rule || !screen_pays(rows, width, latents, *rule, step.weights_stay)) return false;
+    if (!rule || by_columns(parameters.encoder()) || !screen_pays(rows, width, latents, *rule, step.weights_stay)) return false;
     if (step.screen_pause > 0) return --step.screen_pause, false;
     const auto w = std::as_const(parameters).encoder().data();
     const auto* const b = parameters.b_enc.size() > 0 ? parameters.b_enc.data() : nullptr;

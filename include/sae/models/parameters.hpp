@@ -23,7 +23,7 @@ struct ParameterShape {
 ///   b_dec  [1 x D_out]
 ///   W_skip [D_out x D_in]
 ///
-/// \tparam Stored  what W_enc and W_dec are stored as: Scalar, or of float bfloat16, float16 or std::int8_t.
+/// \tparam Stored  what W_enc and W_dec are stored as: Scalar, or of float bfloat16, float16, std::int8_t or Mapped.
 template <class Activation, class Scalar_, class Stored_ = Scalar_>
 struct AutoencoderParameters {
   using Scalar = Scalar_;

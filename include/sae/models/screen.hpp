@@ -77,14 +77,14 @@ class ScreenWeights {
     const auto padded = static_cast<std::size_t>(panels * kernels::detail::screen_panel);
     codes_.resize(padded * static_cast<std::size_t>(4 * units));
     for (auto* const of : {&scale_, &bias_, &error_, &norm_, &slack_}) of->assign(padded, 0.0F);
-    balance(w);
+    constexpr Index wide_room = kernels::is_wide<Rows, float> ? 0 : 1;  // of a number
     const float share = rounding_share(width);
     finite_.assign(static_cast<std::size_t>(panels), 1);
     constexpr Index block_panels = 4;
     const Index blocks = (panels + block_panels - 1) / block_panels;
     one_.resize(static_cast<std::size_t>(blocks * 4 * units));
-    constexpr Index wide_room = kernels::is_wide<Rows, float> ? 0 : 1;  // of a number
     wide_.resize(static_cast<std::size_t>(wide_room * blocks * width));
+    balance(w);
     threads.for_blocks(panels, block_panels, [&](Index begin, Index end, Index block) {
       std::uint8_t* const code = one_.data() + block * 4 * units;
       std::fill_n(code, 4 * units, std::uint8_t{0});
@@ -145,11 +145,10 @@ class ScreenWeights {
     const Index samples = std::min<Index>(latents_, 256), apart = latents_ / samples;
     std::vector<double>&of_x = squares_of_x_, &of_w = squares_of_w_;
     of_w.assign(width, 0);
-    for (Index n = 0; n < samples; ++n)
-      for (std::size_t d = 0; d < width; ++d) {
-        const auto value = static_cast<double>(static_cast<float>(w[n * apart * width_ + static_cast<Index>(d)]));
-        of_w[d] += value * value;
-      }
+    for (Index n = 0; n < samples; ++n) {
+      const float* const row = kernels::wide(w + n * apart * width_, width_, wide_.data());
+      for (std::size_t d = 0; d < width; ++d) of_w[d] += static_cast<double>(row[d]) * static_cast<double>(row[d]);
+    }
     balance_.assign(width, 1.0F);
     inverse_.assign(width, 1.0F);
     for (std::size_t d = 0; d < width; ++d) {

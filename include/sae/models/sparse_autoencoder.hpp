@@ -45,8 +45,9 @@ enum class ScaleFold { activations, weights };
 ///                     a scale for each row, a quarter. Rows are widened where they are read, so that all results are those of a
 ///                     float32 model that holds the same numbers; no float32 copy of the weights is ever made. A training rounds
 ///                     stochastically what it writes to 16 bits; models of 8 are not trained, and come from `with_weights`, which goes
-///                     between all of these. What has no such form (folds of weights, `to_jump_relu`, starts from data, interventions,
-///                     matching pursuit, AnyActivation) does not compile: go through `with_weights<float>`.
+///                     between all of these. Mapped: where they lie, in a file for one (core/mapped.hpp), read whenever they are used; such
+///                     models are not trained. What has no such form (folds of weights, `to_jump_relu`, starts from data, interventions,
+///                     matching pursuit) does not compile: go through `with_weights<float>`.
 ///
 /// Every argument `x` takes any Eigen expression or Map of [B x D] of the same scalar, or one vector. All parameters live on
 /// the heap and their layout does not depend on compiler flags. Results do not depend on the number of threads.
@@ -55,9 +56,9 @@ template <int D, int F, class Activation_, class Scalar_ = float, class Stored_ 
 class SparseAutoencoder {
   static_assert(std::is_floating_point_v<Scalar_>, "sae: Scalar is float or double");
   static_assert(std::is_same_v<Stored_, Scalar_> || (detail::is_narrow<Stored_> && std::is_same_v<Scalar_, float>),
-                "sae: weights are stored as Scalar, or of float as bfloat16, float16 or std::int8_t");
-  static_assert(std::is_same_v<Stored_, Scalar_> || !detail::pursues<Activation_>,
-                "sae: matching pursuit, and AnyActivation, which may be one, need weights that are stored as Scalar");
+                "sae: weights are stored as Scalar, or of float as bfloat16, float16, std::int8_t or Mapped");
+  static_assert(std::is_same_v<Stored_, Scalar_> || !detail::pursues<Activation_> || detail::chosen_later<Activation_>,
+                "sae: matching pursuit needs weights that are stored as Scalar");
   static_assert(D != 1, "sae: a fixed width is at least 2; give the width 1 at run time");
   static_assert((D == Dynamic || D > 0) && (F == Dynamic || F > 0), "sae: D and F are positive or sae::Dynamic");
 
@@ -69,7 +70,7 @@ class SparseAutoencoder {
   using Rows = Batch<Scalar, D>;
   static constexpr int fixed_width = D;
   static constexpr int fixed_latents = F;
-  static constexpr bool drawn = !std::is_same_v<Stored, std::int8_t>;  ///< a start can be drawn
+  static constexpr bool drawn = std::is_same_v<Stored, Scalar> || detail::is_half<Stored>;  ///< a start can be drawn
 
   /// Fixed sizes: SparseAutoencoder<64, 512, TopK> model({.k = 12});
   explicit SparseAutoencoder(Activation activation = {},
@@ -379,6 +380,10 @@ class SparseAutoencoder {
     if (options_.input_normalisation == InputNormalisation::layer_norm && d_in < 2)
       throw_value("SparseAutoencoder: d_in = ", d_in, " has no standard deviation; layer_norm needs at least 2");
     activation_.check(latents);
+    if constexpr (!std::is_same_v<Stored, Scalar> && detail::pursues<Activation>)
+      if (detail::has_tied_weights(activation_))
+        throw_value("SparseAutoencoder: ", std::string_view(activation_.name),
+                    " needs weights that are stored as they are computed with");
   }
   static detail::StepRows<Scalar> rows_of(const Rows& x) { return {x, x}; }
   template <class Terms>
@@ -421,15 +426,20 @@ SparseAutoencoder<D, F, Activation, Scalar, Stored> with_weights(
     const SparseAutoencoder<D, F, Activation, Scalar, Other>& model) {
   const auto& from = model.parameters();
   typename SparseAutoencoder<D, F, Activation, Scalar, Stored>::Parameters to;
+  static_assert(!std::is_same_v<Stored, Mapped>, "sae: weights are mapped where they lie in a file: load them so");
   to.resize_like(from);
   const auto copy = [](const Tensor<Other>& x, Tensor<Stored>& y) {
-    Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Other>(x.cols())));
-    for (Index i = 0; i < x.rows(); ++i) {
-      const Scalar* const row = kernels::wide(x.row(i), x.cols(), room.data());
-      if constexpr (std::is_same_v<Stored, std::int8_t>) {
-        y.set_row(i, row);
-      } else {
-        for (Index j = 0; j < x.cols(); ++j) y.row(i)[j] = static_cast<Stored>(row[j]);
+    constexpr Index at_once = detail::wide_latents;
+    Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Other>(at_once * x.cols())));
+    for (Index first = 0; first < x.rows(); first += at_once) {
+      const Index end = std::min(first + at_once, x.rows());
+      const Scalar* row = kernels::wide(x.row(first), (end - first) * x.cols(), room.data());
+      for (Index i = first; i < end; ++i, row += x.cols()) {
+        if constexpr (std::is_same_v<Stored, std::int8_t>) {
+          y.set_row(i, row);
+        } else {
+          for (Index j = 0; j < x.cols(); ++j) y.row(i)[j] = static_cast<Stored>(row[j]);
+        }
       }
     }
   };

@@ -40,29 +40,36 @@ struct TranscoderOptions {
 ///
 /// \tparam D_in, D_out, F  sizes, or sae::Dynamic.
 /// \tparam Activation      as of SparseAutoencoder. Gradients, threads, exceptions: as there.
+/// \tparam Stored          what W_enc and W_dec are stored as: Scalar, or of float Mapped, where they lie in a file.
 /// Source: Dunefsky et al. 2024, arXiv:2406.11944; skip: Paulo et al. 2025, arXiv:2501.18823; SAELens saes/transcoder.py; sparsify
 /// sparse_coder.py (`transcode`, `skip_connection`; there b_dec starts at the mean target and W_dec at 0).
-template <int D_in, int D_out, int F, class Activation_, class Scalar_ = float>
+template <int D_in, int D_out, int F, class Activation_, class Scalar_ = float, class Stored_ = Scalar_>
 class Transcoder {
   static_assert(std::is_floating_point_v<Scalar_>, "sae: Scalar is float or double");
+  static_assert(std::is_same_v<Stored_, Scalar_> || (std::is_same_v<Stored_, Mapped> && std::is_same_v<Scalar_, float>),
+                "sae: weights of a transcoder are stored as Scalar, or of float as Mapped");
   static_assert(D_in != 1 && D_out != 1, "sae: a fixed width is at least 2; give the width 1 at run time");
 
  public:
   using Activation = Activation_;
   using Scalar = Scalar_;
-  using Parameters = AutoencoderParameters<Activation, Scalar>;
+  using Stored = Stored_;
+  using Parameters = AutoencoderParameters<Activation, Scalar, Stored>;
   using Rows = Batch<Scalar, D_in>;
   using Targets = Batch<Scalar, D_out>;
   static constexpr int fixed_width = D_in;
   static constexpr int fixed_output_width = D_out;
   static constexpr int fixed_latents = F;
 
+  static constexpr bool drawn = std::is_same_v<Stored, Scalar>;  ///< a start can be drawn
+
   explicit Transcoder(Activation activation = {},
-                      TranscoderOptions options = {}) requires(D_in != Dynamic && D_out != Dynamic && F != Dynamic)
+                      TranscoderOptions options = {}) requires(D_in != Dynamic && D_out != Dynamic && F != Dynamic && drawn)
       : Transcoder(D_in, D_out, F, std::move(activation), std::move(options)) {}
 
-  Transcoder(Index d_in, Index d_out, Index latents, Activation activation = {}, TranscoderOptions options = {})
-      : activation_(std::move(activation)), sites_(std::move(options.sites)) {
+  Transcoder(Index d_in, Index d_out, Index latents, Activation activation = {}, TranscoderOptions options = {}) requires drawn
+      : activation_(std::move(activation)),
+        sites_(std::move(options.sites)) {
     require_positive("Transcoder: encoder_norm", options.encoder_norm);
     require_non_negative("Transcoder: decoder_norm", options.decoder_norm);
     check(d_in, d_out, latents);
@@ -106,12 +113,12 @@ class Transcoder {
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
 
-  ConstMatrixMap<Scalar> W_enc() const { return parameters_.W_enc.map(); }    ///< [F x D_in]
-  ConstMatrixMap<Scalar> W_dec() const { return parameters_.W_dec.map(); }    ///< [F x D_out]
+  ConstMatrixMap<Scalar> W_enc() const requires drawn { return parameters_.W_enc.map(); }  ///< [F x D_in]
+  ConstMatrixMap<Scalar> W_dec() const requires drawn { return parameters_.W_dec.map(); }  ///< [F x D_out]
   ConstMatrixMap<Scalar> W_skip() const { return parameters_.W_skip.map(); }  ///< [D_out x D_in], empty without a skip
 
   template <class Terms = Objective<>>
-  using Workspace = sae::Workspace<Activation, Scalar, Terms>;
+  using Workspace = sae::Workspace<Activation, Scalar, Terms, Stored>;
 
   /// Codes f, sparse: for each row its active latents, ascending, and their values.
   Codes<Scalar> encode(const Rows& x, Threads& threads = Threads::shared()) const {
@@ -161,7 +168,7 @@ class Transcoder {
   }
   struct Gradient {
     LossValues loss;
-    Parameters parameters;  ///< dL/dp for every parameter p, in the same shapes
+    typename Parameters::Gradients parameters;  ///< dL/dp for every parameter p, in the same shapes
   };
   /// Loss and the gradient of every parameter, as SparseAutoencoder::gradient; dL/dW_skip = G^T x with G = dL/dy'.
   template <class Terms = Objective<>>

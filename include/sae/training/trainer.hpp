@@ -37,8 +37,9 @@ namespace sae::inline SAE_ABI {
 template <class Model, class Terms = typename DefaultObjective<typename Model::Activation>::type>
 class Trainer {
   static_assert(detail::is_objective<Terms>, "sae: give the terms of the loss as an objective: sae::Objective{sae::AuxK{}}");
-  static_assert(!std::is_same_v<typename Model::Parameters::Stored, std::int8_t>,
-                "sae: weights of 8 bits are not trained; train others, then with_weights<std::int8_t>(model)");
+  static_assert(!std::is_same_v<typename Model::Parameters::Stored, std::int8_t> &&
+                    !std::is_same_v<typename Model::Parameters::Stored, Mapped>,
+                "sae: weights of 8 bits, and those in files, are not trained; with_weights<float>(model) can be");
 
  public:
   static constexpr std::string_view kind = "Trainer";  ///< what a checkpoint names
