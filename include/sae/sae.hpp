@@ -22,6 +22,7 @@
 #include <sae/data/synthetic.hpp>
 #include <sae/interpret/context_text.hpp>
 #include <sae/interpret/interventions.hpp>
+#include <sae/interpret/latent_statistics.hpp>
 #include <sae/interpret/recover.hpp>
 #include <sae/interpret/top_activations.hpp>
 #include <sae/metrics/assignment.hpp>
