@@ -21,6 +21,7 @@
 #include <sae/data/source.hpp>
 #include <sae/data/synthetic.hpp>
 #include <sae/interpret/context_text.hpp>
+#include <sae/interpret/directions.hpp>
 #include <sae/interpret/interventions.hpp>
 #include <sae/interpret/latent_statistics.hpp>
 #include <sae/interpret/recover.hpp>
@@ -30,6 +31,7 @@
 #include <sae/metrics/dictionary.hpp>
 #include <sae/metrics/ground_truth.hpp>
 #include <sae/metrics/loss_recovered.hpp>
+#include <sae/metrics/moments.hpp>
 #include <sae/metrics/reconstruction.hpp>
 #include <sae/metrics/row_filter.hpp>
 #include <sae/models/any_model.hpp>

@@ -3,6 +3,7 @@
 #include <sae/core/error.hpp>
 #include <sae/core/random.hpp>
 #include <sae/interpret/top_activations.hpp>
+#include <sae/metrics/moments.hpp>
 
 #include <algorithm>
 #include <array>
@@ -33,12 +34,10 @@ struct LatentStatisticsOptions {
   }
 };
 
-/// Moments of the activations f of a latent over the rows in which f > 0.
-struct LatentMoments {
-  Index rows = 0;  ///< in which it was active
-  double mean = 0, mean_square = 0;
-  double skewness = 0, kurtosis = 0;  ///< of the standardised activation (kurtosis 3 of a normal one); 0 where all are equal
-  double max = 0;
+/// The activations f of a latent over the rows in which f > 0.
+struct LatentMoments : Moments {
+  Index rows = 0;                       ///< in which it was active
+  double max = 0;                       ///< largest f
   Index first_row = -1, last_row = -1;  ///< in which it was active; -1: in none
 };
 
@@ -118,20 +117,11 @@ class LatentStatistics {
     const Latent& of = at(latent);
     LatentMoments out;
     if (of.rows == 0) return out;
-    const auto n = static_cast<double>(of.rows);
-    const double mean = of.sums[0] / n, square = of.sums[1] / n, cube = of.sums[2] / n, fourth = of.sums[3] / n;
-    const double variance = square - mean * mean;
-    out = {.rows = of.rows,
-           .mean = mean,
-           .mean_square = square,
-           .max = top_.max(latent),
-           .first_row = of.first_row,
-           .last_row = of.last_row};
-    if (variance > 1e-12 * square) {
-      out.skewness = (cube - 3 * mean * square + 2 * mean * mean * mean) / (variance * std::sqrt(variance));
-      out.kurtosis =
-          (fourth - 4 * mean * cube + 6 * mean * mean * square - 3 * mean * mean * mean * mean) / (variance * variance);
-    }
+    static_cast<Moments&>(out) = moments_of_sums(of.sums, static_cast<double>(of.rows));
+    out.rows = of.rows;
+    out.max = top_.max(latent);
+    out.first_row = of.first_row;
+    out.last_row = of.last_row;
     return out;
   }
   LatentHistogram histogram(Index latent) const {
