@@ -20,6 +20,7 @@
 #include <sae/data/shuffle_buffer.hpp>
 #include <sae/data/source.hpp>
 #include <sae/data/synthetic.hpp>
+#include <sae/interpret/co_activation.hpp>
 #include <sae/interpret/context_text.hpp>
 #include <sae/interpret/directions.hpp>
 #include <sae/interpret/interventions.hpp>
