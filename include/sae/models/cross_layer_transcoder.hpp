@@ -248,7 +248,8 @@ class CrossLayerTranscoder {
   /// Prediction y' [B x L D] from the codes of every layer.
   /// \throws ValueError  there is a skip, which needs the rows as well.
   Matrix<Scalar> decode(const std::vector<Codes<Scalar>>& codes, Threads& threads = Threads::shared()) const {
-    if (has_skip()) throw_value("codes alone do not tell what a cross-layer transcoder with a skip predicts; give the rows, too");
+    if (has_skip())
+      throw_value("codes alone do not tell what a cross-layer transcoder with a skip predicts; give the rows, too");
     return decoded(codes, {}, threads);
   }
   /// The same with the rows x [B x L D] that the codes are of (used by the skip alone).
@@ -407,8 +408,8 @@ class CrossLayerTranscoder {
       for (const Tensor<Scalar>* const further : workspace.layers[static_cast<std::size_t>(l)].step.skip_cotangents)
         for (Index m = l + 1; m < layers(); ++m) {
           const RowsView<Scalar> input = columns(x, m * D, D);
-          kernels::add_product_tn(gradient.layers[static_cast<std::size_t>(m)].W_skip.data(), D,
-                                  further->data() + (m - l) * D, further->cols(), input.data, input.stride, D, x.rows(), D);
+          kernels::add_product_tn(gradient.layers[static_cast<std::size_t>(m)].W_skip.data(), D, further->data() + (m - l) * D,
+                                  further->cols(), input.data, input.stride, D, x.rows(), D);
         }
   }
   template <class Terms>
