@@ -85,30 +85,10 @@ struct CrossLayerFiles {
   std::optional<Index> named;                 ///< the layer of which the path that was asked for is a file
 };
 
-inline bool is_file(const std::filesystem::path& path) {
-  std::error_code error;
-  return std::filesystem::is_regular_file(path, error);
-}
-
 inline bool has_layer_axis(const std::filesystem::path& path) {
   const SafetensorsFile file(path);
   const auto found = file.tensors().find("w_dec");
   return found != file.tensors().end() && found->second.shape.size() == 3;
-}
-
-/// The layers that config.yaml of circuit-tracer lists, each by a path or "hf://REPOSITORY/FILE?revision=R".
-inline std::vector<std::string> listed_transcoders(const nlohmann::json& config, const std::filesystem::path& file) {
-  std::vector<std::string> out;
-  const nlohmann::json* const list = json_find(config, "transcoders", file);
-  if (list == nullptr) return out;
-  if (!list->is_array()) throw_field(file, "transcoders", *list, "a list of files, one a layer");
-  for (const nlohmann::json& item : *list) {
-    const nlohmann::json& text = item.is_object() ? json_require(item, "filepath", file) : item;  // before 2025-07
-    if (!text.is_string()) throw_field(file, "an item of transcoders", text, "the path of a file");
-    out.push_back(text.get<std::string>());
-    if (std::string& path = out.back(); path.starts_with("hf://")) path = path.substr(5, path.find('?', 5) - 5);
-  }
-  return out;
 }
 
 /// The cross-layer transcoder that lies in a folder, or beside one of its files.
@@ -119,7 +99,7 @@ inline std::optional<CrossLayerFiles> find_cross_layer(const std::filesystem::pa
   const bool is_folder = fs::is_directory(path, error);
   out.folder = is_folder ? path : path.has_parent_path() ? path.parent_path() : fs::path(".");
   const std::string asked = is_folder ? "" : path.filename().string();
-  const bool by_config = asked == "config.yaml" || asked == "config.json" || asked == saelens_config_name;
+  const bool by_config = asked == circuit_tracer_config || asked == "config.json" || asked == saelens_config_name;
   if (!is_folder && !is_file(path)) return std::nullopt;
 
   if ((is_folder || by_config || asked == saelens_weights_name) && is_file(out.folder / saelens_config_name) &&
@@ -140,9 +120,12 @@ inline std::optional<CrossLayerFiles> find_cross_layer(const std::filesystem::pa
   } else if (!is_folder && !by_config) {
     return std::nullopt;
   }
-  for (fs::directory_iterator at(out.folder, error), end; !error && at != end; at.increment(error))
+  bool weights = false;
+  for (fs::directory_iterator at(out.folder, error), end; !error && at != end; at.increment(error)) {
+    weights = weights || is_weight_file(at->path());
     if (const auto name = layer_name(at->path())) files[name->stem][name->layer] = at->path();
-  for (const char* const name : {"config.yaml", "config.json"})
+  }
+  for (const std::string_view name : {circuit_tracer_config, std::string_view("config.json")})
     if (is_file(out.folder / name)) {
       out.config = out.folder / name;
       break;
@@ -161,7 +144,7 @@ inline std::optional<CrossLayerFiles> find_cross_layer(const std::filesystem::pa
         has_layer_axis(out.named ? path : layers.begin()->second))
       return choose("gemma_scope_2", stem);
 
-  if (out.named || !files.empty() || out.config.extension() != ".yaml") return std::nullopt;
+  if (out.named || weights || out.config.filename() != circuit_tracer_config) return std::nullopt;
   const nlohmann::json config = read_yaml(out.config);
   if (!config.is_object() || json_string_or(config, "model_kind", "", out.config) != "cross_layer_transcoder")
     return std::nullopt;
@@ -228,12 +211,7 @@ inline CrossLayerPart read_circuit_tracer_part(const std::filesystem::path& enco
   if (sae.tensors.contains(threshold)) {
     sae.activation = JumpReLU{};
     sae.take("threshold", threshold);
-    require_shape(sae.tensors, threshold, {sae.latents});
-    const Tensor<double> theta = sae.vector(threshold, sae.latents);
-    for (Index i = 0; i < theta.size(); ++i)
-      if (theta[i] < 0)
-        throw_file(sae.tensors.file(), ": tensor ", threshold, ": the number at [", i, "] is ", theta[i],
-                   "; a threshold below 0 lets codes be negative there, which no model here does");
+    require_thresholds(sae, threshold);
   }
   end_part(part, sae.tensors.contains(threshold) ? "jumprelu" : "standard");
   return part;
