@@ -132,6 +132,9 @@ TEST_CASE("load: what a set of transcoders says wrongly is refused in one senten
              ContainsSubstring("config.yaml: activation is topk and nothing says its k; write \"k: <number>\""));
   CHECK_THAT(says("activation: topk\nk: 10\n"), ContainsSubstring("k = 10 is not an integer in [1, 9]"));
   CHECK_THAT(says("activation: topk\nk: 99999999999999999999\n"), ContainsSubstring("k = 1e+20 is not an integer in [1, 9]"));
+  write(temp / "wandb-config.yaml", "act_fn: {value: topk}\n");
+  CHECK_THAT(says("activation: relu\n"), ContainsSubstring("act_fn = \"topk\" is not \"relu\", as config.yaml says"));
+  fs::remove(temp / "wandb-config.yaml");
   by.save(file, 4);
   CHECK_THAT(says("activation: topk\nk: 3\n"), ContainsSubstring("tensor k should be one integer and 3, as config.yaml says"));
   CHECK(says("activation: topk\nk: 4\n") == "nothing was refused");

@@ -79,18 +79,18 @@ inline AnyActivation transcoder_activation(const Package& package, const Publish
   const nlohmann::json* const chosen = config.is_object() ? json_find(config, "activation", config_file) : nullptr;
   const nlohmann::json* const trained = wandb_setting(training, "act_fn", training_file);
   const bool top = chosen != nullptr ? *chosen == "topk" : trained != nullptr && *trained == "topk";
-  const auto require = [&](const nlohmann::json* found, const std::filesystem::path& file, const char* name) {
+  const auto require = [&](const nlohmann::json* found, const std::filesystem::path& file, const char* name, bool as_chosen) {
     const bool fits = found == nullptr || (jumps ? *found == "jump_relu" || *found == "jumprelu"
                                            : top ? *found == "topk"
                                                  : *found == "relu");
     if (!fits)
       throw_field(file, name, *found,
-                  jumps ? "\"jump_relu\", as there are thresholds"
-                  : top ? "\"topk\", as config.yaml says"
-                        : "\"relu\" or \"topk\", as there are no thresholds");
+                  jumps       ? "\"jump_relu\", as there are thresholds"
+                  : as_chosen ? concat("\"", top ? "topk" : "relu", "\", as config.yaml says")
+                              : "\"relu\" or \"topk\", as there are no thresholds");
   };
-  require(chosen, config_file, "activation");
-  require(trained, training_file, "act_fn");
+  require(chosen, config_file, "activation", false);
+  require(trained, training_file, "act_fn", chosen != nullptr);
   if (jumps) return JumpReLU{};
   if (!top) return ReLU{};
   std::optional<Index> k;

@@ -23,8 +23,7 @@ namespace sae::inline SAE_ABI {
 /// \throws FileError  nothing is there, or nothing that is known; a file is malformed or says what no model here does.
 inline PublishedSae read_published(const std::filesystem::path& asked) {
   const std::filesystem::path path = resolve_path(asked);
-  detail::refuse_cross_layer(path);
-  if (std::optional<PublishedSae> layer = detail::published_layer(path)) return *std::move(layer);
+  if (const auto layers = detail::find_cross_layer(path)) return detail::published_layer(*layers, path);
   if (detail::is_saelens(path)) return published_saelens(path);
   const Package package = open_package(path);
   // Those that more is known of come first.
@@ -136,8 +135,8 @@ inline AnySae load(const std::filesystem::path& path, LoadOptions options = {}) 
 template <class Model>
 Model load(const std::filesystem::path& asked, LoadOptions options = {}) {
   const std::filesystem::path path = resolve_path(asked);
-  detail::refuse_cross_layer(path);
-  if (detail::is_saelens(path)) return load_saelens<Model>(path, options);  // activations of one's own, too
+  if (!detail::find_cross_layer(path) && detail::is_saelens(path))
+    return load_saelens<Model>(path, options);  // activations of one's own, too
   const PublishedSae from = read_published(path);
   if (options.warnings != nullptr)
     options.warnings->insert(options.warnings->end(), from.warnings.begin(), from.warnings.end());

@@ -35,6 +35,7 @@ struct CrossLayerPart {
   /// A transcoder from its input to the outputs of its own layer and all later ones, side by side; but b_dec [D] and W_skip [D x D] are
   /// those of its own layer.
   PublishedSae sae;
+  TensorSet decoder;     ///< the file of W_dec, if it is one of its own
   StoredMatrix earlier;  ///< decoders to earlier layers, which a file may have room for [F x layer D]
 };
 
@@ -208,6 +209,7 @@ inline CrossLayerPart read_circuit_tracer_part(const std::filesystem::path& enco
   const ArrayView& W_dec = decoder_of_layers(*decoder, dec, sae.latents, sae.d_in);
   part.layers = layer + W_dec.shape[1];
   sae.given["W_dec"] = {dec, layers_of(W_dec, 0, W_dec.shape[1]), false, 1, decoder, decoder->file()};
+  part.decoder = *decoder;
   if (sae.tensors.contains(threshold)) {
     sae.activation = JumpReLU{};
     sae.take("threshold", threshold);
@@ -323,29 +325,20 @@ inline PublishedSae alone(CrossLayerPart part) {
   return std::move(sae);
 }
 
-/// The layer of a cross-layer transcoder of which the path is a file; nothing where it is none.
-inline std::optional<PublishedSae> published_layer(const std::filesystem::path& path) {
-  const std::optional<CrossLayerFiles> files = find_cross_layer(path);
-  if (!files || !files->named) return std::nullopt;
-  const auto found = files->at.find(*files->named);
-  const std::filesystem::path file =
-      found != files->at.end() ? found->second : files->folder / concat(files->stem, *files->named, ".safetensors");
-  CrossLayerPart part = read_part(*files, *files->named, file);
+/// What was found where a SAE or transcoder was looked for: the one layer of which the path is a file.
+/// \throws FileError  the path is a whole cross-layer transcoder: what opens that.
+inline PublishedSae published_layer(const CrossLayerFiles& files, const std::filesystem::path& path) {
+  if (!files.named)
+    throw_file(path.string(), ": is a cross-layer transcoder, which load_cross_layer (sae/formats/cross_layer.hpp) opens",
+               files.at.empty() ? "" : "; one layer of it is opened here as a transcoder by its file, ",
+               files.at.empty() ? "" : files.at.begin()->second.filename().string());
+  CrossLayerPart part = read_part(files, *files.named, files.folder / concat(files.stem, *files.named, ".safetensors"));
   nlohmann::json config;
   SaelensMetadata metadata;
-  read_cross_layer_settings(files->config, part, metadata, config);
+  read_cross_layer_settings(files.config, part, metadata, config);
   part.sae.metadata = metadata_of_layer(part, std::move(metadata));
   part.sae.config = std::move(config);
   return alone(std::move(part));
-}
-
-/// \throws FileError  the path is a whole cross-layer transcoder: what opens that.
-inline void refuse_cross_layer(const std::filesystem::path& path) {
-  const std::optional<CrossLayerFiles> files = find_cross_layer(path);
-  if (!files || files->named) return;
-  throw_file(path.string(), ": is a cross-layer transcoder, which load_cross_layer (sae/formats/cross_layer.hpp) opens",
-             files->at.empty() ? "" : "; one layer of it is opened here as a transcoder by its file, ",
-             files->at.empty() ? "" : files->at.begin()->second.filename().string());
 }
 
 /// Settings of ours: cfg.json.
@@ -489,8 +482,7 @@ inline PublishedCrossLayer published_cross_layer(const CrossLayerFiles& files) {
         out.tensors[concat(name, ": ", tensor)] = {std::string(to_string(array.dtype)), array.shape};
     };
     list(part.sae.tensors);
-    const StoredMatrix& decoder = part.sae.given.at("W_dec");
-    if (!decoder.file.empty()) list(*std::static_pointer_cast<const TensorSet>(decoder.keep));
+    list(part.decoder);
     out.parts.push_back(std::move(part));
   }
   CrossLayerPart& first = out.parts.front();
