@@ -273,6 +273,12 @@ TEST_CASE("load says what opens a cross-layer transcoder, and opens one layer of
       sum.rightCols((L - l) * D) += layer.reconstruct(x);
     }
     require_same(sum, by.predictions(rows));  // of all layers
+    if (gemma) {
+      fs::rename(folder / "params_layer_1.safetensors", temp / "params.safetensors");
+      CHECK_THAT(
+          refusal([&] { (void)sae::load(temp / "params.safetensors"); }),
+          ContainsSubstring("w_dec has shape [7, 3, 4]: it is a layer of a cross-layer transcoder, which one its name says"));
+    }
   }
 }
 

@@ -25,16 +25,16 @@ struct Transcoder {
   std::map<std::string, sae::Tensor<float>> tensors;
   sae::Matrix<float> x = sae_test::random_rows(B, D, 4).cast<float>();
 
-  Transcoder() {
+  explicit Transcoder(Index latents = F) {
     sae::Random random(8);
     const auto add = [&](const char* name, Index rows, Index cols) {
       sae::Tensor<float> tensor(rows, cols);
       for (Index i = 0; i < tensor.size(); ++i) tensor[i] = static_cast<float>(random.normal());
       tensors[name] = std::move(tensor);
     };
-    add("W_enc", F, D);
-    add("W_dec", F, D);
-    add("b_enc", 1, F);
+    add("W_enc", latents, D);
+    add("W_dec", latents, D);
+    add("b_enc", 1, latents);
     add("b_dec", 1, D);
   }
   fs::path save(const fs::path& path, std::int64_t k = 0) const {
@@ -194,6 +194,11 @@ TEST_CASE("load: transcoders of circuit-tracer with thresholds, a k, or a transp
   CHECK_THAT(refused(file), ContainsSubstring("nothing says its k"));
   write(temp / "top" / "config.yaml", "k: 4\n");
   CHECK(sae::load(file).activation() == "topk, k = 4");
+
+  // The one set that was published without its k.
+  const fs::path crv = Transcoder(130).save(temp / "crv-8b-instruct-transcoders" / "layer_0.safetensors");
+  write(temp / "crv-8b-instruct-transcoders" / "config.yaml", "activation: \"topk\"\n");
+  CHECK(sae::load(crv).activation() == "topk, k = 128");
 
   // Before 2025-07 the decoder was the transpose.
   Transcoder old;
