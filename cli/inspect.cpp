@@ -1,3 +1,5 @@
+#include <sae/formats/cross_layer.hpp>
+
 #include "sae_argument.hpp"
 
 namespace sae::cli {
@@ -9,23 +11,33 @@ struct InspectVerb : Common {
   bool check = false;
 };
 
-Json inspected_json(const AnySae& sae) {
-  Json tensors = Json::object();
-  for (const auto& [name, tensor] : sae.tensors) tensors[name] = tensor.shape;
-  return {{"layout", sae.layout}, {"architecture", sae.architecture()}, {"d_in", sae.d_in()},
-          {"d_out", sae.d_out()}, {"latents", sae.latents()},           {"dtype", sae.dtype},
-          {"tensors", tensors},   {"config", Json(sae.config)},         {"warnings", sae.warnings}};
-}
+/// What a SAE or transcoder is; of a cross-layer transcoder, sizes of one layer.
+struct Inspected {
+  const StoredDetails& sae;
+  std::string architecture, activation;
+  Index d_in, d_out, latents, layers;  ///< layers: 0 where there are none
 
-void print_inspected(const InspectVerb& options, const AnySae& sae) {
-  if (options.json) return print_json(inspected_json(sae));
+  Json json() const {
+    Json tensors = Json::object();
+    for (const auto& [name, tensor] : sae.tensors) tensors[name] = tensor.shape;
+    Json out{{"layout", sae.layout}, {"architecture", architecture}, {"d_in", d_in}, {"d_out", d_out}, {"latents", latents}};
+    if (layers > 0) out["layers"] = layers;
+    out.update(Json{{"dtype", sae.dtype}, {"tensors", tensors}, {"config", Json(sae.config)}, {"warnings", sae.warnings}});
+    return out;
+  }
+};
+
+void print_inspected(const InspectVerb& options, const Inspected& found) {
+  if (options.json) return print_json(found.json());
+  const StoredDetails& sae = found.sae;
   std::vector<std::pair<std::string, std::string>> table{
       {"layout", sae.layout},
-      {"architecture", sae::detail::concat(sae.architecture(), " (", sae.activation(), ")")},
-      {"d_in", std::to_string(sae.d_in())},
-      {"d_out", std::to_string(sae.d_out())},
-      {"latents", std::to_string(sae.latents())},
-      {"dtype", sae.dtype}};
+      {"architecture", sae::detail::concat(found.architecture, " (", found.activation, ")")},
+      {"d_in", std::to_string(found.d_in)},
+      {"d_out", std::to_string(found.d_out)},
+      {"latents", std::to_string(found.latents)}};
+  if (found.layers > 0) table.emplace_back("layers", std::to_string(found.layers));
+  table.emplace_back("dtype", sae.dtype);
   for (const auto& [name, tensor] : sae.tensors)
     table.emplace_back(name, sae::detail::shape_text(tensor.shape) + " " + tensor.dtype);
   for (const auto& field : sae.config.items())
@@ -39,9 +51,15 @@ void print_inspected(const InspectVerb& options, const AnySae& sae) {
 }
 
 void run_inspect(const InspectVerb& options) {
+  if (is_cross_layer(options.path)) {
+    const PublishedCrossLayer clt = read_published_cross_layer(options.path);
+    if (options.check) check_cross_layer(clt);
+    return print_inspected(options, {clt, clt.architecture, sae::detail::activation_text(clt.activation()), clt.d_in, clt.d_in,
+                                     clt.latents, clt.layers()});
+  }
   const AnySae sae = load(options.path, {.check_finite = options.check});
   if (options.check) sae.check_weights();
-  print_inspected(options, sae);
+  print_inspected(options, {sae, sae.architecture(), sae.activation(), sae.d_in(), sae.d_out(), sae.latents(), 0});
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 
 namespace {
 
+using Catch::Matchers::ContainsSubstring;
 using sae::Index;
 using namespace sae_test;
 
@@ -259,4 +260,83 @@ TEST_CASE("a cross-layer transcoder refuses what does not fit in one sentence", 
                     "CrossLayerTranscoder: matryoshka is a reconstruction loss; this model has its own");
   CHECK_THROWS_WITH(model.loss(x, y, sae::AnyObjective{sae::SquaredError{}}),
                     "CrossLayerTranscoder: squared_error is a reconstruction loss; this model has its own");
+}
+
+TEST_CASE("a skip of a cross-layer transcoder goes from each layer's input to its own output alone",
+          "[models][cross_layer][gradient]") {
+  const auto with_skip = [](auto activation) {
+    Model<decltype(activation)> model(L, d, F, activation, {.skip = true, .decoder_norm = 1});
+    randomise_everything(model, 7);
+    return model;
+  };
+  const auto skipped = [](const auto& p, Dense out) {
+    for (Index m = 0; m < L; ++m)
+      for (Index b = 0; b < rows; ++b)
+        for (Index i = 0; i < d; ++i)
+          for (Index j = 0; j < d; ++j)
+            out(b, m * d + i) += x(b, m * d + j) * p.layers[static_cast<std::size_t>(m)].W_skip.row(i)[j];
+    return out;
+  };
+  const auto model = with_skip(sae::TopK{.k = 5});
+  const auto& p0 = model.parameters();
+  CHECK(model.has_skip());
+  std::vector<Mask> active;
+  for (Index l = 0; l < L; ++l) active.push_back(naive_largest(pre_activations(p0, l), 5));
+  const auto loss = [&](const auto& p) { return naive_mean_square(skipped(p, decoded(p, codes(p, active))) - y); };
+  const auto got = model.gradient(x, y);
+  CHECK(got.loss.total == Approx(loss(p0)).epsilon(1e-12));
+  check_every_gradient(p0, got.parameters, loss);
+  CHECK(largest_difference(model.predict(x), skipped(p0, decoded(p0, codes(p0, active)))) <= 1e-12);
+  CHECK(model.decode(model.encode(x), x) == model.predict(x));
+  CHECK_THROWS_WITH(model.decode(model.encode(x)), ContainsSubstring("with a skip predicts; give the rows, too"));
+  CHECK_THROWS_WITH(model.decode(model.encode(x), x.topRows(2)), "the input has 2 rows, the codes 6");
+
+  // A term's own reconstruction (Gated's, in each layer of all that the layer writes to) has the skips in it as well.
+  const auto gated = with_skip(sae::Gated{});
+  const sae::Objective aux{sae::GatedAux{.coefficient = 0, .detach_decoder = false}};
+  const auto exact = gated.gradient(x, y, aux);
+  for (std::size_t l = 0; l < static_cast<std::size_t>(L); ++l) {
+    auto moved = gated;
+    constexpr double h = 1e-5;
+    Dense want(d, d);
+    for (Index i = 0; i < d * d; ++i) {
+      auto& w = moved.parameters().layers[l].W_skip;
+      const double before = w[i];
+      w[i] = before + h;
+      const double above = moved.loss(x, y, aux).total;
+      w[i] = before - h;
+      want.data()[i] = (above - moved.loss(x, y, aux).total) / (2 * h);
+      w[i] = before;
+    }
+    CAPTURE(l);
+    CHECK(relative_error(exact.parameters.layers[l].W_skip.map(), want) <= 1e-6);
+  }
+
+  // Scales of the rows it was trained on, folded.
+  auto folded = model;
+  const std::vector<double> in{2, 0.5, 4}, out{0.25, 3, 1};
+  folded.fold_scales(in, out);
+  Dense scaled = x;
+  for (Index l = 0; l < L; ++l) scaled.middleCols(l * d, d) *= in[static_cast<std::size_t>(l)];
+  Dense back = model.predict(scaled);
+  for (Index l = 0; l < L; ++l) back.middleCols(l * d, d) /= out[static_cast<std::size_t>(l)];
+  CHECK(largest_difference(folded.predict(x), back) <= 1e-12);
+}
+
+TEST_CASE("a cross-layer transcoder is made of parameters, where they are some", "[models][cross_layer]") {
+  Model<sae::Gated> model(L, d, F, {}, {.skip = true});
+  randomise_everything(model, 9);
+  CHECK((Model<sae::Gated>(model.parameters(), {})).predict(x) == model.predict(x));
+  const auto refused = [&](const auto& change) {
+    auto p = model.parameters();
+    change(p.layers);
+    CHECK_THROWS_WITH((Model<sae::Gated>(p, {})), ContainsSubstring("CrossLayerTranscoder: the parameters"));
+  };
+  refused([](auto& layers) { layers.clear(); });
+  refused([](auto& layers) { layers.pop_back(); });
+  refused([](auto& layers) { layers[1].W_skip.resize(0, 0); });
+  refused([](auto& layers) { layers[2].W_enc.resize(F, d + 1); });
+  refused([](auto& layers) { layers[2].b_dec.resize(1, d); });
+  refused([](auto& layers) { layers[0].b_dec.resize(1, d); });
+  refused([](auto& layers) { layers[1].b_enc.resize(1, F); });
 }

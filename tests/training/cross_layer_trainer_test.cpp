@@ -53,7 +53,7 @@ TEST_CASE("steps of a cross-layer transcoder are its gradients through the optim
   const sae::Objective objective{sae::L1{.coefficient = 0.02}};
   for (const auto& [clip, averages] : {std::pair{0.0, false}, std::pair{0.5, false}, std::pair{0.0, true}}) {
     CAPTURE(clip, averages);
-    Model<sae::ReLU> model(L, d, F, {}, {.decoder_norm = 0.3, .seed = 2}), twin = model;
+    Model<sae::ReLU> model(L, d, F, {}, {.skip = averages, .decoder_norm = 0.3, .seed = 2}), twin = model;
     auto config = plain(3, 16);
     config.schedule.decay = 2;
     config.sparsity_warmup = 3;

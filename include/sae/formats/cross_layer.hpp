@@ -1,8 +1,12 @@
 #pragma once
-#include <sae/formats/saelens.hpp>
+#include <sae/formats/load.hpp>
+#include <sae/formats/published_cross_layer.hpp>
 #include <sae/models/cross_layer_transcoder.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -11,15 +15,16 @@
 // A cross-layer transcoder in two files, as a SAE has: cfg.json and sae_weights.safetensors. A layout of ours in SAELens' manner, since
 // SAELens has none:
 //
-//   cfg.json   architecture  the activation's and "_cross_layer_transcoder": "topk_cross_layer_transcoder"
+//   cfg.json   architecture  the activation's and "_cross_layer_transcoder": "topk_cross_layer_transcoder"; with a skip
+//                            "topk_skip_cross_layer_transcoder"
 //              n_layers, d_in (of one layer), d_sae (of one layer), dtype, the activation's settings, rank_by_decoder_norm, metadata
-//   weights    layerL.W_enc [F x D], layerL.b_enc [F], layerL.W_dec [F x (n_layers - L) D], the activation's own layerL.NAME, and
-//              layer0.b_dec [n_layers D], as CrossLayerParameters names and holds them
+//   weights    layerL.W_enc [F x D], layerL.b_enc [F], layerL.W_dec [F x (n_layers - L) D], layerL.W_skip [D x D] of a skip, the
+//              activation's own layerL.NAME, and layer0.b_dec [n_layers D], as CrossLayerParameters names and holds them
+// What others publish is read besides: formats/published_cross_layer.hpp.
 namespace sae::inline SAE_ABI {
 
-namespace detail {
-inline constexpr std::string_view cross_layer_suffix = "_cross_layer_transcoder";
-}
+/// A cross-layer transcoder whose activation is known at run time only: load_cross_layer<AnyCrossLayerTranscoder>(path).
+using AnyCrossLayerTranscoder = CrossLayerTranscoder<AnyActivation, float>;
 
 /// Saves a CrossLayerTranscoder: a folder that appears whole or not at all.
 /// \throws FileError   the folder exists and `overwrite` is off; it cannot be written.
@@ -35,7 +40,7 @@ void save_cross_layer(const Model& model, const std::filesystem::path& folder, c
       },
       model.parameters());
   nlohmann::ordered_json config;
-  config["architecture"] = detail::concat(detail::saelens_architecture(model.activation()), detail::cross_layer_suffix);
+  config["architecture"] = detail::cross_layer_architecture(detail::saelens_architecture(model.activation()), model.has_skip());
   config["n_layers"] = model.layers();
   config["d_in"] = model.d_in();
   config["d_sae"] = model.latents();
@@ -57,51 +62,63 @@ void save_cross_layer(const Model& model, const std::filesystem::path& folder, c
   out.commit();
 }
 
-/// Loads what save_cross_layer wrote, from its folder or one of its two files. Weights of any floating kind are read as Scalar.
-///   auto model = sae::load_cross_layer<sae::CrossLayerTranscoder<sae::AnyActivation>>("my_transcoder");
-/// \throws FileError  a field or tensor is missing, ill-typed, of another shape than cfg.json says, or not finite; the activation does
-///                    not fit the model's type.
-template <class Model>
-Model load_cross_layer(const std::filesystem::path& path) {
-  using Activation = typename Model::Activation;
-  using Scalar = typename Model::Scalar;
-  constexpr Index limit = Index{1} << 30;
-  SaelensConfig config;
-  config.file = detail::saelens_folder(path) / detail::saelens_config_name;
-  config.json = read_json(config.file);
-  const auto& file = config.file;
-  config.architecture = json_string(config.json, "architecture", file);
-  if (!config.architecture.ends_with(detail::cross_layer_suffix))
-    throw_file(file.string(), ": architecture = \"", detail::printable(config.architecture),
-               "\" is no cross-layer transcoder, which would end in \"", detail::cross_layer_suffix, "\"");
-  config.activation = config.architecture.substr(0, config.architecture.size() - detail::cross_layer_suffix.size());
-  config.d_in = json_integer(config.json, "d_in", file, 1, limit);
-  config.latents = json_integer(config.json, "d_sae", file, 1, limit);
-  const Index layers = json_integer(config.json, "n_layers", file, 1, limit / config.d_in);
-  Activation activation = detail::SaelensReader<Activation>::read(config);
-  if (bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr)
-    *by_norm = json_bool_or(config.json, "rank_by_decoder_norm", false, file);
+namespace detail {
 
-  const SafetensorsFile weights(file.parent_path() / detail::saelens_weights_name);
-  const auto read = [&](std::string_view name, const std::vector<Index>& shape) {
-    Tensor<Scalar> tensor = weights.read<Scalar>(name, shape);
-    detail::require_finite(tensor, name, weights.path());
-    return tensor;
+/// Calls f(layer, parameters) with what the files hold of each layer; b_dec and W_skip are its own.
+template <class Parameters, class Activation, class F>
+void for_each_layer(const PublishedCrossLayer& from, const Activation& activation, const LoadOptions& options, const F& f) {
+  std::set<std::string, std::less<>> used, unused;
+  for (const CrossLayerPart& part : from.parts) {
+    Parameters layer = read_parameters<Parameters>(part.sae, activation, from.d_in, options.check_finite, used);
+    if (options.warnings != nullptr) warn_of_zero_rows(layer.W_dec, concat("layer ", part.layer, ": "), *options.warnings);
+    f(part, std::move(layer));
+  }
+  if (options.warnings == nullptr) return;
+  for (const CrossLayerPart& part : from.parts)
+    for (const auto& [name, array] : part.sae.tensors.arrays())
+      if (!used.contains(name)) unused.insert(name);
+  for (const std::string& name : unused) options.warnings->push_back(concat("tensor ", printable(name), " is not used"));
+  warn_of_earlier_layers(from, *options.warnings);
+}
+
+}  // namespace detail
+
+/// Loads a cross-layer transcoder of any layout that is known (docs/formats.md), ours or others', from its folder or one of its files.
+/// Weights of any floating kind are read as Scalar.
+///   auto model = sae::load_cross_layer<sae::AnyCrossLayerTranscoder>("gemma-scope-2-1b-pt/clt/width_262k_l0_medium_affine");
+/// \param options  `warnings` gets what is odd: decoders to earlier layers than the latents' own, which are passed over, among it
+/// Cost: memory of the model alone, L (L + 1) / 2 F D numbers for the decoders, read layer by layer.
+/// \throws FileError  a field or tensor is missing, ill-typed, of another shape than the others say, or not finite; a layer is missing;
+///                    the activation does not fit the model's type.
+template <class Model>
+Model load_cross_layer(const std::filesystem::path& path, LoadOptions options = {}) {
+  using Activation = typename Model::Activation;
+  using Parameters = typename Model::Parameters;
+  const auto build = [&](const PublishedCrossLayer& from, const Activation& activation) {
+    Parameters p;
+    Tensor<typename Model::Scalar> b_dec(1, from.layers() * from.d_in);
+    detail::for_each_layer<typename Parameters::Layer>(from, activation, options, [&](const CrossLayerPart& part, auto layer) {
+      std::copy_n(layer.b_dec.data(), from.d_in, b_dec.data() + part.layer * from.d_in);
+      layer.b_dec.resize(0, 0);
+      p.layers.push_back(std::move(layer));
+    });
+    p.b_dec() = std::move(b_dec);
+    return Model(std::move(p), activation);
   };
-  // The last layer's decoder and the first one's: the model's size is then one that the file has.
-  const auto decoder_of = [&](Index l) {
-    return read(detail::concat("layer", l, ".W_dec"), {config.latents, (layers - l) * config.d_in});
-  };
-  decoder_of(layers - 1);
-  decoder_of(0);
-  Model model(layers, config.d_in, config.latents, activation, {.decoder_norm = activation.needs_decoder_norms() ? 1.0 : 0.0});
-  Model::Parameters::visit(
-      [&](std::string_view name, auto& tensor) {
-        if (tensor.size() > 0) tensor = read(name, detail::stored_shape(tensor));
-      },
-      model.parameters());
-  model.parameters().constrain();
-  return model;
+  if (const auto config = detail::own_cross_layer_config(path)) {  // activations of one's own, too
+    Activation activation = detail::SaelensReader<Activation>::read(*config);
+    detail::read_cross_layer_rank(*config, activation);
+    return build(detail::published_cross_layer(*config), activation);
+  }
+  const PublishedCrossLayer from = read_published_cross_layer(path);
+  return build(from, detail::activation_as<Activation>(from.parts.front().sae, false));
+}
+
+/// Reads all weights of a cross-layer transcoder, layer by layer, and keeps none.
+/// \throws FileError  one is missing, of another shape or not finite.
+inline void check_cross_layer(const PublishedCrossLayer& from) {
+  detail::for_each_layer<AnyCrossLayerTranscoder::Parameters::Layer>(from, from.activation(), {},
+                                                                     [](const CrossLayerPart&, auto) {});
 }
 
 }  // namespace sae::inline SAE_ABI

@@ -22,7 +22,8 @@ inline std::optional<PublishedSae> read_gemma_scope(const Package& package) {
   const std::string encoder = second ? "w_enc" : "W_enc", decoder = second ? "w_dec" : "W_dec", skip = "affine_skip_connection";
   if (package.tensors.at(decoder).shape.size() == 3)
     throw_file(package.tensors.file(), ": tensor ", decoder, " has shape ", shape_text(package.tensors.at(decoder).shape),
-               ": a layer of a cross-layer transcoder is not read");
+               ": it is a layer of a cross-layer transcoder, which one its name says as it was published, "
+               "params_layer_<N>.safetensors");
   if (const auto* const architecture = package.find("architecture");
       second && architecture != nullptr && *architecture != "jump_relu")
     throw_field(package.about(), "architecture", *architecture, "\"jump_relu\"");

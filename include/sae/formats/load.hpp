@@ -7,6 +7,7 @@
 #include <sae/formats/linear_layouts.hpp>
 #include <sae/formats/llama_scope.hpp>
 #include <sae/formats/openai.hpp>
+#include <sae/formats/published_cross_layer.hpp>
 #include <sae/formats/sparsify.hpp>
 
 #include <filesystem>
@@ -22,6 +23,7 @@ namespace sae::inline SAE_ABI {
 /// \throws FileError  nothing is there, or nothing that is known; a file is malformed or says what no model here does.
 inline PublishedSae read_published(const std::filesystem::path& asked) {
   const std::filesystem::path path = resolve_path(asked);
+  if (const auto layers = detail::find_cross_layer(path)) return detail::published_layer(*layers, path);
   if (detail::is_saelens(path)) return published_saelens(path);
   const Package package = open_package(path);
   // Those that more is known of come first.
@@ -117,6 +119,8 @@ inline AnySae load(const std::filesystem::path& path, LoadOptions options = {}) 
                           : AnySae(load<AnyModel>(from, options));
   for (const auto& [name, array] : from.tensors.arrays())
     out.tensors[name] = {std::string(to_string(array.dtype)), array.shape};
+  for (const auto& [ours, matrix] : from.given)
+    if (!matrix.file.empty()) out.tensors[matrix.name] = {std::string(to_string(matrix.array.dtype)), matrix.array.shape};
   const auto decoder = from.given.find("W_dec");
   out.dtype = to_string(decoder == from.given.end() ? from.tensors.at("W_dec").dtype : decoder->second.array.dtype);
   out.layout = from.layout;
@@ -131,7 +135,8 @@ inline AnySae load(const std::filesystem::path& path, LoadOptions options = {}) 
 template <class Model>
 Model load(const std::filesystem::path& asked, LoadOptions options = {}) {
   const std::filesystem::path path = resolve_path(asked);
-  if (detail::is_saelens(path)) return load_saelens<Model>(path, options);  // activations of one's own, too
+  if (!detail::find_cross_layer(path) && detail::is_saelens(path))
+    return load_saelens<Model>(path, options);  // activations of one's own, too
   const PublishedSae from = read_published(path);
   if (options.warnings != nullptr)
     options.warnings->insert(options.warnings->end(), from.warnings.begin(), from.warnings.end());

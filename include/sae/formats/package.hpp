@@ -1,4 +1,5 @@
 #pragma once
+#include <sae/files/yaml.hpp>
 #include <sae/formats/published.hpp>
 
 #include <algorithm>
@@ -40,15 +41,37 @@ inline constexpr std::array<std::string_view, 8> weight_names{
     "sae_weights.safetensors",       "sae.safetensors", "params.safetensors", "params.npz", "ae.pt", "latest_ckpt.safetensors",
     "checkpoints/final.safetensors", "autoencoder.pt"};
 inline constexpr std::array<std::string_view, 4> config_names{"cfg.json", "config.json", "hyperparams.json", "conf.yaml"};
+/// Settings of several files of circuit-tracer's kind, which the readers of those read.
+inline constexpr std::string_view circuit_tracer_config = "config.yaml";
 /// Files beside weights that are none.
 inline constexpr std::array<std::string_view, 4> state_names{"trainer_state.pt", "sparsity.safetensors",
                                                              "activations_store_state.safetensors", "optimizer.pt"};
 
+inline bool is_file(const std::filesystem::path& path) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(path, error);
+}
 inline bool is_weight_file(const std::filesystem::path& path) {
   constexpr std::string_view endings[] = {".safetensors", ".npz", ".pt", ".pth"};
   const std::string name = path.filename().string(), ending = path.extension().string();
   return std::find(std::begin(endings), std::end(endings), ending) != std::end(endings) &&
          std::find(state_names.begin(), state_names.end(), name) == state_names.end();
+}
+
+/// The files that config.yaml of circuit-tracer lists, one a layer; those of the hub by the name that it has there,
+/// "REPOSITORY/FILE" of "hf://REPOSITORY/FILE?revision=R".
+inline std::vector<std::string> listed_transcoders(const nlohmann::json& config, const std::filesystem::path& file) {
+  std::vector<std::string> out;
+  const nlohmann::json* const list = json_find(config, "transcoders", file);
+  if (list == nullptr) return out;
+  if (!list->is_array()) throw_field(file, "transcoders", *list, "a list of files, one a layer");
+  for (const nlohmann::json& item : *list) {
+    const nlohmann::json& text = item.is_object() ? json_require(item, "filepath", file) : item;  // before 2025-07
+    if (!text.is_string()) throw_field(file, "an item of transcoders", text, "the path of a file");
+    out.push_back(text.get<std::string>());
+    if (std::string& path = out.back(); path.starts_with("hf://")) path = path.substr(5, path.find('?', 5) - 5);
+  }
+  return out;
 }
 
 /// The file of arrays that a path means: itself, or the one in a folder.
@@ -60,7 +83,7 @@ inline std::filesystem::path weights_at(const std::filesystem::path& path) {
   if (!fs::is_directory(status)) {
     if (is_weight_file(path)) return path;
     const std::string name = path.filename().string();
-    if (std::find(config_names.begin(), config_names.end(), name) != config_names.end())
+    if (name == circuit_tracer_config || std::find(config_names.begin(), config_names.end(), name) != config_names.end())
       return weights_at(path.has_parent_path() ? path.parent_path() : fs::path("."));
     throw_file(path.string(), ": is no SAE; one is a folder, or a file of weights (.safetensors, .npz, .pt or .pth)");
   }
@@ -72,11 +95,18 @@ inline std::filesystem::path weights_at(const std::filesystem::path& path) {
   if (error) throw_file(path.string(), ": cannot be listed: ", error.message());
   std::sort(found.begin(), found.end());
   if (found.size() == 1) return found.front();
-  if (found.empty())
+  if (found.empty()) {
+    if (const fs::path config = path / circuit_tracer_config; is_file(config))
+      if (const nlohmann::json settings = read_yaml(config); settings.is_object())
+        if (const std::vector<std::string> listed = listed_transcoders(settings, config); !listed.empty())
+          throw_file(config.string(), ": lists ", listed.size(),
+                     " transcoders, one a layer, that lie elsewhere; name the one that is meant: ", printable(listed.front()));
     throw_file(path.string(),
                ": is no SAE; there is no file of weights in it (sae_weights.safetensors, params.npz, ae.pt and the like)");
+  }
   throw_file(path.string(), ": holds ", found.size(), " files of weights (", found[0].filename().string(), ", ",
-             found[1].filename().string(), found.size() > 2 ? ", ..." : "", "); name the one that is meant");
+             found[1].filename().string(), found.size() > 2 ? ", ..." : "", "); name the one that is meant, as in ",
+             found[0].string());
 }
 
 /// A number that stands in a path behind a word: 12 of "layer_12/width_16k" behind "layer_". The last one counts.
@@ -126,6 +156,14 @@ Tensor<double> mapped(Tensor<double> values, const F& f) {
 /// A vector of equal numbers.
 inline Tensor<double> all_equal(Index size, double value) {
   return mapped(Tensor<double>(1, size), [&](double) { return value; });
+}
+/// Where a peer's codes are z[z > theta]: below 0 they are negative, which no JumpReLU here is.
+inline void require_thresholds(const PublishedSae& sae, std::string_view name) {
+  const Tensor<double> theta = sae.vector(name, sae.latents);
+  for (Index i = 0; i < theta.size(); ++i)
+    if (theta[i] < 0)
+      throw_file(sae.tensors.file(), ": tensor ", name, ": the number at [", i, "] is ", theta[i],
+                 "; a threshold below 0 lets codes be negative, which no model here does");
 }
 /// |row i| of our W_dec [F x D_out], in float64.
 inline Tensor<double> stored_row_norms(const StoredMatrix& matrix, const std::string& file, Index rows, Index cols) {

@@ -53,6 +53,7 @@ struct StoredMatrix {
   bool transposed = false;             ///< the file's matrix is the transpose of ours
   double scale = 1;                    ///< ours is `scale` times the file's
   std::shared_ptr<const void> keep{};  ///< holds the numbers, where they are not the file's own, or must outlive it
+  std::string file{};                  ///< where it lies, if not in the SAE's own file of tensors
 };
 
 /// A SAE or transcoder as its files describe it, weights not read yet.
@@ -154,6 +155,56 @@ Tensor<T> read_stored(const StoredMatrix& from, std::vector<Index> shape, const 
   }
 }
 
+/// The parameters of a model with this activation, as the files hold them.
+/// \param width  of what a latent's own biases and skip write: b_dec [width], W_skip [width x D_in]. D_out, but of one layer of a
+///               cross-layer transcoder the D of that layer.
+/// \param used   names of the file's tensors that were read
+template <class Parameters, class Activation>
+Parameters read_parameters(const PublishedSae& from, const Activation& activation, Index width, bool check_finite,
+                           std::set<std::string, std::less<>>& used) {
+  using Scalar = typename Parameters::Scalar;
+  using Stored = typename Parameters::Stored;
+  const auto read_as = [&]<class T>(std::type_identity<T>, std::string_view name, const std::vector<Index>& shape) {
+    const auto found = from.given.find(name);
+    StoredMatrix stored = found == from.given.end() ? StoredMatrix{std::string(name), from.tensors.at(name)} : found->second;
+    if (stored.keep == nullptr) stored.keep = from.tensors.bytes();
+    used.insert(stored.name);
+    return read_stored<T>(stored, shape, stored.file.empty() ? from.tensors.file() : stored.file, check_finite);
+  };
+  const auto read = [&](std::string_view name, const std::vector<Index>& shape) {
+    return read_as(std::type_identity<Scalar>(), name, shape);
+  };
+  Parameters p;
+  if (!has_tied_weights(activation)) p.W_enc = read_as(std::type_identity<Stored>(), "W_enc", {from.latents, from.d_in});
+  p.W_dec = read_as(std::type_identity<Stored>(), "W_dec", {from.latents, from.d_out > 0 ? from.d_out : from.d_in});
+  if (has_encoder_bias(activation)) p.b_enc = read("b_enc", {from.latents});
+  p.b_dec = read("b_dec", {width});
+  if (from.skip) p.W_skip = read("W_skip", {width, from.d_in});
+  if constexpr (requires { p.activation.choose(activation); }) p.activation.choose(activation);
+  resize_own(p.activation, from.latents, from.d_in);
+  p.activation.initialize(activation);
+  Parameters::visit_activation([&](std::string_view name, auto& tensor) { tensor = read(name, stored_shape(tensor)); }, p);
+  p.activation.constrain();
+  return p;
+}
+
+/// What is odd about decoder rows [F x D_out].
+template <class Stored>
+void warn_of_zero_rows(const Tensor<Stored>& W_dec, std::string_view of, std::vector<std::string>& warnings) {
+  const Index latents = W_dec.rows(), width = W_dec.cols();
+  using Scalar = std::remove_cvref_t<decltype(number(Stored()))>;
+  Index zero = 0, first = 0;
+  Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(width)));
+  for (Index i = latents - 1; i >= 0; --i)
+    if (kernels::squared_norm(kernels::wide(W_dec.row(i), width, room.data()), width) == Scalar(0)) {
+      ++zero;
+      first = i;
+    }
+  if (zero > 0)
+    warnings.push_back(concat(of, "W_dec: ", zero, " of ", latents,
+                              " decoder rows are zero, their latents write nothing; the first is latent ", first));
+}
+
 }  // namespace detail
 
 /// The model that a PublishedSae describes: weights of any floating kind as the model stores them, rounded to nearest, or, stored as Mapped,
@@ -181,46 +232,13 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
   if constexpr (transcodes) fits("d_out", from.d_out, "D_out", Model::fixed_output_width);
 
   std::set<std::string, std::less<>> used = from.passed_over;
-  const auto read_as = [&]<class T>(std::type_identity<T>, std::string_view name, const std::vector<Index>& shape) {
-    const auto found = from.given.find(name);
-    StoredMatrix stored = found == from.given.end() ? StoredMatrix{std::string(name), from.tensors.at(name)} : found->second;
-    if (stored.keep == nullptr) stored.keep = from.tensors.bytes();
-    used.insert(stored.name);
-    return detail::read_stored<T>(stored, shape, from.tensors.file(), options.check_finite);
-  };
-  const auto read = [&](std::string_view name, const std::vector<Index>& shape) {
-    return read_as(std::type_identity<Scalar>(), name, shape);
-  };
-  const Index width = from.d_in, latents = from.latents, out_width = transcodes ? from.d_out : width;
-  typename Model::Parameters p;
-  if (!detail::has_tied_weights(activation)) p.W_enc = read_as(std::type_identity<Stored>(), "W_enc", {latents, width});
-  p.W_dec = read_as(std::type_identity<Stored>(), "W_dec", {latents, out_width});
-  if (detail::has_encoder_bias(activation)) p.b_enc = read("b_enc", {latents});
-  p.b_dec = read("b_dec", {out_width});
-  if (from.skip) p.W_skip = read("W_skip", {out_width, width});
-  if constexpr (requires { p.activation.choose(activation); }) p.activation.choose(activation);
-  detail::resize_own(p.activation, latents, width);
-  p.activation.initialize(activation);
-  Model::Parameters::visit_activation(
-      [&](std::string_view name, auto& tensor) { tensor = read(name, detail::stored_shape(tensor)); }, p);
-  p.activation.constrain();
-
+  auto p = detail::read_parameters<typename Model::Parameters>(from, activation, transcodes ? from.d_out : from.d_in,
+                                                               options.check_finite, used);
   if (options.warnings != nullptr) {
     for (const auto& [name, array] : from.tensors.arrays())
       if (!used.contains(name)) options.warnings->push_back(detail::concat("tensor ", detail::printable(name), " is not used"));
-    Index zero = 0, first = 0;
-    if constexpr (!std::is_same_v<Stored, Mapped>) {  // whose rows nobody reads before they are used
-      Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(out_width)));
-      for (Index i = latents - 1; i >= 0; --i)
-        if (kernels::squared_norm(kernels::wide(p.W_dec.row(i), out_width, room.data()), out_width) == Scalar(0)) {
-          ++zero;
-          first = i;
-        }
-    }
-    if (zero > 0)
-      options.warnings->push_back(detail::concat("W_dec: ", zero, " of ", latents,
-                                                 " decoder rows are zero, their latents write nothing; the first is latent ",
-                                                 first));
+    if constexpr (!std::is_same_v<Stored, Mapped>)  // whose rows nobody reads before they are used
+      detail::warn_of_zero_rows(p.W_dec, "", *options.warnings);
   }
   Model model = [&] {
     if constexpr (transcodes)

@@ -516,7 +516,7 @@ void add_column_sums(const Tensor<Scalar>& m, Scalar* out, Tensor<Scalar>& parti
 /// Gradients of what all latents share, b_dec and W_skip; `read` holds sum_i (sum_b dz[b,i]) W_enc[i] in its rows [n x D_in], and is
 /// used where the model subtracts b_dec from its input (c = 1):
 ///   dL/db_dec = sum_b G_b - c sum_i (sum_b dz[b,i]) W_enc[i]          dL/dW_skip = G^T x
-/// and what terms add to either.
+/// and what terms add to either. A W_skip of fewer rows than D_out learns from the first columns of G (see load_decoder_bias).
 template <class Step, class Parameters>
 void shared_gradients(Step& step, const Tensor<typename Step::Scalar>* read, Parameters& gradient, Threads& threads) {
   using Scalar = typename Step::Scalar;
@@ -527,11 +527,11 @@ void shared_gradients(Step& step, const Tensor<typename Step::Scalar>* read, Par
   if (read != nullptr)
     for (Index k = 0; k < read->rows(); ++k) kernels::add_scaled(gradient.b_dec.data(), Scalar(-1), read->row(k), read->cols());
   if (gradient.W_skip.size() == 0) return;
-  const Index out = step.output_width(), in = step.input_width(), rows = step.rows();
+  const Index out = gradient.W_skip.rows(), in = step.input_width(), rows = step.rows();
   Tensor<Scalar>& transposed = step.transposed;
   if (transposed.rows() != out || transposed.cols() != rows) transposed.resize(out, rows);
-  transposed.map() = step.cotangent.map().transpose();
-  for (const auto* further : step.skip_cotangents) transposed.map() += further->map().transpose();
+  transposed.map() = step.cotangent.map().leftCols(out).transpose();
+  for (const auto* further : step.skip_cotangents) transposed.map() += further->map().leftCols(out).transpose();
   gradient.W_skip.set_zero();
   threads.for_blocks(out, 64, [&](Index begin, Index end, Index) {
     kernels::add_product_nn(gradient.W_skip.row(begin), in, transposed.row(begin), rows, step.raw.data, step.raw.stride,

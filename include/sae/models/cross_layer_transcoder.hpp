@@ -15,6 +15,7 @@
 namespace sae::inline SAE_ABI {
 
 struct CrossLayerOptions {
+  bool skip = false;        ///< a linear path x^l W_skip^l^T from the input of each layer to its own output
   double encoder_norm = 1;  ///< > 0: encoder rows start as random directions of this norm
   double decoder_norm = 0;  ///< >= 0, of the whole row to all layers; 0: decoders start at 0
   std::uint64_t seed = 0;
@@ -22,7 +23,8 @@ struct CrossLayerOptions {
 
 /// The tensors of a CrossLayerTranscoder: of each layer W_enc [F x D], b_enc [1 x F], the activation's own, and W_dec
 /// [F x (L - l) D], whose row i holds the directions that latent i of layer l writes to the layers l, l+1, ..., L-1 side by side.
-/// b_dec [1 x L D] is shared by all and stands in layer 0, whose decoder is as wide; the others have none. Names: "layer0.W_enc".
+/// b_dec [1 x L D] is shared by all and stands in layer 0, whose decoder is as wide; the others have none. With a skip each layer has
+/// W_skip [D x D]. Names: "layer0.W_enc".
 template <class Activation, class Scalar_>
 struct CrossLayerParameters {
   using Scalar = Scalar_;
@@ -36,6 +38,7 @@ struct CrossLayerParameters {
     layers.resize(other.layers.size());
     for (std::size_t l = 0; l < layers.size(); ++l) {
       layers[l].resize_like(other.layers[l]);
+      layers[l].W_skip.resize(other.layers[l].W_skip.rows(), other.layers[l].W_skip.cols());
       if (l > 0) layers[l].b_dec.resize(0, 0);
     }
   }
@@ -128,7 +131,7 @@ struct SelectionsOf<LayerObjective<Terms, Scalar_>, Scalar> {
 /// A cross-layer transcoder: the latents of layer l read that layer's input and write to the outputs of layer l and all later ones.
 ///
 ///   z^l = x^l W_enc^l^T + b_enc^l          f^l = activation(z^l)                                   l = 0 .. L-1
-///   y'^m = b_dec^m + sum_{l <= m} f^l W_dec^{l,m}
+///   y'^m = b_dec^m + sum_{l <= m} f^l W_dec^{l,m} [+ x^m W_skip^m^T]
 ///   L = mean_b sum_m |y'^m_b - y^m_b|^2 + sum over the layers of the terms of an objective
 ///
 /// Rows hold the layers side by side, x and y [B x L D]; each layer has F latents. A term sees one layer at a time: its codes, as
@@ -163,14 +166,7 @@ class CrossLayerTranscoder {
   /// \throws ValueError  a size is not positive, the activation does not fit, or it ranks by decoder norms that start at 0.
   CrossLayerTranscoder(Index layers, Index d_in, Index latents, Activation activation = {}, CrossLayerOptions options = {})
       : activation_(std::move(activation)) {
-    constexpr Index limit = Index{1} << 30;
-    if (layers < 1 || d_in < 1 || latents < 1 || layers > limit || d_in > limit || latents > limit || layers * d_in > limit)
-      throw_value("CrossLayerTranscoder: sizes layers = ", layers, ", d_in = ", d_in, ", latents = ", latents,
-                  " are not all positive with layers d_in and latents at most 2^30");
-    activation_.check(latents);
-    if (detail::has_tied_weights(activation_))
-      throw_value("CrossLayerTranscoder: ", std::string_view(activation_.name),
-                  " ties encoder and decoder, whose widths differ");
+    check(layers, d_in, latents);
     require_positive("CrossLayerTranscoder: encoder_norm", options.encoder_norm);
     require_non_negative("CrossLayerTranscoder: decoder_norm", options.decoder_norm);
     if (activation_.needs_decoder_norms() && options.decoder_norm == 0)
@@ -185,6 +181,7 @@ class CrossLayerTranscoder {
                     .latents = latents,
                     .d_out = (layers - l) * d_in,
                     .encoder_bias = detail::has_encoder_bias(activation_)});
+      if (options.skip) layer.W_skip.resize(d_in, d_in);
       if (l > 0) layer.b_dec.resize(0, 0);
       detail::fill_directions(random, options.encoder_norm, layer.W_enc);
       if (options.decoder_norm > 0) detail::fill_directions(random, options.decoder_norm, layer.W_dec);
@@ -192,10 +189,28 @@ class CrossLayerTranscoder {
     }
   }
 
+  /// A model that holds these parameters; nothing is drawn.
+  /// \throws ShapeError  they are not those of a model with such an activation.
+  CrossLayerTranscoder(Parameters parameters, Activation activation)
+      : activation_(std::move(activation)), parameters_(std::move(parameters)) {
+    if (parameters_.layers.empty()) throw_shape("CrossLayerTranscoder: the parameters have no layers");
+    check(layers(), d_in(), latents());
+    const Index D = d_in(), F = latents(), L = layers(), bias = detail::has_encoder_bias(activation_) ? F : 0;
+    for (Index l = 0; l < L; ++l) {
+      const auto& layer = parameters_.layers[static_cast<std::size_t>(l)];
+      const auto is = [](const auto& tensor, Index rows, Index cols) { return tensor.rows() == rows && tensor.cols() == cols; };
+      if (!is(layer.W_enc, F, D) || !is(layer.W_dec, F, (L - l) * D) || layer.b_enc.size() != bias ||
+          layer.b_dec.size() != (l == 0 ? L * D : 0) || !is(layer.W_skip, has_skip() ? D : 0, has_skip() ? D : 0))
+        throw_shape("CrossLayerTranscoder: the parameters of layer ", l, " are not those of one of ", L, " layers [", D, " -> ",
+                    F, "] with ", std::string_view(activation_.name));
+    }
+  }
+
   Index layers() const { return static_cast<Index>(parameters_.layers.size()); }
   Index d_in() const { return parameters_.layers.front().width(); }       ///< D of one layer
   Index latents() const { return parameters_.layers.front().latents(); }  ///< F of one layer
   Index width() const { return layers() * d_in(); }                       ///< L D
+  bool has_skip() const { return parameters_.layers.front().W_skip.size() > 0; }
   const Activation& activation() const { return activation_; }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
@@ -231,21 +246,22 @@ class CrossLayerTranscoder {
     return out;
   }
   /// Prediction y' [B x L D] from the codes of every layer.
+  /// \throws ValueError  there is a skip, which needs the rows as well.
   Matrix<Scalar> decode(const std::vector<Codes<Scalar>>& codes, Threads& threads = Threads::shared()) const {
-    if (static_cast<Index>(codes.size()) != layers())
-      throw_shape("there are codes of ", codes.size(), " layers, the model has ", layers());
-    for (const auto& each : codes)
-      if (each.latents() != latents() || each.rows() != codes[0].rows())
-        throw_shape("codes of a layer are [", each.rows(), " x ", each.latents(), "], the model's are [", codes[0].rows(),
-                    " x ", latents(), "]");
-    Tensor<Scalar> out, part;
-    ScratchPool<Scalar> scratch;
-    decode_into(
-        codes[0].rows(), [&](std::size_t l) -> const Codes<Scalar>& { return codes[l]; }, out, part, scratch, threads);
-    return out.map();
+    if (has_skip())
+      throw_value("codes alone do not tell what a cross-layer transcoder with a skip predicts; give the rows, too");
+    return decoded(codes, {}, threads);
+  }
+  /// The same with the rows x [B x L D] that the codes are of (used by the skip alone).
+  Matrix<Scalar> decode(const std::vector<Codes<Scalar>>& codes, const Batch<Scalar>& x,
+                        Threads& threads = Threads::shared()) const {
+    check_width("the input", x);
+    if (!codes.empty() && codes[0].rows() != x.rows())
+      throw_shape("the input has ", x.rows(), " rows, the codes ", codes[0].rows());
+    return decoded(codes, RowsView<Scalar>(x), threads);
   }
   Matrix<Scalar> predict(const Batch<Scalar>& x, Threads& threads = Threads::shared()) const {
-    return decode(encode(x, threads), threads);
+    return decode(encode(x, threads), x, threads);
   }
 
   /// Value of the objective (default: the squared error alone), mean over the rows. A term's value is the sum over the layers.
@@ -288,11 +304,12 @@ class CrossLayerTranscoder {
       for (std::size_t j = 0; j < step.own_decoder_bias_gradient.size(); ++j)
         b_dec[first + static_cast<Index>(j)] += step.own_decoder_bias_gradient[j];
     }
+    if (has_skip()) add_later_skips(x, workspace, out.parameters);
     return out;
   }
   /// The model was trained on (in[l] x^l, out[m] y^m), a scale for each layer; afterwards it reads x and predicts y: W_enc^l is
-  /// (and a second encoder of the activation) multiplied by in[l], W_dec^{l,m} and b_dec^m are divided by out[m]. Codes stay as they
-  /// are, whatever the activation.
+  /// (and a second encoder of the activation) multiplied by in[l], W_dec^{l,m} and b_dec^m are divided by out[m], W_skip^m is multiplied by
+  /// in[m] / out[m]. Codes stay as they are, whatever the activation.
   /// \throws ValueError  a scale is not a positive finite number; `out` is not 1 and the activation ranks by the norms of decoder rows.
   void fold_scales(std::span<const double> in, std::span<const double> out) {
     const Index L = layers(), D = d_in();
@@ -318,6 +335,7 @@ class CrossLayerTranscoder {
       for (Index i = 0; i < layer.W_dec.rows(); ++i)
         for (Index m = l; m < L; ++m) kernels::scale(layer.W_dec.row(i) + (m - l) * D, undo(m), D);
       kernels::scale(parameters_.b_dec().data() + l * D, undo(l), D);
+      kernels::scale(layer.W_skip.data(), once * undo(l), layer.W_skip.size());
     }
   }
   /// Shows the batch of a workspace to what an activation learns without a gradient (BatchTopK's threshold), after a step.
@@ -339,18 +357,60 @@ class CrossLayerTranscoder {
       throw_shape(what, " has ", x.cols(), " columns, the model needs ", layers(), " layers of ", d_in(), " side by side, ",
                   width());
   }
-  /// out = b_dec + sum_l f^l W_dec^l, each from its first column on. `codes_of(l)`.
+  void check(Index layers, Index d_in, Index latents) const {
+    constexpr Index limit = Index{1} << 30;
+    if (layers < 1 || d_in < 1 || latents < 1 || layers > limit || d_in > limit || latents > limit || layers * d_in > limit)
+      throw_value("CrossLayerTranscoder: sizes layers = ", layers, ", d_in = ", d_in, ", latents = ", latents,
+                  " are not all positive with layers d_in and latents at most 2^30");
+    activation_.check(latents);
+    if (detail::has_tied_weights(activation_))
+      throw_value("CrossLayerTranscoder: ", std::string_view(activation_.name),
+                  " ties encoder and decoder, whose widths differ");
+  }
+  Matrix<Scalar> decoded(const std::vector<Codes<Scalar>>& codes, const RowsView<Scalar>& x, Threads& threads) const {
+    if (static_cast<Index>(codes.size()) != layers())
+      throw_shape("there are codes of ", codes.size(), " layers, the model has ", layers());
+    for (const auto& each : codes)
+      if (each.latents() != latents() || each.rows() != codes[0].rows())
+        throw_shape("codes of a layer are [", each.rows(), " x ", each.latents(), "], the model's are [", codes[0].rows(),
+                    " x ", latents(), "]");
+    Tensor<Scalar> out, part;
+    ScratchPool<Scalar> scratch;
+    decode_into(
+        codes[0].rows(), [&](std::size_t l) -> const Codes<Scalar>& { return codes[l]; }, x, out, part, scratch, threads);
+    return out.map();
+  }
+  /// out = b_dec + sum_l f^l W_dec^l, each from its first column on, + x W_skip^T. `codes_of(l)`; x: used by a skip alone.
   template <class CodesOf>
-  void decode_into(Index rows, const CodesOf& codes_of, Tensor<Scalar>& out, Tensor<Scalar>& part, ScratchPool<Scalar>& scratch,
-                   Threads& threads) const {
+  void decode_into(Index rows, const CodesOf& codes_of, const RowsView<Scalar>& x, Tensor<Scalar>& out, Tensor<Scalar>& part,
+                   ScratchPool<Scalar>& scratch, Threads& threads) const {
     detail::load_decoder_bias<Scalar>(parameters_.b_dec(), nullptr, {}, rows, out, threads);
     for (std::size_t l = 0; l < parameters_.layers.size(); ++l) {
       const auto& W_dec = parameters_.layers[l].W_dec;
+      const auto& W_skip = parameters_.layers[l].W_skip;
+      const Index first = out.cols() - W_dec.cols();
+      if (W_skip.size() > 0)
+        threads.for_blocks(rows, 256, [&](Index begin, Index end, Index) {
+          kernels::add_product_nt(out.row(begin) + first, out.cols(), x.row(begin) + first, x.stride, W_skip.data(),
+                                  W_skip.cols(), end - begin, W_skip.rows(), W_skip.cols());
+        });
       part.resize(rows, W_dec.cols());
       detail::add_decoded(codes_of(l), W_dec, part, scratch, threads);
       for (Index b = 0; b < rows; ++b)
         kernels::add_scaled(out.row(b) + out.cols() - part.cols(), Scalar(1), part.row(b), part.cols());
     }
+  }
+  /// What terms of a layer, in whose reconstructions the skips of later layers are, too, add to the gradient of those.
+  template <class Terms>
+  void add_later_skips(const Batch<Scalar>& x, const Workspace<Terms>& workspace, Parameters& gradient) const {
+    const Index D = d_in();
+    for (Index l = 0; l < layers(); ++l)
+      for (const Tensor<Scalar>* const further : workspace.layers[static_cast<std::size_t>(l)].step.skip_cotangents)
+        for (Index m = l + 1; m < layers(); ++m) {
+          const RowsView<Scalar> input = columns(x, m * D, D);
+          kernels::add_product_tn(gradient.layers[static_cast<std::size_t>(m)].W_skip.data(), D, further->data() + (m - l) * D,
+                                  further->cols(), input.data, input.stride, D, x.rows(), D);
+        }
   }
   template <class Terms>
   LossValues run(const Batch<Scalar>& x, const Batch<Scalar>& y, const Terms& objective, Workspace<Terms>& workspace,
@@ -374,7 +434,7 @@ class CrossLayerTranscoder {
     }
     decode_into(
         x.rows(), [&](std::size_t l) -> const Codes<Scalar>& { return workspace.layers[l].step.main.entries.codes; },
-        workspace.residual, workspace.part, workspace.layers[0].step.scratch, threads);
+        RowsView<Scalar>(x), workspace.residual, workspace.part, workspace.layers[0].step.scratch, threads);
     for (Index b = 0; b < y.rows(); ++b) kernels::add_scaled(workspace.residual.row(b), Scalar(-1), y.row(b), y.cols());
     for (std::size_t l = 0; l < workspace.layers.size(); ++l) {
       detail::tell_residual(workspace.residual, static_cast<Index>(l) * d_in(), workspace.layers[l].step, threads);

@@ -326,7 +326,8 @@ void load_input(const Parameters& parameters, bool subtract_decoder_bias, const 
   });
 }
 
-/// out = b_dec + x W_skip^T [B x D_out]: what a reconstruction starts from. W_skip may be empty.
+/// out = b_dec + x W_skip^T [B x D_out]: what a reconstruction starts from. W_skip may be empty, or have fewer rows than D_out: it then
+/// writes to the first columns (a layer of a cross-layer transcoder).
 template <class Scalar>
 void load_decoder_bias(const Tensor<Scalar>& b_dec, const Tensor<Scalar>* skip, const RowsView<Scalar>& x, Index rows,
                        Tensor<Scalar>& out, Threads& threads) {
@@ -335,8 +336,8 @@ void load_decoder_bias(const Tensor<Scalar>& b_dec, const Tensor<Scalar>* skip, 
   threads.for_blocks(rows, 256, [&](Index begin, Index end, Index) {
     for (Index b = begin; b < end; ++b) std::copy_n(b_dec.data(), width, out.row(b));
     if (skip != nullptr && skip->size() > 0)
-      kernels::add_product_nt(out.row(begin), width, x.row(begin), x.stride, skip->data(), skip->cols(), end - begin, width,
-                              skip->cols());
+      kernels::add_product_nt(out.row(begin), width, x.row(begin), x.stride, skip->data(), skip->cols(), end - begin,
+                              skip->rows(), skip->cols());
   });
 }
 

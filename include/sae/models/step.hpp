@@ -184,7 +184,7 @@ struct Step {
   const Tensor<Scalar>* encoder_bias = nullptr;  ///< b_enc [1 x F]; empty where the activation adds biases of its own
   const Tensor<Stored>* decoder = nullptr;       ///< W_dec [F x D_out]
   const Tensor<Scalar>* decoder_bias = nullptr;  ///< what x' starts from [1 x D_out]: b_dec, or `no_bias`
-  const Tensor<Scalar>* skip = nullptr;          ///< W_skip [D_out x D_in]; empty: none
+  const Tensor<Scalar>* skip = nullptr;          ///< W_skip [D_out x D_in], or of fewer rows; empty: none
   std::span<const Index> sites;                  ///< widths of the sites of a decoder row, see `decoder_norms`; empty: one
   RowsView<Scalar> raw;                          ///< the rows x as they were given [B x D_in]
   RowsView<Scalar> target;             ///< what x' is compared with [B x D_out]; x itself (as normalised) in an autoencoder
