@@ -2,6 +2,7 @@
 #include <sae/formats/mapped_weights.hpp>
 #include <sae/formats/tensor_set.hpp>
 #include <sae/models/any_model.hpp>
+#include <sae/models/temporal_sae.hpp>
 #include <sae/models/transcoder.hpp>
 
 #include <algorithm>
@@ -55,6 +56,14 @@ struct StoredMatrix {
   std::shared_ptr<const void> keep{};  ///< holds the numbers, where they are not the file's own, or must outlive it
 };
 
+/// What files say of a TemporalSae, beside its sizes.
+struct TemporalSettings {
+  TemporalOptions options{};
+  Index attention_layers = 0;
+  Index query_width = 0;  ///< E
+  bool tied = true;
+};
+
 /// A SAE or transcoder as its files describe it, weights not read yet.
 struct PublishedSae {
   std::string layout;          ///< "saelens"
@@ -66,6 +75,8 @@ struct PublishedSae {
   std::set<std::string, std::less<>> passed_over;  ///< tensors of the file that are known and need not be read
 
   std::string architecture;  ///< as the files call it, for messages
+  /// Of a TemporalSae, of which nothing below but d_in and latents is looked at.
+  std::optional<TemporalSettings> temporal{};
   AnyActivation activation;
   bool glu = false;  ///< a GLU encoder in front of the activation: W_glu [F x D_in], b_glu
   Index d_in = 0, latents = 0;
@@ -154,6 +165,47 @@ Tensor<T> read_stored(const StoredMatrix& from, std::vector<Index> shape, const 
   }
 }
 
+/// Reads the tensors of a PublishedSae by our names, and knows which of the file's were read.
+class PublishedReader {
+ public:
+  PublishedReader(const PublishedSae& from, const LoadOptions& options)
+      : from_(from), options_(options), used_(from.passed_over) {}
+  /// Ours of that name, of that shape ([n] of one row).
+  template <class T>
+  Tensor<T> read(std::string_view name, const std::vector<Index>& shape) {
+    const auto found = from_.given.find(name);
+    StoredMatrix stored = found == from_.given.end() ? StoredMatrix{std::string(name), from_.tensors.at(name)} : found->second;
+    if (stored.keep == nullptr) stored.keep = from_.tensors.bytes();
+    used_.insert(stored.name);
+    return read_stored<T>(stored, shape, from_.tensors.file(), options_.check_finite);
+  }
+  /// What is odd about what was read, where somebody asked for it.
+  template <class Stored>
+  void warn(const Tensor<Stored>& W_dec) const {
+    if (options_.warnings == nullptr) return;
+    for (const auto& [name, array] : from_.tensors.arrays())
+      if (!used_.contains(name)) options_.warnings->push_back(concat("tensor ", printable(name), " is not used"));
+    Index zero = 0, first = 0;
+    if constexpr (!std::is_same_v<Stored, Mapped>) {  // whose rows nobody reads before they are used
+      using Wide = std::conditional_t<std::is_same_v<Stored, double>, double, float>;
+      Buffer<Wide> room(static_cast<std::size_t>(kernels::wide_room<Stored>(W_dec.cols())));
+      for (Index i = W_dec.rows() - 1; i >= 0; --i)
+        if (kernels::squared_norm(kernels::wide(W_dec.row(i), W_dec.cols(), room.data()), W_dec.cols()) == Wide(0)) {
+          ++zero;
+          first = i;
+        }
+    }
+    if (zero > 0)
+      options_.warnings->push_back(concat("W_dec: ", zero, " of ", W_dec.rows(),
+                                          " decoder rows are zero, their latents write nothing; the first is latent ", first));
+  }
+
+ private:
+  const PublishedSae& from_;
+  const LoadOptions& options_;
+  std::set<std::string, std::less<>> used_;
+};
+
 }  // namespace detail
 
 /// The model that a PublishedSae describes: weights of any floating kind as the model stores them, rounded to nearest, or, stored as Mapped,
@@ -169,6 +221,9 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
   constexpr bool transcodes = detail::transcodes<Model>;
   const std::string file = from.file.string();
   const auto kind = [](bool is) { return is ? "a transcoder" : "an autoencoder"; };
+  if (from.temporal)
+    throw_file(file, ": is a temporal SAE, which does not fit the model it is loaded into, ", kind(transcodes),
+               " of one row at a time");
   if (transcodes != (from.d_out > 0))
     throw_file(file, ": architecture = \"", detail::printable(from.architecture), "\" is ", kind(from.d_out > 0),
                ", the model it is loaded into is ", kind(transcodes));
@@ -180,21 +235,14 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
   fits("d_sae", from.latents, "F", Model::fixed_latents);
   if constexpr (transcodes) fits("d_out", from.d_out, "D_out", Model::fixed_output_width);
 
-  std::set<std::string, std::less<>> used = from.passed_over;
-  const auto read_as = [&]<class T>(std::type_identity<T>, std::string_view name, const std::vector<Index>& shape) {
-    const auto found = from.given.find(name);
-    StoredMatrix stored = found == from.given.end() ? StoredMatrix{std::string(name), from.tensors.at(name)} : found->second;
-    if (stored.keep == nullptr) stored.keep = from.tensors.bytes();
-    used.insert(stored.name);
-    return detail::read_stored<T>(stored, shape, from.tensors.file(), options.check_finite);
-  };
+  detail::PublishedReader reader(from, options);
   const auto read = [&](std::string_view name, const std::vector<Index>& shape) {
-    return read_as(std::type_identity<Scalar>(), name, shape);
+    return reader.template read<Scalar>(name, shape);
   };
   const Index width = from.d_in, latents = from.latents, out_width = transcodes ? from.d_out : width;
   typename Model::Parameters p;
-  if (!detail::has_tied_weights(activation)) p.W_enc = read_as(std::type_identity<Stored>(), "W_enc", {latents, width});
-  p.W_dec = read_as(std::type_identity<Stored>(), "W_dec", {latents, out_width});
+  if (!detail::has_tied_weights(activation)) p.W_enc = reader.template read<Stored>("W_enc", {latents, width});
+  p.W_dec = reader.template read<Stored>("W_dec", {latents, out_width});
   if (detail::has_encoder_bias(activation)) p.b_enc = read("b_enc", {latents});
   p.b_dec = read("b_dec", {out_width});
   if (from.skip) p.W_skip = read("W_skip", {out_width, width});
@@ -205,23 +253,7 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
       [&](std::string_view name, auto& tensor) { tensor = read(name, detail::stored_shape(tensor)); }, p);
   p.activation.constrain();
 
-  if (options.warnings != nullptr) {
-    for (const auto& [name, array] : from.tensors.arrays())
-      if (!used.contains(name)) options.warnings->push_back(detail::concat("tensor ", detail::printable(name), " is not used"));
-    Index zero = 0, first = 0;
-    if constexpr (!std::is_same_v<Stored, Mapped>) {  // whose rows nobody reads before they are used
-      Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(out_width)));
-      for (Index i = latents - 1; i >= 0; --i)
-        if (kernels::squared_norm(kernels::wide(p.W_dec.row(i), out_width, room.data()), out_width) == Scalar(0)) {
-          ++zero;
-          first = i;
-        }
-    }
-    if (zero > 0)
-      options.warnings->push_back(detail::concat("W_dec: ", zero, " of ", latents,
-                                                 " decoder rows are zero, their latents write nothing; the first is latent ",
-                                                 first));
-  }
+  reader.warn(p.W_dec);
   Model model = [&] {
     if constexpr (transcodes)
       return Model(std::move(p), activation);
@@ -238,6 +270,43 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
                  "(with_weights)");
   }
   return model;
+}
+
+namespace detail {
+template <class Model>
+inline constexpr bool is_temporal = false;
+template <class Scalar>
+inline constexpr bool is_temporal<TemporalSae<Scalar>> = true;
+}  // namespace detail
+
+/// The TemporalSae that a PublishedSae describes.
+/// \throws FileError  it describes another model; a tensor is missing, has another shape, or is not finite.
+template <class Scalar>
+TemporalSae<Scalar> build_temporal(const PublishedSae& from, LoadOptions options = {}) {
+  if (!from.temporal)
+    throw_file(from.file.string(), ": architecture = \"", detail::printable(from.architecture),
+               "\" does not fit the model it is loaded into, a temporal SAE");
+  const TemporalSettings& settings = *from.temporal;
+  detail::PublishedReader reader(from, options);
+  const Index width = from.d_in, latents = from.latents, wide = settings.query_width;
+  TemporalParameters<Scalar> p;
+  p.W_dec = reader.template read<Scalar>("W_dec", {latents, width});
+  p.b_dec = reader.template read<Scalar>("b_dec", {width});
+  if (!settings.tied) p.W_enc = reader.template read<Scalar>("W_enc", {latents, width});
+  for (Index l = 0; l < settings.attention_layers; ++l) {
+    const auto map = [&](std::string_view name, Index out) -> detail::LinearMap<Scalar> {
+      const std::string whole = detail::concat("attn_layers.", l, ".", name);
+      return {reader.template read<Scalar>(whole + ".weight", {out, latents}),
+              reader.template read<Scalar>(whole + ".bias", {out})};
+    };
+    auto& layer = p.layers.emplace_back();
+    layer.q_target = map("q_target", wide);
+    layer.k_ctx = map("k_ctx", wide);
+    layer.v_ctx = map("v_ctx", latents);
+    layer.c_proj = map("c_proj", latents);
+  }
+  reader.warn(p.W_dec);
+  return {std::move(p), settings.options};
 }
 
 }  // namespace sae::inline SAE_ABI

@@ -34,8 +34,10 @@ struct LinearMap {
 ///   W_enc [F x D]    the transpose of the file's; empty: tied to W_dec
 ///   W_dec [F x D], b_dec [1 x D]
 ///   attn_layers.L.q_target, .k_ctx  weight [E x F], bias [1 x E]        .v_ctx, .c_proj  weight [F x F], bias [1 x F]
-template <class Scalar>
+template <class Scalar_>
 struct TemporalParameters {
+  using Scalar = Scalar_;
+  using Stored = Scalar;
   struct Attention {
     detail::LinearMap<Scalar> q_target, k_ctx, v_ctx, c_proj;
   };
