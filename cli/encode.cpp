@@ -16,11 +16,12 @@ void write_codes(const EncodeVerb& options, const auto& sae) {
   const FiniteNpyRows rows(open_rows(options));
   check_width(sae, options.sae, rows.width(), options.data);
   const RowRange range = chosen_rows(options, rows.rows());
+  const std::optional<Sequences> sequences = sequences_of(options, sae, options.sae);
   const Index latents = sae.latents();
   Index entries = 0;
 
   const auto encode = [&](const auto& append) {
-    for_each_block(options, "rows", rows, range, [&](const Batch<float>& batch, Index) {
+    for_each_block(options, "rows", rows, range, sequences, [&](const Batch<float>& batch, Index) {
       const Codes<float> codes = sae.encode(batch, threads);
       entries += codes.size();
       append(codes);
@@ -59,6 +60,7 @@ void add_encode(CLI::App& program) {
       add_verb(program, "encode", "Rows to codes: which latents are active, and how strongly.", options, run_encode);
   add_sae(verb, options->sae)->required();
   add_rows(verb, *options)->required();
+  add_context(verb, *options);
   verb.add_flag("--sparse", options->sparse,
                 "safetensors with row_offsets [N + 1], latents and values [entries] instead of a dense .npy [N, F]");
   add_out(verb, *options, "file to write")->required();

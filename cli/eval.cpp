@@ -13,14 +13,30 @@ struct EvalVerb : RowOptions {
   std::string max_norm = "none";
 };
 
-/// A source of rows that notices a request to stop.
+/// A source of rows, each once and in order, that notices a request to stop and gives one sequence at a time where there are some.
 template <class Rows>
-struct StoppableSource : IndexedSource<Rows, float> {
-  using IndexedSource<Rows, float>::IndexedSource;
+class StoppableSource : public IndexedSource<Rows, float> {
+  using Base = IndexedSource<Rows, float>;
+
+ public:
+  StoppableSource(Rows rows, const RowRange& range, const std::optional<Sequences>& sequences)
+      : Base(std::move(rows), {.shuffle = false, .first = range.first, .count = range.count, .epochs = 1}),
+        first_(range.first),
+        sequences_(sequences) {}
   Index next(Tensor<float>& batch) {
     check_stop();
-    return IndexedSource<Rows, float>::next(batch);
+    const auto done = static_cast<Index>(Base::state().counters[1]);
+    if (!sequences_ || done == Base::rows()) return Base::next(batch);
+    sequence_.resize((std::min)(sequences_->from(first_ + done), batch.rows()), batch.cols());
+    const Index got = Base::next(sequence_);
+    std::copy_n(sequence_.data(), got * batch.cols(), batch.data());
+    return got;
   }
+
+ private:
+  Index first_;
+  const std::optional<Sequences>& sequences_;
+  Tensor<float> sequence_;
 };
 
 Json figures_json(const ReconstructionFigures& figures) {
@@ -87,12 +103,14 @@ void print_report(const EvaluationReport& report, Index latents) {
   print_table(table);
 }
 
-void evaluate_and_print(const EvalVerb& options, const auto& model, auto rows, const RowRange& range) {
+void evaluate_and_print(const EvalVerb& options, const auto& model, auto rows, const RowRange& range,
+                        const std::optional<Sequences>& sequences) {
   const double max_norm = parse_max_norm(options.max_norm);
   Threads threads(options.threads);
-  StoppableSource<decltype(rows)> source(std::move(rows),
-                                         {.shuffle = false, .first = range.first, .count = range.count, .epochs = 1});
-  const EvaluationReport report = evaluate(model, source, {.max_norm = max_norm}, threads);
+  StoppableSource<decltype(rows)> source(std::move(rows), range, sequences);
+  EvaluationOptions how{.max_norm = max_norm};
+  if (sequences) how.block = (std::min)(sequences->longest(), range.count);
+  const EvaluationReport report = evaluate(model, source, how, threads);
   if (options.json) {
     print_json(report_json(report));
   } else {
@@ -110,12 +128,13 @@ void run_eval(const EvalVerb& options) {
   FiniteNpyRows rows(open_rows(options));
   check_width(sae, options.sae, rows.width(), options.data);
   const RowRange range = chosen_rows(options, rows.rows());
+  const std::optional<Sequences> sequences = sequences_of(options, sae, options.sae);
   sae.visit([&]<class Model>(const Model& model) {
     if constexpr (requires { typename Model::Targets; }) {
       evaluate_and_print(options, model, pair_with_targets(std::move(rows), options.data, options.targets, model.d_out()),
-                         range);
+                         range, sequences);
     } else {
-      evaluate_and_print(options, model, std::move(rows), range);
+      evaluate_and_print(options, model, std::move(rows), range, sequences);
     }
   });
 }
@@ -127,6 +146,7 @@ void add_eval(CLI::App& program) {
   CLI::App& verb = add_verb(program, "eval", "How well and how sparsely a SAE rewrites rows.", options, run_eval);
   add_sae(verb, options->sae)->required();
   add_rows(verb, *options)->required();
+  add_context(verb, *options);
   verb.add_option("--targets", options->targets,
                   "of a transcoder: rows that it should predict, one for each of --data; a file or folder as there");
   verb.add_option("--max-norm", options->max_norm,

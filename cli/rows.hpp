@@ -14,7 +14,8 @@ namespace sae::cli {
 struct RowOptions : Common {
   std::string data;
   Index skip_rows = 0;
-  Index rows = 0;  ///< 0: all
+  Index rows = 0;     ///< 0: all
+  Index context = 0;  ///< add_context; 0: not given
 };
 
 inline CLI::Option* add_rows(CLI::App& verb, RowOptions& options) {
@@ -26,6 +27,15 @@ inline CLI::Option* add_rows(CLI::App& verb, RowOptions& options) {
       "--data", options.data,
       "rows [N, D]: one .npy file, a folder of them (in the order of their names), or what collect made with "
       "one site; float32, float16, float64, or uint16, which is taken for the bits of bfloat16");
+}
+
+/// For verbs that encode: a TemporalSae reads sequences.
+inline void add_context(CLI::App& verb, RowOptions& options) {
+  verb.add_option(
+          "--context", options.context,
+          "of a temporal SAE: rows of one sequence, counted from row 0 of --data on; default: a window of what collect made, "
+          "else the context_size that the SAE names")
+      ->check(at_least(1));
 }
 
 /// The rows of --data, mapped.

@@ -1,6 +1,7 @@
 #pragma once
 #include <sae/formats/load.hpp>
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -28,15 +29,58 @@ inline void check_width(const auto& sae, const std::string& path, Index width, c
     throw_shape(data, ": rows are ", width, " wide, the SAE ", path, " reads rows of ", sae.d_in(), " numbers");
 }
 
-/// Calls use(Batch, first) for block after block of the chosen rows: each is read, checked for NaN, and forgotten.
+/// Where the sequences of rows end, for a SAE that reads them (AnySae::reads_sequences).
+class Sequences {
+ public:
+  /// The windows that collect read.
+  explicit Sequences(CollectedFolder folder) : folder_(std::move(folder)), longest_(folder_->info().context) {}
+  /// Every so many rows, counted from row 0 on.
+  explicit Sequences(Index rows) : longest_(rows) {}
+  /// Rows from this one to the end of its sequence; >= 1.
+  Index from(Index row) const {
+    if (!folder_) return longest_ - row % longest_;
+    const auto window = folder_->origin(row).window;
+    Index n = 1;
+    while (n < longest_ && row + n < folder_->rows() && folder_->origin(row + n).window == window) ++n;
+    return n;
+  }
+  Index longest() const { return longest_; }
+
+ private:
+  std::optional<CollectedFolder> folder_;
+  Index longest_;
+};
+/// The windows of a collected folder, with a warning where rows of them are missing.
+inline Sequences windows_of_folder(const Common& options, CollectedFolder folder) {
+  const CollectCounts& counts = folder.info().counts;
+  if (const Index out = counts.bos + counts.norm + counts.not_finite; out > 0)
+    note(options, "sae: warning: ", folder.path().string(), ": ", out,
+         " rows of its windows were left out, which a temporal SAE reads whole (collect --keep-bos --max-norm none)");
+  return Sequences(std::move(folder));
+}
+/// The sequences of --data for this SAE; nothing where each row stands alone.
+inline std::optional<Sequences> sequences_of(const RowOptions& options, const AnySae& sae, const std::string& path) {
+  if (!sae.reads_sequences()) {
+    if (options.context > 0) usage_error("--context belongs to temporal SAEs; to ", path, " each row stands alone");
+    return std::nullopt;
+  }
+  if (options.context > 0) return Sequences(options.context);
+  if (auto folder = CollectedFolder::find(options.data)) return windows_of_folder(options, *std::move(folder));
+  if (sae.metadata.context_size > 0) return Sequences(sae.metadata.context_size);
+  usage_error("the temporal SAE ", path, " reads sequences, and neither it nor --data says how long they are; --context does");
+}
+
+/// Calls use(Batch, first) for block after block of the chosen rows, or for sequence after sequence: each is read, checked for NaN, and
+/// forgotten.
 template <class Use>
-void for_each_block(const Common& options, const char* what, const FiniteNpyRows& rows, const RowRange& range, const Use& use) {
+void for_each_block(const Common& options, const char* what, const FiniteNpyRows& rows, const RowRange& range,
+                    const std::optional<Sequences>& sequences, const Use& use) {
   constexpr Index block = 1024;
-  Tensor<float> batch((std::min)(block, range.count), rows.width());
+  Tensor<float> batch((std::min)(sequences ? sequences->longest() : block, range.count), rows.width());
   Progress progress(options, what, range.count);
   for (Index done = 0; done < range.count;) {
     check_stop();
-    const Index n = (std::min)(block, range.count - done);
+    const Index n = (std::min)(sequences ? sequences->from(range.first + done) : block, range.count - done);
     rows.read_rows(range.first + done, n, batch.data());
     use(Batch<float>(batch.data(), n, rows.width()), done);
     progress.at(done += n);

@@ -91,6 +91,10 @@ void run_steer(const SteerVerb& options) {
     if (value && !std::isfinite(*value)) usage_error("--", mode_of(options), ": ", *value, " is not a finite number");
   Threads threads(options.threads);
   const AnySae sae = open_sae(options, options.sae);
+  if (sae.reads_sequences() && !options.scale)
+    throw_value(options.sae, ": --", mode_of(options),
+                " needs the codes of each token as it is written, and a temporal SAE reads whole "
+                "sequences; --scale adds a latent's direction");
   for (const Index latent : options.latents)
     if (latent >= sae.latents()) throw_value("--latent ", latent, " is not in [0, ", sae.latents(), ") (the SAE's latents)");
   const Site site = chosen_site(options, sae.site(), options.sae);

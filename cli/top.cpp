@@ -180,8 +180,10 @@ void top_of_data(const TopVerb& options, const AnySae& sae, const std::vector<In
   check_width(sae, options.sae, rows.width(), options.data);
   const std::unique_ptr<HostModel> model = token_model(options, folder->info());
 
+  std::optional<Sequences> sequences;
+  if (sae.reads_sequences()) sequences = windows_of_folder(options, CollectedFolder(folder->path()));
   TopActivations top(sae.latents(), options.count, latents);
-  for_each_block(options, "rows", rows, {0, rows.rows()},
+  for_each_block(options, "rows", rows, {0, rows.rows()}, sequences,
                  [&](const Batch<float>& batch, Index) { top.add(sae.encode(batch, threads)); });
   show(options, latents, top, CollectedContexts(*folder), model.get(), site);
 }
@@ -198,11 +200,27 @@ void top_of_text(const TopVerb& options, const AnySae& sae, const std::vector<In
   WindowContexts contexts(windows);
   {
     Progress progress(options, "windows", windows.count());
-    collect(model, windows, std::span(&site, 1), [&](const CollectedRows& rows, Index windows_done) {
-      top.add(sae.encode(rows.sites[0], threads));
-      contexts.append(rows.origins);
-      progress.at(windows_done);
-    });
+    const auto add = [&](const CollectedRows& rows, Index first, Index count) {
+      const Codes<float> codes = sae.encode(rows.sites[0].middleRows(first, count), threads);
+      Codes<float> kept(codes.latents());
+      for (Index b = 0; b < count; ++b) {
+        if (rows.kept[static_cast<std::size_t>(first + b)] == 0) continue;
+        for (Index e = codes.begin(b); e < codes.end(b); ++e) kept.push(codes.latent(e), codes.value(e));
+        kept.finish_row();
+        contexts.append(rows.origins.subspan(static_cast<std::size_t>(first + b), 1));
+      }
+      top.add(kept);
+    };
+    const bool sequences = sae.reads_sequences();
+    collect(model, windows, std::span(&site, 1),
+            [&](const CollectedRows& rows, Index windows_done) {
+              if (sequences)
+                for_each_window(rows, [&](Index first, Index count) { add(rows, first, count); });
+              else
+                add(rows, 0, static_cast<Index>(rows.origins.size()));
+              progress.at(windows_done);
+            },
+            {.hand_out_all = sequences});
   }
   show(options, latents, top, contexts, &model, site);
 }

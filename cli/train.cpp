@@ -357,6 +357,7 @@ std::optional<AnySae> open_init(const TrainVerb& options) {
   if (found.get<Model>() != nullptr) return found;
   throw_value("--init ", options.init,
               found.get<AnyGluModel>() != nullptr ? ": has a GLU encoder, which is not trained here"
+              : found.reads_sequences()           ? ": is a temporal SAE, which is not trained here"
               : options.targets.empty()           ? ": is a transcoder, which is trained with --targets; without it a SAE is"
                                         : ": is a SAE; with --targets a transcoder is trained, which starts from one");
 }

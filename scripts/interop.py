@@ -17,8 +17,10 @@ def saelens(folder, x):
 
     sae = SAE.load_from_disk(str(folder), device="cpu")
     with torch.no_grad():
-        codes = sae.encode(x)
-        return codes, sae(x)
+        if sae.cfg.architecture() == "temporal":  # whole sequences
+            x = x.reshape(-1, sae.cfg.metadata.context_size, x.shape[1])
+        codes, rows = sae.encode(x), sae(x)
+        return codes.flatten(0, -2), rows.flatten(0, -2)
 
 
 def dictionary_learning(folder, x):
@@ -59,7 +61,7 @@ CASES = {
         "llamascopium_jumprelu_dataset_wise", "saelens_abstopk_rescale", "saelens_matching_pursuit", "saelens_transcoder",
         "saelens_skip_transcoder", "saelens_jumprelu_transcoder", "saelens_standard_layer_norm", "saelens_topk_layer_norm",
         "saelens_standard_constant_norm_rescale", "saelens_standard_no_bdec_input", "saelens_pre6_standard",
-        "saelens_checkpoint_batchtopk", "saelens_checkpoint_matryoshka", "saelens_standard_bf16",
+        "saelens_checkpoint_batchtopk", "saelens_checkpoint_matryoshka", "saelens_standard_bf16", "saelens_temporal",
     ],
     "dictionary_learning": [
         "saelens_standard", "saelens_standard_no_bdec_input", "saelens_gated", "saelens_jumprelu",

@@ -41,6 +41,7 @@
 #include <sae/models/jump_relu_conversion.hpp>
 #include <sae/models/matryoshka.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
+#include <sae/models/temporal_sae.hpp>
 #include <sae/models/transcoder.hpp>
 #include <sae/training/any_objective.hpp>
 #include <sae/training/callbacks.hpp>

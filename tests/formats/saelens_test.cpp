@@ -294,9 +294,9 @@ TEST_CASE("SAELens: settings that nothing here does are refused by name", "[form
   CHECK_THAT(error_of(sae.path),
              ContainsSubstring("cfg.json: normalize_activations = \"batch_norm\" is not supported; \"none\""));
   config = CopiedSae("saelens_standard").config();
-  config["architecture"] = "temporal";
+  config["architecture"] = "ica";
   sae.set(config);
-  CHECK_THAT(error_of(sae.path), ContainsSubstring("architecture = \"temporal\" is not supported; these are: standard, topk"));
+  CHECK_THAT(error_of(sae.path), ContainsSubstring("architecture = \"ica\" is not supported; these are: standard, topk"));
 }
 
 TEST_CASE("SAELens: a wrong cfg.json is refused by file and field", "[formats][saelens]") {

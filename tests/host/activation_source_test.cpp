@@ -103,6 +103,46 @@ TEST_CASE("the median is that of the first 4096 rows and stays", "[host][activat
   CHECK(seen.first.back() == 15);
 }
 
+TEST_CASE("rows that are left out are handed out on request, and marked; what is kept stays the same",
+          "[host][activation_source]") {
+  NormModel model;
+  std::vector<Token> text = {10, 11, 12, 110, 111, 0, 9, 8, 10};
+  text.resize(9 + 3 * 3000, 10);  // further than the median looks
+  const Windows windows(text, 1000, {.context = 4, .tokens = 0});
+  for (const bool keep_bos : {false, true}) {
+    CollectReport report, marked;
+    const Seen seen = gather(model, windows, report, {.keep_bos = keep_bos});
+    Seen kept;
+    std::vector<Index> lengths;
+    marked =
+        collect(model, windows, both,
+                [&](const CollectedRows& rows, Index) {
+                  REQUIRE(rows.kept.size() == rows.origins.size());
+                  for_each_window(rows, [&](Index first, Index count) {
+                    lengths.push_back(count);
+                    for (Index i = first; i < first + count; ++i) {
+                      CHECK(rows.origins[static_cast<std::size_t>(i)].window == static_cast<std::int32_t>(lengths.size()) - 1);
+                      if (rows.kept[static_cast<std::size_t>(i)] == 0) continue;
+                      kept.origins.push_back(rows.origins[static_cast<std::size_t>(i)]);
+                      kept.first.push_back(rows.sites[0](i, 0));
+                      kept.second.push_back(rows.sites[1](i, 1));
+                    }
+                  });
+                },
+                {.keep_bos = keep_bos, .hand_out_all = true});
+    CHECK(kept.origins == seen.origins);
+    CHECK(kept.first == seen.first);
+    CHECK(kept.second == seen.second);
+    CHECK(marked.counts == report.counts);
+    CHECK(marked.limits == report.limits);
+    CHECK(static_cast<Index>(lengths.size()) == windows.count());
+    CHECK(std::count(lengths.begin(), lengths.end(), 4) == windows.count() - 1);
+    CHECK(lengths[1] == 3);  // the NaN alone is missing
+  }
+  CHECK_THROWS_WITH(ActivationSource<NormModel>(model, windows, both, {.hand_out_all = true}),
+                    ContainsSubstring("hand_out_all"));
+}
+
 TEST_CASE("a sink that returns false ends the collection", "[host][activation_source]") {
   NormModel model;
   const Windows windows(std::vector<Token>(100, 3), 1000, {.context = 11, .tokens = 0});

@@ -4,6 +4,7 @@
 #include <sae/activations/topk.hpp>
 #include <sae/core/random.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
+#include <sae/models/temporal_sae.hpp>
 
 #include <cmath>
 
@@ -196,4 +197,44 @@ TEST_CASE("edits that cannot be are refused in one sentence", "[interpret]") {
   CHECK_THROWS_AS(steer_latent(site, model, 1, 1).visit(MatrixMap<float>(narrow.data(), 2, width - 1), 0), ShapeError);
   CHECK_THROWS_WITH(edit_latents(site, model, {}).visit(MatrixMap<float>(narrow.data(), 2, width - 1), 0),
                     ContainsSubstring("residual-3"));
+}
+
+TEST_CASE("a SAE that reads sequences is shown whole ones, whichever rows are edited", "[interpret][temporal]") {
+  TemporalParameters<float> p;
+  p.resize(width, latents, 1, latents / 4, false);
+  Random random(3);
+  TemporalParameters<float>::visit(
+      [&](std::string_view, auto& tensor) {
+        for (Index i = 0; i < tensor.size(); ++i) tensor[i] = static_cast<float>(random.normal());
+      },
+      p);
+  const TemporalSae<float> model(std::move(p), {.heads = 2, .k = 6, .input_scale = 0.5});
+  static_assert(LatentModel<TemporalSae<float>>);
+  const Matrix<float> x = some_rows(9), reconstructed = model.reconstruct(x);
+  const Matrix<float> replaced = after(replace_by_reconstruction(site, model, EditedRows::after_first()), x);
+  CHECK(replaced.row(0) == x.row(0));
+  CHECK(replaced.bottomRows(8) == reconstructed.bottomRows(8));
+  CHECK(replaced.bottomRows(8) != model.reconstruct(x.bottomRows(8)));
+  CHECK(after(replace_by_reconstruction(site, model, EditedRows::at({})), x) == x);
+
+  const Codes<float> codes = model.encode(x);
+  const Index latent = mixed_latent(codes);
+  const Matrix<float> dropped =
+      after(edit_latents(site, model, {ablate_latent(latent)}, EditedRows::from(2), ErrorTerm::drop), x);
+  CHECK(dropped.topRows(2) == x.topRows(2));
+  CHECK(dropped.bottomRows(7) == model.decode(edit_codes(codes, {ablate_latent(latent)}), x).bottomRows(7));
+  const Matrix<float> kept = after(edit_latents(site, model, {clamp_latent(latent, 3)}, EditedRows::from(2)), x);
+  CHECK(kept.topRows(2) == x.topRows(2));
+  for (Index b = 2; b < x.rows(); ++b) {
+    const RowVector<float> expected = x.row(b) + 2 * (3 - codes.coefficient(b, latent)) * model.W_dec().row(latent);
+    CHECK((kept.row(b) - expected).norm() <= tolerance * expected.norm());
+  }
+  // Rows behind others, as generate shows them, are no sequence.
+  Matrix<float> more = x;
+  const MatrixMap<float> rows(more.data(), more.rows(), more.cols());
+  CHECK_THROWS_WITH(replace_by_reconstruction(site, model).visit(rows, 4),
+                    ContainsSubstring("reads whole sequences, and this pass begins at position 4"));
+  CHECK_THROWS_AS(edit_latents(site, model, {ablate_latent(1)}).visit(rows, 1), ValueError);
+  CHECK(more == x);
+  CHECK(after(steer_latent(site, model, latent, 1), x, 4) != x);
 }

@@ -2,6 +2,7 @@
 
 #include <sae/activations/relu.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
+#include <sae/models/temporal_sae.hpp>
 
 #include <cmath>
 #include <functional>
@@ -206,4 +207,38 @@ TEST_CASE("widths that do not fit are refused", "[interpret]") {
   RecoverOptions options;
   options.mean_row = RowVector<float>::Zero(width + 1);
   CHECK_THROWS_AS(recover(model, windows, site, some_sae(), options), ShapeError);
+}
+
+TEST_CASE("a SAE that reads sequences is shown each window whole, and measured on the kept rows", "[interpret][temporal]") {
+  TableModel model = some_model();
+  TemporalParameters<float> p;
+  p.resize(width, 10, 1, 10, true);
+  std::uint64_t seed = 20;
+  TemporalParameters<float>::visit(
+      [&](std::string_view, auto& tensor) { tensor.map() = random_matrix(tensor.rows(), tensor.cols(), seed++); }, p);
+  const TemporalSae<float> sae(std::move(p), {.heads = 2, .k = 3, .input_scale = 0.1});
+  const Windows windows = cut_windows(model, text, {.context = 7, .tokens = 0});
+  const RecoverReport report = recover(model, windows, site, sae);
+  CHECK(report.rows == CollectCounts{41, 7, 1, 0});
+  CHECK(report.mean_row == recover(model, windows, site, some_sae()).mean_row);
+  const ByHand spliced = by_hand(model, windows, [&](Matrix<float>& x) {
+    const Matrix<float> reconstructed = sae.reconstruct(x);
+    x.bottomRows(x.rows() - 1) = reconstructed.bottomRows(x.rows() - 1);
+  });
+  CHECK(report.cross_entropy.sae == Approx(spliced.cross_entropy).epsilon(1e-5));
+  double error = 0, squares = 0, n = 0;
+  Eigen::RowVectorXd sum = Eigen::RowVectorXd::Zero(width);
+  for (Index w = 0; w < windows.count(); ++w) {
+    Matrix<float> x(windows.context(), width);
+    for (Index t = 0; t < x.rows(); ++t) x.row(t) = model.table.row(windows[w][static_cast<std::size_t>(t)]);
+    const Matrix<float> reconstructed = sae.reconstruct(x);
+    for (Index t = 1; t < x.rows(); ++t) {
+      if (windows[w][static_cast<std::size_t>(t)] == 7) continue;
+      error += (x.row(t) - reconstructed.row(t)).cast<double>().squaredNorm();
+      squares += x.row(t).cast<double>().squaredNorm();
+      sum += x.row(t).cast<double>();
+      ++n;
+    }
+  }
+  CHECK(report.figures.explained_variance == Approx(1 - error / (squares - sum.squaredNorm() / n)).epsilon(1e-5));
 }

@@ -87,15 +87,19 @@ class KeptEncoder {
 
 /// A trained SAE or transcoder of any layout and architecture, with what its files say about it. Copies copy the weights. Const members
 /// may be called from several threads at once.
+///
+/// Each row stands alone, but for a TemporalSae (`reads_sequences`): the rows of one call are then one sequence, in order, and a caller cuts
+/// what it has into sequences of about `metadata.context_size` tokens. Its codes are the novel ones; `get<TemporalSae<float>>()` has both parts.
 class AnySae : public StoredDetails {
  public:
-  AnySae(AnyModel model) : model_(std::move(model)) {}          // NOLINT: what a model is anyway
-  AnySae(AnyGluModel model) : model_(std::move(model)) {}       // NOLINT
-  AnySae(AnyTranscoder model) : model_(std::move(model)) {}     // NOLINT
-  AnySae(MappedModel model) : model_(std::move(model)) {}       // NOLINT
-  AnySae(MappedTranscoder model) : model_(std::move(model)) {}  // NOLINT
+  AnySae(AnyModel model) : model_(std::move(model)) {}            // NOLINT: what a model is anyway
+  AnySae(AnyGluModel model) : model_(std::move(model)) {}         // NOLINT
+  AnySae(AnyTranscoder model) : model_(std::move(model)) {}       // NOLINT
+  AnySae(MappedModel model) : model_(std::move(model)) {}         // NOLINT
+  AnySae(MappedTranscoder model) : model_(std::move(model)) {}    // NOLINT
+  AnySae(TemporalSae<float> model) : model_(std::move(model)) {}  // NOLINT
 
-  /// Calls f(model) with the AnyModel, AnyGluModel, AnyTranscoder, MappedModel or MappedTranscoder inside.
+  /// Calls f(model) with the AnyModel, AnyGluModel, AnyTranscoder, MappedModel, MappedTranscoder or TemporalSae<float> inside.
   template <class F>
   decltype(auto) visit(F&& f) const {
     return std::visit([&](const auto& held) -> decltype(auto) { return f(held.model); }, model_);
@@ -113,12 +117,17 @@ class AnySae : public StoredDetails {
   bool is_mapped() const {
     return visit([]<class Model>(const Model&) { return std::is_same_v<typename Model::Parameters::Stored, Mapped>; });
   }
+  /// Whether the rows of one call are one sequence, in order; else each row stands alone.
+  bool reads_sequences() const { return get<TemporalSae<float>>() != nullptr; }
   /// \throws ValueError  it is another kind, or is mapped.
   const AnyModel& model() const {
     if (const AnyModel* const model = get<AnyModel>()) return *model;
     if (get<MappedModel>() != nullptr) throw_mapped();
-    throw_value("a SAE is needed here, ", is_transcoder() ? "this is a transcoder" : "this one has a GLU encoder", " (",
-                architecture(), ")");
+    throw_value("a SAE is needed here, ",
+                is_transcoder()     ? "this is a transcoder"
+                : reads_sequences() ? "of which each row stands alone; this one reads sequences"
+                                    : "this one has a GLU encoder",
+                " (", architecture(), ")");
   }
   const AnyTranscoder& transcoder() const {
     if (const AnyTranscoder* const model = get<AnyTranscoder>()) return *model;
@@ -142,6 +151,8 @@ class AnySae : public StoredDetails {
         return detail::saelens_transcoder_architecture(detail::saelens_architecture(model.activation()), model.has_skip());
       else if constexpr (std::is_same_v<Model, AnyGluModel>)
         return detail::concat("glu_", detail::saelens_architecture(model.activation().inner));
+      else if constexpr (std::is_same_v<Model, TemporalSae<float>>)
+        return std::string(detail::saelens_temporal);
       else
         return std::string(detail::saelens_architecture(model.activation()));
     });
@@ -151,6 +162,9 @@ class AnySae : public StoredDetails {
     return visit([]<class Model>(const Model& model) {
       if constexpr (std::is_same_v<Model, AnyGluModel>)
         return "glu, " + detail::activation_text(model.activation().inner);
+      else if constexpr (std::is_same_v<Model, TemporalSae<float>>)
+        return detail::activation_text(model.options().k > 0 ? AnyActivation(TopK{.k = model.options().k})
+                                                             : AnyActivation(ReLU{}));
       else
         return detail::activation_text(model.activation());
     });
@@ -165,12 +179,15 @@ class AnySae : public StoredDetails {
   Codes<float> encode(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
     return std::visit([&](const auto& held) { return held.encoder(held.model, rows, threads); }, model_);
   }
-  /// \throws ValueError  the rows are needed as well: it normalises them, or has a skip.
+  /// \throws ValueError  the rows are needed as well: it normalises them, has a skip, or predicts from them.
   Matrix<float> decode(const Codes<float>& codes, Threads& threads = Threads::shared()) const {
     return visit([&]<class Model>(const Model& model) -> Matrix<float> {
       if constexpr (detail::transcodes<Model>) {
         if (model.has_skip()) throw_value("codes alone do not tell what a skip transcoder predicts; give the rows, too");
         return model.decode(codes, Matrix<float>::Zero(codes.rows(), model.d_in()), threads);
+      } else if constexpr (std::is_same_v<Model, TemporalSae<float>>) {
+        throw_value(
+            "codes alone do not tell what a temporal SAE predicts of a row from the rows before it; give the rows, too");
       } else {
         return model.decode(codes, threads);
       }
@@ -190,6 +207,7 @@ class AnySae : public StoredDetails {
   }
   /// Reconstructions [N x D], or predictions [N x D_out].
   Matrix<float> reconstruct(const Batch<float>& rows, Threads& threads = Threads::shared()) const {
+    if (const auto* const temporal = get<TemporalSae<float>>()) return temporal->reconstruct(rows, threads);
     return decode(encode(rows, threads), rows, threads);
   }
 
@@ -202,7 +220,12 @@ class AnySae : public StoredDetails {
     return visit([](const auto& model) { return matrix_of(model.parameters().W_dec); });
   }
   ConstMatrixMap<float> b_enc() const {  ///< [1 x F], or empty
-    return visit([](const auto& model) { return model.parameters().b_enc.map(); });
+    return visit([](const auto& model) -> ConstMatrixMap<float> {
+      if constexpr (requires { model.parameters().b_enc; })
+        return model.parameters().b_enc.map();
+      else
+        return {nullptr, 0, 0};
+    });
   }
   ConstMatrixMap<float> b_dec() const {  ///< [1 x D_out]
     return visit([](const auto& model) { return model.parameters().b_dec.map(); });
@@ -256,7 +279,9 @@ class AnySae : public StoredDetails {
     Model model;
     detail::KeptEncoder<Model> encoder;
   };
-  std::variant<Held<AnyModel>, Held<AnyGluModel>, Held<AnyTranscoder>, Held<MappedModel>, Held<MappedTranscoder>> model_;
+  std::variant<Held<AnyModel>, Held<AnyGluModel>, Held<AnyTranscoder>, Held<MappedModel>, Held<MappedTranscoder>,
+               Held<TemporalSae<float>>>
+      model_;
 };
 
 namespace detail {

@@ -69,7 +69,9 @@ template <class Parameters, class Activation, class F>
 void for_each_layer(const PublishedCrossLayer& from, const Activation& activation, const LoadOptions& options, const F& f) {
   std::set<std::string, std::less<>> used, unused;
   for (const CrossLayerPart& part : from.parts) {
-    Parameters layer = read_parameters<Parameters>(part.sae, activation, from.d_in, options.check_finite, used);
+    PublishedReader reader(part.sae, options);
+    Parameters layer = reader.parameters<Parameters>(activation, from.d_in);
+    used.insert(reader.used().begin(), reader.used().end());
     if (options.warnings != nullptr) warn_of_zero_rows(layer.W_dec, concat("layer ", part.layer, ": "), *options.warnings);
     f(part, std::move(layer));
   }

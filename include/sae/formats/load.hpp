@@ -27,9 +27,10 @@ inline PublishedSae read_published(const std::filesystem::path& asked) {
   if (detail::is_saelens(path)) return published_saelens(path);
   const Package package = open_package(path);
   // Those that more is known of come first.
-  for (const auto read : {detail::read_openai, detail::read_llamascopium, detail::read_llama_scope, detail::read_sparsify,
-                          detail::read_gemma_scope, detail::read_goodfire, detail::read_dictionary_learning,
-                          detail::read_qwen_scope, detail::read_mwhanna, detail::read_two_linear})
+  for (const auto read :
+       {detail::read_temporal, detail::read_openai, detail::read_llamascopium, detail::read_llama_scope, detail::read_sparsify,
+        detail::read_gemma_scope, detail::read_goodfire, detail::read_dictionary_learning, detail::read_qwen_scope,
+        detail::read_mwhanna, detail::read_two_linear})
     if (std::optional<PublishedSae> found = read(package)) return *std::move(found);
   std::string there;
   int listed = 0;
@@ -74,7 +75,8 @@ inline AnyActivation activation_as<AnyActivation>(const PublishedSae& from, bool
 /// Whether W_enc and W_dec are read where they lie.
 /// \throws FileError  that is asked for, and no such model does.
 inline bool stays_in_file(const PublishedSae& from, WeightsIn where) {
-  const char* const reason = from.glu ? "a GLU encoder reads the rows twice"
+  const char* const reason = from.temporal ? "a temporal SAE needs its weights in memory"
+                             : from.glu    ? "a GLU encoder reads the rows twice"
                              : from.fold_decoder_norms
                                  ? "its codes are in units of the decoder norms, which are folded into the weights"
                              : has_tied_weights(from.activation) ? "a pursuit needs its weights in memory"
@@ -92,7 +94,10 @@ inline bool stays_in_file(const PublishedSae& from, WeightsIn where) {
 /// \throws FileError  its architecture or its sizes are not the type's; a tensor is missing, has another shape, or is not finite.
 template <class Model>
 Model load(const PublishedSae& from, LoadOptions options = {}) {
-  return build_model<Model>(from, detail::activation_as<typename Model::Activation>(from, from.glu), options);
+  if constexpr (detail::is_temporal<Model>)
+    return build_temporal<typename Model::Scalar>(from, options);
+  else
+    return build_model<Model>(from, detail::activation_as<typename Model::Activation>(from, from.glu), options);
 }
 
 /// Loads a trained SAE or transcoder of any layout that is known (docs/formats.md), from its folder or its file of weights, whoever
@@ -112,7 +117,8 @@ inline AnySae load(const std::filesystem::path& path, LoadOptions options = {}) 
   if (from.glu && from.d_out > 0) throw_file(from.file.string(), ": is a transcoder with a GLU encoder, which is not read");
   options.warnings = options.warnings == nullptr ? &warnings : options.warnings;
   const bool mapped = detail::stays_in_file(from, options.weights);
-  AnySae out = from.d_out > 0
+  AnySae out = from.temporal ? AnySae(load<TemporalSae<float>>(from, options))
+               : from.d_out > 0
                    ? (mapped ? AnySae(load<MappedTranscoder>(from, options)) : AnySae(load<AnyTranscoder>(from, options)))
                : from.glu ? AnySae(load<AnyGluModel>(from, options))
                : mapped   ? AnySae(load<MappedModel>(from, options))
@@ -131,12 +137,14 @@ inline AnySae load(const std::filesystem::path& path, LoadOptions options = {}) 
 }
 /// The same in a model of this type, which may be narrower (float16 weights) or fixed in its sizes:
 ///   auto model = sae::load<sae::SparseAutoencoder<2304, 16384, sae::JumpReLU>>("params.npz");
+///   auto temporal = sae::load<sae::TemporalSae<>>("gemma-2-2B/layer_12/temporal");
 /// \throws FileError  also where the type does not fit, with what differs.
 template <class Model>
 Model load(const std::filesystem::path& asked, LoadOptions options = {}) {
   const std::filesystem::path path = resolve_path(asked);
-  if (!detail::find_cross_layer(path) && detail::is_saelens(path))
-    return load_saelens<Model>(path, options);  // activations of one's own, too
+  if constexpr (!detail::is_temporal<Model>)
+    if (!detail::find_cross_layer(path) && detail::is_saelens(path))
+      return load_saelens<Model>(path, options);  // activations of one's own, too
   const PublishedSae from = read_published(path);
   if (options.warnings != nullptr)
     options.warnings->insert(options.warnings->end(), from.warnings.begin(), from.warnings.end());

@@ -2,6 +2,7 @@
 #include <sae/formats/mapped_weights.hpp>
 #include <sae/formats/tensor_set.hpp>
 #include <sae/models/any_model.hpp>
+#include <sae/models/temporal_sae.hpp>
 #include <sae/models/transcoder.hpp>
 
 #include <algorithm>
@@ -56,6 +57,14 @@ struct StoredMatrix {
   std::string file{};                  ///< where it lies, if not in the SAE's own file of tensors
 };
 
+/// What files say of a TemporalSae, beside its sizes.
+struct TemporalSettings {
+  TemporalOptions options{};
+  Index attention_layers = 0;
+  Index query_width = 0;  ///< E
+  bool tied = true;
+};
+
 /// A SAE or transcoder as its files describe it, weights not read yet.
 struct PublishedSae {
   std::string layout;          ///< "saelens"
@@ -67,6 +76,8 @@ struct PublishedSae {
   std::set<std::string, std::less<>> passed_over;  ///< tensors of the file that are known and need not be read
 
   std::string architecture;  ///< as the files call it, for messages
+  /// Of a TemporalSae, of which nothing below but d_in and latents is looked at.
+  std::optional<TemporalSettings> temporal{};
   AnyActivation activation;
   bool glu = false;  ///< a GLU encoder in front of the activation: W_glu [F x D_in], b_glu
   Index d_in = 0, latents = 0;
@@ -155,55 +166,75 @@ Tensor<T> read_stored(const StoredMatrix& from, std::vector<Index> shape, const 
   }
 }
 
-/// The parameters of a model with this activation, as the files hold them.
-/// \param width  of what a latent's own biases and skip write: b_dec [width], W_skip [width x D_in]. D_out, but of one layer of a
-///               cross-layer transcoder the D of that layer.
-/// \param used   names of the file's tensors that were read
-template <class Parameters, class Activation>
-Parameters read_parameters(const PublishedSae& from, const Activation& activation, Index width, bool check_finite,
-                           std::set<std::string, std::less<>>& used) {
-  using Scalar = typename Parameters::Scalar;
-  using Stored = typename Parameters::Stored;
-  const auto read_as = [&]<class T>(std::type_identity<T>, std::string_view name, const std::vector<Index>& shape) {
-    const auto found = from.given.find(name);
-    StoredMatrix stored = found == from.given.end() ? StoredMatrix{std::string(name), from.tensors.at(name)} : found->second;
-    if (stored.keep == nullptr) stored.keep = from.tensors.bytes();
-    used.insert(stored.name);
-    return read_stored<T>(stored, shape, stored.file.empty() ? from.tensors.file() : stored.file, check_finite);
-  };
-  const auto read = [&](std::string_view name, const std::vector<Index>& shape) {
-    return read_as(std::type_identity<Scalar>(), name, shape);
-  };
-  Parameters p;
-  if (!has_tied_weights(activation)) p.W_enc = read_as(std::type_identity<Stored>(), "W_enc", {from.latents, from.d_in});
-  p.W_dec = read_as(std::type_identity<Stored>(), "W_dec", {from.latents, from.d_out > 0 ? from.d_out : from.d_in});
-  if (has_encoder_bias(activation)) p.b_enc = read("b_enc", {from.latents});
-  p.b_dec = read("b_dec", {width});
-  if (from.skip) p.W_skip = read("W_skip", {width, from.d_in});
-  if constexpr (requires { p.activation.choose(activation); }) p.activation.choose(activation);
-  resize_own(p.activation, from.latents, from.d_in);
-  p.activation.initialize(activation);
-  Parameters::visit_activation([&](std::string_view name, auto& tensor) { tensor = read(name, stored_shape(tensor)); }, p);
-  p.activation.constrain();
-  return p;
-}
-
-/// What is odd about decoder rows [F x D_out].
+/// Says what is odd about decoder rows [F x D_out].
+/// \param of  what stands before it
 template <class Stored>
 void warn_of_zero_rows(const Tensor<Stored>& W_dec, std::string_view of, std::vector<std::string>& warnings) {
-  const Index latents = W_dec.rows(), width = W_dec.cols();
-  using Scalar = std::remove_cvref_t<decltype(number(Stored()))>;
-  Index zero = 0, first = 0;
-  Buffer<Scalar> room(static_cast<std::size_t>(kernels::wide_room<Stored>(width)));
-  for (Index i = latents - 1; i >= 0; --i)
-    if (kernels::squared_norm(kernels::wide(W_dec.row(i), width, room.data()), width) == Scalar(0)) {
-      ++zero;
-      first = i;
-    }
-  if (zero > 0)
-    warnings.push_back(concat(of, "W_dec: ", zero, " of ", latents,
-                              " decoder rows are zero, their latents write nothing; the first is latent ", first));
+  if constexpr (!std::is_same_v<Stored, Mapped>) {  // whose rows nobody reads before they are used
+    using Wide = std::conditional_t<std::is_same_v<Stored, double>, double, float>;
+    Index zero = 0, first = 0;
+    Buffer<Wide> room(static_cast<std::size_t>(kernels::wide_room<Stored>(W_dec.cols())));
+    for (Index i = W_dec.rows() - 1; i >= 0; --i)
+      if (kernels::squared_norm(kernels::wide(W_dec.row(i), W_dec.cols(), room.data()), W_dec.cols()) == Wide(0)) {
+        ++zero;
+        first = i;
+      }
+    if (zero > 0)
+      warnings.push_back(concat(of, "W_dec: ", zero, " of ", W_dec.rows(),
+                                " decoder rows are zero, their latents write nothing; the first is latent ", first));
+  }
 }
+
+/// Reads the tensors of a PublishedSae by our names, and knows which of the file's were read.
+class PublishedReader {
+ public:
+  PublishedReader(const PublishedSae& from, const LoadOptions& options)
+      : from_(from), options_(options), used_(from.passed_over) {}
+  /// Ours of that name, of that shape ([n] of one row).
+  template <class T>
+  Tensor<T> read(std::string_view name, const std::vector<Index>& shape) {
+    const auto found = from_.given.find(name);
+    StoredMatrix stored = found == from_.given.end() ? StoredMatrix{std::string(name), from_.tensors.at(name)} : found->second;
+    if (stored.keep == nullptr) stored.keep = from_.tensors.bytes();
+    used_.insert(stored.name);
+    return read_stored<T>(stored, shape, stored.file.empty() ? from_.tensors.file() : stored.file, options_.check_finite);
+  }
+  /// The parameters of a model with this activation.
+  /// \param width  of what a latent's own biases and skip write: b_dec [width], W_skip [width x D_in]. D_out, but of one layer of a
+  ///               cross-layer transcoder the D of that layer.
+  template <class Parameters, class Activation>
+  Parameters parameters(const Activation& activation, Index width) {
+    using Scalar = typename Parameters::Scalar;
+    using Stored = typename Parameters::Stored;
+    Parameters p;
+    if (!has_tied_weights(activation)) p.W_enc = read<Stored>("W_enc", {from_.latents, from_.d_in});
+    p.W_dec = read<Stored>("W_dec", {from_.latents, from_.d_out > 0 ? from_.d_out : from_.d_in});
+    if (has_encoder_bias(activation)) p.b_enc = read<Scalar>("b_enc", {from_.latents});
+    p.b_dec = read<Scalar>("b_dec", {width});
+    if (from_.skip) p.W_skip = read<Scalar>("W_skip", {width, from_.d_in});
+    if constexpr (requires { p.activation.choose(activation); }) p.activation.choose(activation);
+    resize_own(p.activation, from_.latents, from_.d_in);
+    p.activation.initialize(activation);
+    Parameters::visit_activation(
+        [&](std::string_view name, auto& tensor) { tensor = read<Scalar>(name, stored_shape(tensor)); }, p);
+    p.activation.constrain();
+    return p;
+  }
+  const std::set<std::string, std::less<>>& used() const { return used_; }
+  /// What is odd about what was read, where somebody asked for it.
+  template <class Stored>
+  void warn(const Tensor<Stored>& W_dec) const {
+    if (options_.warnings == nullptr) return;
+    for (const auto& [name, array] : from_.tensors.arrays())
+      if (!used_.contains(name)) options_.warnings->push_back(concat("tensor ", printable(name), " is not used"));
+    warn_of_zero_rows(W_dec, "", *options_.warnings);
+  }
+
+ private:
+  const PublishedSae& from_;
+  const LoadOptions& options_;
+  std::set<std::string, std::less<>> used_;
+};
 
 }  // namespace detail
 
@@ -220,6 +251,9 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
   constexpr bool transcodes = detail::transcodes<Model>;
   const std::string file = from.file.string();
   const auto kind = [](bool is) { return is ? "a transcoder" : "an autoencoder"; };
+  if (from.temporal)
+    throw_file(file, ": is a temporal SAE, which does not fit the model it is loaded into, ", kind(transcodes),
+               " of one row at a time");
   if (transcodes != (from.d_out > 0))
     throw_file(file, ": architecture = \"", detail::printable(from.architecture), "\" is ", kind(from.d_out > 0),
                ", the model it is loaded into is ", kind(transcodes));
@@ -231,15 +265,9 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
   fits("d_sae", from.latents, "F", Model::fixed_latents);
   if constexpr (transcodes) fits("d_out", from.d_out, "D_out", Model::fixed_output_width);
 
-  std::set<std::string, std::less<>> used = from.passed_over;
-  auto p = detail::read_parameters<typename Model::Parameters>(from, activation, transcodes ? from.d_out : from.d_in,
-                                                               options.check_finite, used);
-  if (options.warnings != nullptr) {
-    for (const auto& [name, array] : from.tensors.arrays())
-      if (!used.contains(name)) options.warnings->push_back(detail::concat("tensor ", detail::printable(name), " is not used"));
-    if constexpr (!std::is_same_v<Stored, Mapped>)  // whose rows nobody reads before they are used
-      detail::warn_of_zero_rows(p.W_dec, "", *options.warnings);
-  }
+  detail::PublishedReader reader(from, options);
+  auto p = reader.parameters<typename Model::Parameters>(activation, transcodes ? from.d_out : from.d_in);
+  reader.warn(p.W_dec);
   Model model = [&] {
     if constexpr (transcodes)
       return Model(std::move(p), activation);
@@ -256,6 +284,43 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
                  "(with_weights)");
   }
   return model;
+}
+
+namespace detail {
+template <class Model>
+inline constexpr bool is_temporal = false;
+template <class Scalar>
+inline constexpr bool is_temporal<TemporalSae<Scalar>> = true;
+}  // namespace detail
+
+/// The TemporalSae that a PublishedSae describes.
+/// \throws FileError  it describes another model; a tensor is missing, has another shape, or is not finite.
+template <class Scalar>
+TemporalSae<Scalar> build_temporal(const PublishedSae& from, LoadOptions options = {}) {
+  if (!from.temporal)
+    throw_file(from.file.string(), ": architecture = \"", detail::printable(from.architecture),
+               "\" does not fit the model it is loaded into, a temporal SAE");
+  const TemporalSettings& settings = *from.temporal;
+  detail::PublishedReader reader(from, options);
+  const Index width = from.d_in, latents = from.latents, wide = settings.query_width;
+  TemporalParameters<Scalar> p;
+  p.W_dec = reader.template read<Scalar>("W_dec", {latents, width});
+  p.b_dec = reader.template read<Scalar>("b_dec", {width});
+  if (!settings.tied) p.W_enc = reader.template read<Scalar>("W_enc", {latents, width});
+  for (Index l = 0; l < settings.attention_layers; ++l) {
+    const auto map = [&](std::string_view name, Index out) -> detail::LinearMap<Scalar> {
+      const std::string whole = detail::concat("attn_layers.", l, ".", name);
+      return {reader.template read<Scalar>(whole + ".weight", {out, latents}),
+              reader.template read<Scalar>(whole + ".bias", {out})};
+    };
+    auto& layer = p.layers.emplace_back();
+    layer.q_target = map("q_target", wide);
+    layer.k_ctx = map("k_ctx", wide);
+    layer.v_ctx = map("v_ctx", latents);
+    layer.c_proj = map("c_proj", latents);
+  }
+  reader.warn(p.W_dec);
+  return {std::move(p), settings.options};
 }
 
 }  // namespace sae::inline SAE_ABI

@@ -2,6 +2,7 @@
 #include <sae/files/json.hpp>
 #include <sae/files/output_folder.hpp>
 #include <sae/formats/package.hpp>
+#include <sae/formats/temporal.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -19,8 +20,9 @@
 //   sae_weights.safetensors   W_enc [D x F] (the transpose of ours), b_enc [F], W_dec [F x D], b_dec [D], and the architecture's own
 // A transcoder's cfg.json has d_out, its W_dec is [F x D_out] and its b_dec [D_out]; with a skip there is W_skip [D_out x D_in]. Its
 // architecture is "transcoder" or "skip_transcoder", behind the activation's: "jumprelu_skip_transcoder" ("standard" is left out).
+// A TemporalSae is "temporal": no b_enc, W_enc where it is not tied, and attn_layers.L.NAME.weight and .bias as TemporalParameters has them.
 // Source: SAELens 6.54, saes/sae.py (SAEConfig.to_dict, save_model), saes/standard_sae.py, saes/topk_sae.py, saes/jumprelu_sae.py,
-// saes/transcoder.py (ReLU and JumpReLU alone: "topk_transcoder" and its like are names of ours).
+// saes/temporal_sae.py, saes/transcoder.py (ReLU and JumpReLU alone: "topk_transcoder" and its like are names of ours).
 namespace sae::inline SAE_ABI {
 
 /// What cfg.json says, checked.
@@ -220,6 +222,9 @@ void write_saelens_settings(const AnyActivation& any, const AnyActivation::Param
   });
 }
 
+/// A TemporalSae's architecture, and its name for rows that are multiplied by one number.
+inline constexpr std::string_view saelens_temporal = "temporal", saelens_constant_scale = "constant_scalar_rescale";
+
 /// SAELens' name of what a model does to its rows.
 inline const char* saelens_normalisation(InputNormalisation kind) {
   constexpr const char* names[] = {"none", "constant_norm_rescale", "layer_norm"};
@@ -360,7 +365,9 @@ inline SaelensConfig parse_saelens_config(nlohmann::json json, std::filesystem::
   detail::read_saelens_kind(out);
 
   const std::string normalisation = json_string_or(out.json, "normalize_activations", "none", file);
-  if (normalisation == "expected_average_only_in") {
+  if (normalisation == detail::saelens_constant_scale && out.architecture == detail::saelens_temporal) {
+    // read with the rest of its settings
+  } else if (normalisation == "expected_average_only_in") {
     out.warnings.push_back(
         "normalize_activations is expected_average_only_in: trained on rows scaled to a mean norm of sqrt(d_in); unless that "
         "scale was folded into the weights, the rows must be scaled before they are encoded");
@@ -439,6 +446,15 @@ inline PublishedSae published_saelens(const SaelensConfig& config) {
 /// The same of a folder, or of one of its files, with an activation that is known at run time alone.
 inline PublishedSae published_saelens(const std::filesystem::path& path) {
   SaelensConfig config = read_saelens_config(path);
+  if (config.architecture == detail::saelens_temporal) {
+    PublishedSae out = published_saelens(config);
+    out.temporal = detail::temporal_settings(config.json, config.file, config.latents);
+    out.temporal->options.subtract_decoder_bias = config.subtract_decoder_bias;
+    out.temporal->options.input_normalisation = config.input_normalisation;
+    if (json_string_or(config.json, "normalize_activations", "none", config.file) == detail::saelens_constant_scale)
+      out.temporal->options.input_scale = detail::temporal_scale(config.json, "activation_normalization_factor", config.file);
+    return out;
+  }
   constexpr std::string_view glu = "glu_";
   const bool gated = config.activation.starts_with(glu);
   if (gated) config.activation.erase(0, glu.size());
@@ -485,6 +501,64 @@ struct SaelensSaveOptions {
   std::optional<Dtype> dtype = {};
 };
 
+namespace detail {
+
+/// What cfg.json begins with, whatever the architecture.
+/// \throws ValueError  a parameter is not finite in the dtype that is written.
+template <class Model>
+nlohmann::ordered_json begin_saelens_json(const Model& model, Dtype dtype, std::string_view normalisation,
+                                          const SaelensMetadata& metadata, const std::filesystem::path& folder) {
+  with_floating(dtype, [&]<class To>(To) {
+    Model::Parameters::visit(
+        [&](std::string_view name, const auto& tensor) {
+          const auto lost = [](auto x) { return !std::isfinite(number(stored_as<To>(number(x)))); };
+          if (std::any_of(tensor.data(), tensor.data() + tensor.size(), lost))
+            throw_value(folder.string(), ": the SAE is not saved: ", name, " holds numbers that are not finite in ",
+                        to_string(dtype));
+        },
+        model.parameters());
+  });
+  nlohmann::ordered_json config;
+  config["d_in"] = model.d_in();
+  config["d_sae"] = model.latents();
+  config["dtype"] = to_string(dtype);
+  config["device"] = "cpu";
+  config["apply_b_dec_to_input"] = model.subtracts_decoder_bias();
+  config["normalize_activations"] = normalisation;
+  config["reshape_activations"] = "none";
+  config["metadata"] = saelens_json(metadata);
+  return config;
+}
+
+/// The tensors of a file of weights, rounded, in the order of their names, as SAELens' writer has them.
+template <class Stored>
+class SaelensTensors {
+ public:
+  template <class T>
+  void add(std::string_view name, std::vector<Index> shape, const Tensor<T>& tensor) {
+    Tensor<Stored> out(tensor.rows(), tensor.cols());
+    for (Index i = 0; i < out.size(); ++i) out[i] = stored_as<Stored>(number(tensor[i]));
+    tensors_[std::string(name)] = {std::move(shape), std::move(out)};
+  }
+  /// The transpose.
+  template <class T>
+  void add_turned(std::string_view name, const Tensor<T>& tensor) {
+    Tensor<Stored> out(tensor.cols(), tensor.rows());
+    transpose(tensor, out);
+    tensors_[std::string(name)] = {{tensor.cols(), tensor.rows()}, std::move(out)};
+  }
+  void save(const std::filesystem::path& file, bool overwrite) const {
+    SafetensorsWriter out;
+    for (const auto& [name, tensor] : tensors_) out.add(name, tensor.first, tensor.second);
+    out.save(file, {.overwrite = overwrite});
+  }
+
+ private:
+  std::map<std::string, std::pair<std::vector<Index>, Tensor<Stored>>> tensors_;
+};
+
+}  // namespace detail
+
 /// Writes cfg.json and sae_weights.safetensors into a folder that exists, each file whole or not at all: for a program that
 /// prepares the folder itself. `save_saelens` makes the folder too. Errors: as there.
 template <class Model>
@@ -508,26 +582,8 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
           "(with_weights)");
     }
   }
-  detail::with_floating(dtype, [&]<class To>(To) {
-    Model::Parameters::visit(
-        [&](std::string_view name, const auto& tensor) {
-          const auto lost = [](auto x) { return !std::isfinite(detail::number(detail::stored_as<To>(detail::number(x)))); };
-          if (std::any_of(tensor.data(), tensor.data() + tensor.size(), lost))
-            throw_value(folder.string(), ": the SAE is not saved: ", name, " holds numbers that are not finite in ",
-                        to_string(dtype));
-        },
-        model.parameters());
-  });
-
-  nlohmann::ordered_json config;
-  config["d_in"] = model.d_in();
-  config["d_sae"] = model.latents();
-  config["dtype"] = to_string(dtype);
-  config["device"] = "cpu";
-  config["apply_b_dec_to_input"] = model.subtracts_decoder_bias();
-  config["normalize_activations"] = detail::saelens_normalisation(detail::input_normalisation_of(model));
-  config["reshape_activations"] = "none";
-  config["metadata"] = detail::saelens_json(metadata);
+  nlohmann::ordered_json config = detail::begin_saelens_json(
+      model, dtype, detail::saelens_normalisation(detail::input_normalisation_of(model)), metadata, folder);
   detail::write_saelens_settings(model.activation(), model.parameters().activation, config);
   const std::string_view architecture = detail::saelens_architecture(model.activation());
   config["architecture"] = architecture;
@@ -539,32 +595,54 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
 
   const auto& parameters = model.parameters();
   detail::with_floating(dtype, [&]<class Stored>(Stored) {
-    const auto stored = [](const auto& tensor) {
-      Tensor<Stored> out(tensor.rows(), tensor.cols());
-      for (Index i = 0; i < out.size(); ++i) out[i] = detail::stored_as<Stored>(detail::number(tensor[i]));
-      return out;
-    };
-    const auto turned = [](const auto& tensor) {
-      Tensor<Stored> out(tensor.cols(), tensor.rows());
-      detail::transpose(tensor, out);
-      return out;
-    };
     const Index width = model.d_in(), latents = model.latents(), out_width = parameters.output_width();
-    std::map<std::string, std::pair<std::vector<Index>, Tensor<Stored>>> tensors;  // by name, as SAELens' writer orders them
-    tensors["W_dec"] = {{latents, out_width}, stored(parameters.W_dec)};
+    detail::SaelensTensors<Stored> tensors;
+    tensors.add("W_dec", {latents, out_width}, parameters.W_dec);
     if (!detail::has_tied_weights(model.activation()))  // tied by choice: Python reads it as any other
-      tensors["W_enc"] = {{width, latents}, turned(parameters.encoder())};
-    tensors["b_dec"] = {{out_width}, stored(parameters.b_dec)};
-    if (parameters.W_skip.size() > 0) tensors["W_skip"] = {{out_width, width}, stored(parameters.W_skip)};
-    if (parameters.b_enc.size() > 0) tensors["b_enc"] = {{latents}, stored(parameters.b_enc)};
+      tensors.add_turned("W_enc", parameters.encoder());
+    tensors.add("b_dec", {out_width}, parameters.b_dec);
+    if (parameters.W_skip.size() > 0) tensors.add("W_skip", {out_width, width}, parameters.W_skip);
+    if (parameters.b_enc.size() > 0) tensors.add("b_enc", {latents}, parameters.b_enc);
     Model::Parameters::visit_activation(
+        [&](std::string_view name, const auto& tensor) { tensors.add(name, detail::stored_shape(tensor), tensor); },
+        parameters);
+    tensors.save(folder / detail::saelens_weights_name, options.overwrite);
+  });
+}
+
+/// The same of a TemporalSae, SAELens' "temporal".
+template <class Scalar>
+void write_saelens(const TemporalSae<Scalar>& model, const std::filesystem::path& folder, const SaelensMetadata& metadata = {},
+                   SaelensSaveOptions options = {}) {
+  const Dtype dtype = options.dtype.value_or(dtype_of<Scalar>());
+  const TemporalOptions& settings = model.options();
+  const auto& parameters = model.parameters();
+  nlohmann::ordered_json config = detail::begin_saelens_json(
+      model, dtype,
+      settings.input_scale != 1 ? detail::saelens_constant_scale : detail::saelens_normalisation(settings.input_normalisation),
+      metadata, folder);
+  config["n_heads"] = settings.heads;
+  config["n_attn_layers"] = parameters.layers.size();
+  config["bottleneck_factor"] = model.bottleneck();
+  config["sae_diff_type"] = settings.k > 0 ? "topk" : "relu";
+  config["kval_topk"] = settings.k > 0 ? nlohmann::ordered_json(settings.k) : nullptr;
+  config["tied_weights"] = parameters.tied();
+  config["activation_normalization_factor"] = settings.input_scale;
+  config["architecture"] = detail::saelens_temporal;
+  save_json(folder / detail::saelens_config_name, config, {.overwrite = options.overwrite});
+  detail::with_floating(dtype, [&]<class Stored>(Stored) {
+    detail::SaelensTensors<Stored> tensors;
+    TemporalParameters<Scalar>::visit(
         [&](std::string_view name, const auto& tensor) {
-          tensors[std::string(name)] = {detail::stored_shape(tensor), stored(tensor)};
+          if (name == "W_enc")
+            tensors.add_turned(name, tensor);
+          else if (name == "b_dec" || name.ends_with(".bias"))
+            tensors.add(name, {tensor.cols()}, tensor);
+          else
+            tensors.add(name, {tensor.rows(), tensor.cols()}, tensor);
         },
         parameters);
-    SafetensorsWriter out;
-    for (const auto& [name, tensor] : tensors) out.add(name, tensor.first, tensor.second);
-    out.save(folder / detail::saelens_weights_name, {.overwrite = options.overwrite});
+    tensors.save(folder / detail::saelens_weights_name, options.overwrite);
   });
 }
 

@@ -86,6 +86,7 @@ class RoundedTensors {
 /// The SAE as those layouts can hold it: no transcoder, no GLU, rows as they are, norms folded, ranks over batches by their thresholds.
 inline AnyModel plain_model(const AnySae& sae, SaeLayout layout, std::string_view has) {
   if (sae.is_transcoder()) refuse_layout(sae, layout, "that is a transcoder", has);
+  if (sae.reads_sequences()) refuse_layout(sae, layout, "that reads sequences", has);
   if (sae.get<AnyGluModel>() != nullptr) refuse_layout(sae, layout, "with a GLU encoder", has);
   if (sae.input_normalisation() != InputNormalisation::none)
     refuse_layout(sae, layout, concat("that normalises its rows, ", to_string(sae.input_normalisation())), has);

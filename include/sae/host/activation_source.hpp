@@ -25,6 +25,9 @@ struct CollectOptions {
   /// (fewer where the text has fewer; BOS and non-finite rows do not count; of an even number, the lower middle one) and does
   /// not change after that, so that what is kept depends on the text alone. A median of 0 leaves nothing out.
   double max_norm = 10;
+  /// Hand out the rows that are left out, too, but for those that are not finite: CollectedRows::kept tells them. For a model that reads
+  /// whole windows.
+  bool hand_out_all = false;
 
   void check() const {
     if (!(max_norm >= 0 && std::isfinite(max_norm)))
@@ -53,7 +56,19 @@ struct CollectCounts {
 struct CollectedRows {
   std::span<const RowOrigin> origins;
   std::vector<ConstMatrixMap<float>> sites;  ///< [n x D], in the order in which the sites were asked for
+  std::span<const std::uint8_t> kept{};      ///< [n] 1: the row passes the filter; which all do but with `hand_out_all`
 };
+
+/// Calls use(first, count) for the rows of each window.
+template <class Use>
+void for_each_window(const CollectedRows& rows, const Use& use) {
+  const auto count = static_cast<Index>(rows.origins.size());
+  for (Index first = 0, end = 0; first < count; first = end) {
+    const auto window = [&](Index row) { return rows.origins[static_cast<std::size_t>(row)].window; };
+    while (end < count && window(end) == window(first)) ++end;
+    use(first, end - first);
+  }
+}
 
 /// Runs a model window by window and hands out the rows that pass the filter. All sites come from one forward pass, which ends
 /// after the last of them. A position that one site leaves out is left out at all, so that the sites stay aligned.
@@ -83,14 +98,14 @@ class Collector {
     clear_rows();
     if (window_ == windows_.count()) return false;
     do run_window();
-    while (limits_.empty() && origins_.size() < median_rows && window_ < windows_.count());
+    while (limits_.empty() && rows_for_medians() < median_rows && window_ < windows_.count());
     if (limits_.empty()) find_limits();
     filter();
-    counts_.kept += static_cast<Index>(origins_.size());
+    counts_.kept += std::count(kept_.begin(), kept_.end(), std::uint8_t{1});
     return true;
   }
   CollectedRows rows() const {
-    CollectedRows out{origins_, {}};
+    CollectedRows out{origins_, {}, kept_};
     for (const Buffer<float>& site : rows_) out.sites.emplace_back(site.data(), static_cast<Index>(origins_.size()), width_);
     return out;
   }
@@ -124,6 +139,7 @@ class Collector {
  private:
   void clear_rows() {
     origins_.clear();
+    kept_.clear();
     for (auto& site : rows_) site.clear();
     for (auto& site : norms_) site.clear();
   }
@@ -154,16 +170,19 @@ class Collector {
       const bool bos = windows_.has_bos() && t == 0;
       bool finite = true;
       for (const auto& norm : norms) finite = finite && std::isfinite(norm[t]);
-      if (bos && !options_.keep_bos) {
+      const bool out = bos && !options_.keep_bos;
+      if (out) {
         ++counts_.bos;
       } else if (!finite) {
         ++counts_.not_finite;
-      } else {
+      }
+      if (finite && (!out || options_.hand_out_all)) {
         for (std::size_t s = 0; s < sites_.size(); ++s) {
           move_row(rows_[s], offsets[s] / width + t, offsets[s] / width + kept);
           norms_[s].push_back(norms[s][t]);
         }
         origins_.push_back({tokens[t], static_cast<std::int32_t>(window_), static_cast<std::int32_t>(t)});
+        kept_.push_back(out ? 0 : 1);
         ++kept;
       }
     }
@@ -173,6 +192,11 @@ class Collector {
 
   bool is_bos(std::size_t row) const { return windows_.has_bos() && origins_[row].position == 0; }
 
+  std::size_t rows_for_medians() const {
+    std::size_t out = 0;
+    for (std::size_t i = 0; i < origins_.size(); ++i) out += !is_bos(i);
+    return out;
+  }
   void find_limits() {
     for (const auto& norms : norms_) {
       std::vector<double> sample;
@@ -187,14 +211,15 @@ class Collector {
     for (std::size_t i = 0; i < origins_.size(); ++i) {
       bool keep = true;
       for (std::size_t s = 0; s < sites_.size(); ++s) keep = keep && norms_[s][i] <= limits_[s];
-      if (!keep && !is_bos(i)) {
-        ++counts_.norm;
-        continue;
-      }
+      const bool out = !keep && !is_bos(i);
+      if (out) ++counts_.norm;
+      if (out && !options_.hand_out_all) continue;
       for (auto& rows : rows_) move_row(rows, i, kept);
+      kept_[kept] = out ? 0 : kept_[i];
       origins_[kept++] = origins_[i];
     }
     origins_.resize(kept);
+    kept_.resize(kept);
     for (auto& rows : rows_) rows.resize(kept * static_cast<std::size_t>(width_));
   }
 
@@ -212,6 +237,7 @@ class Collector {
   CollectCounts counts_;
   std::vector<double> limits_;
   std::vector<RowOrigin> origins_;
+  std::vector<std::uint8_t> kept_;          // of each row: it passes the filter
   std::vector<Buffer<float>> rows_;         // of each site
   std::vector<std::vector<double>> norms_;  // of each site
 };
@@ -251,6 +277,7 @@ class ActivationSource {
   ActivationSource(M& model, Windows windows, std::vector<Site> sites, const CollectOptions& options = {}, Index passes = 1)
       : collector_(model, std::move(windows), std::move(sites), options), passes_(passes) {
     if (passes < 0) throw_value("ActivationSource: passes = ", passes, " is negative (0 goes on without end)");
+    if (options.hand_out_all) throw_value("ActivationSource: hand_out_all is for who looks at CollectedRows::kept");
   }
 
   Index width() const { return collector_.width() * static_cast<Index>(collector_.sites().size()); }

@@ -58,6 +58,22 @@ auto decode_rows(const M& model, const Codes<ScalarOf<M>>& codes, const Matrix<S
   else
     return model.decode(codes, threads);
 }
+/// x' of the rows x.
+template <class M>
+auto reconstruct_rows(const M& model, const Matrix<ScalarOf<M>>& x, Threads& threads) {
+  if constexpr (requires { model.reconstruct(x, threads); })
+    return model.reconstruct(x, threads);
+  else
+    return decode_rows(model, model.encode(x, threads), x, threads);
+}
+/// Whether rows mean something together alone, as one sequence (TemporalSae).
+template <class M>
+bool reads_sequences(const M& model) {
+  if constexpr (requires { model.reads_sequences(); })
+    return model.reads_sequences();
+  else
+    return false;
+}
 /// What a change of 1 of a code adds to x in each row, in units of the latent's direction: 1, unless the model normalises its rows.
 template <class M>
 std::vector<ScalarOf<M>> row_spreads(const M& model, const Matrix<ScalarOf<M>>& x, Threads& threads) {
@@ -175,28 +191,44 @@ Codes<Scalar> edit_codes(const Codes<Scalar>& codes, std::vector<LatentEdit> edi
 
 namespace detail {
 
-/// The rows of a pass that an edit touches, in the model's scalar, and the way back.
+/// The rows of a pass that a model is shown, in its scalar, and the way back: those that an edit touches, or, to a model that reads
+/// sequences, all of them.
 template <class Scalar>
 class ChosenRows {
  public:
-  ChosenRows(const MatrixMap<float>& rows, Index first_position, const EditedRows& edited) {
-    for (Index t = 0; t < rows.rows(); ++t)
-      if (edited.has(first_position + t)) at_.push_back(t);
+  /// \throws ValueError  the model reads sequences, and the first row is not the first of one.
+  template <class Model>
+  ChosenRows(const Model& model, const Site& site, const MatrixMap<float>& rows, Index first_position,
+             const EditedRows& edited) {
+    const bool sequence = reads_sequences(model);
+    if (sequence && first_position > 0)
+      throw_value("the edit at ", to_string(site), ": the SAE reads whole sequences, and this pass begins at position ",
+                  first_position, "; run the sequence from its first token on");
+    for (Index t = 0; t < rows.rows(); ++t) {
+      const bool touches = edited.has(first_position + t);
+      if (touches) ++touched_;
+      if (!touches && !sequence) continue;
+      at_.push_back(t);
+      touches_.push_back(touches);
+    }
     x_.resize(static_cast<Index>(at_.size()), rows.cols());
     for (Index i = 0; i < x_.rows(); ++i)
       for (Index j = 0; j < x_.cols(); ++j) x_(i, j) = static_cast<Scalar>(rows(row(i), j));
   }
-  bool empty() const { return at_.empty(); }
+  bool empty() const { return touched_ == 0; }  ///< none is to change
   Index count() const { return x_.rows(); }
+  bool touches(Index i) const { return touches_[static_cast<std::size_t>(i)]; }
   Index row(Index i) const { return at_[static_cast<std::size_t>(i)]; }
   const Matrix<Scalar>& x() const { return x_; }
   void put(const Matrix<Scalar>& values, MatrixMap<float> rows) const {
     for (Index i = 0; i < count(); ++i)
-      for (Index j = 0; j < values.cols(); ++j) rows(row(i), j) = static_cast<float>(values(i, j));
+      for (Index j = 0; touches(i) && j < values.cols(); ++j) rows(row(i), j) = static_cast<float>(values(i, j));
   }
 
  private:
   std::vector<Index> at_;
+  std::vector<bool> touches_;
+  Index touched_ = 0;
   Matrix<Scalar> x_;
 };
 
@@ -208,7 +240,8 @@ inline void require_width(Index width, const MatrixMap<float>& rows, const Site&
 }  // namespace detail
 
 // Edits of a language model, as taps for `run`, `compare_conditions` and `generate`. Those that take a model keep a reference to
-// it. Widths are checked when the rows come (ShapeError).
+// it. Widths are checked when the rows come (ShapeError). A model that reads sequences (TemporalSae) is shown all rows of a pass, BOS among
+// them, whichever are edited; a pass that goes on behind others, as `generate` makes them, is a ValueError.
 
 /// x' = decode(encode(x)): the SAE in the place of the activations, its error included.
 template <LatentModel Model>
@@ -217,9 +250,8 @@ Tap replace_by_reconstruction(const Site& site, const Model& model, EditedRows e
   return {site,
           [&model, &threads, site, edited = std::move(edited)](MatrixMap<float> rows, Index first) {
             detail::require_width(model.d_in(), rows, site);
-            const detail::ChosenRows<detail::ScalarOf<Model>> chosen(rows, first, edited);
-            if (!chosen.empty())
-              chosen.put(detail::decode_rows(model, model.encode(chosen.x(), threads), chosen.x(), threads), rows);
+            const detail::ChosenRows<detail::ScalarOf<Model>> chosen(model, site, rows, first, edited);
+            if (!chosen.empty()) chosen.put(detail::reconstruct_rows(model, chosen.x(), threads), rows);
           },
           true};
 }
@@ -290,7 +322,7 @@ Tap edit_latents(const Site& site, const Model& model, std::vector<LatentEdit> e
             using Scalar = detail::ScalarOf<Model>;
             detail::require_width(model.d_in(), rows, site);
             if (edits.empty() && error == ErrorTerm::keep) return;
-            const detail::ChosenRows<Scalar> chosen(rows, first, edited);
+            const detail::ChosenRows<Scalar> chosen(model, site, rows, first, edited);
             if (chosen.empty()) return;
             const Codes<Scalar> codes = model.encode(chosen.x(), threads);
             if (error == ErrorTerm::drop) {
@@ -300,6 +332,7 @@ Tap edit_latents(const Site& site, const Model& model, std::vector<LatentEdit> e
             const std::vector<Scalar> spreads = detail::row_spreads(model, chosen.x(), threads);
             std::vector<Scalar> sum(static_cast<std::size_t>(rows.cols()));
             for (Index i = 0; i < chosen.count(); ++i) {
+              if (!chosen.touches(i)) continue;
               std::copy_n(chosen.x().row(i).data(), rows.cols(), sum.data());
               bool changed = false;
               for (const LatentEdit& edit : edits) {

@@ -39,7 +39,8 @@ struct RecoverReport {
 /// with 0 and with a mean row in the place of x, at every position of every window (but BOS, see the options).
 ///
 /// Two passes: the first reads the site's rows (mean row, explained variance, L0), the second runs the four conditions window by
-/// window. float64 sums in window order. Memory: the logits of one window. `progress(done)` counts to 2 windows.count().
+/// window. float64 sums in window order. Memory: the logits of one window. `progress(done)` counts to 2 windows.count(). A SAE that reads
+/// sequences (TemporalSae) is shown each window whole, BOS first, whatever rows are replaced and measured.
 /// Errors: ShapeError where the SAE's width is not the model's; ValueError for options out of range or where no row is kept.
 template <LanguageModel M, LatentModel Model>
 RecoverReport recover(M& model, const Windows& windows, const Site& site, const Model& sae, const RecoverOptions& options = {},
@@ -52,18 +53,25 @@ RecoverReport recover(M& model, const Windows& windows, const Site& site, const 
 
   ReconstructionMetrics metrics(width, sae.latents());
   Eigen::RowVectorXd sum = Eigen::RowVectorXd::Zero(width);
-  const CollectReport read =
-      collect(model, windows, std::span(&site, 1),
-              [&](const CollectedRows& rows, Index windows_done) {
-                const Matrix<Scalar> x = rows.sites[0].template cast<Scalar>();
-                if (x.rows() > 0) {
-                  for (Index b = 0; b < x.rows(); ++b) sum += x.row(b).template cast<double>();
-                  const Codes<Scalar> codes = sae.encode(x, threads);
-                  metrics.add<Scalar>(x, detail::decode_rows(sae, codes, x, threads), codes, {}, threads);
-                }
-                if (progress) progress(windows_done);
-              },
-              {.keep_bos = false, .max_norm = options.max_norm});
+  const bool sequences = detail::reads_sequences(sae);
+  const auto measure = [&](const CollectedRows& rows, Index first, Index count) {
+    const Matrix<Scalar> x = rows.sites[0].middleRows(first, count).template cast<Scalar>();
+    const auto kept = rows.kept.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    for (Index b = 0; b < count; ++b)
+      if (kept[static_cast<std::size_t>(b)] != 0) sum += x.row(b).template cast<double>();
+    const Codes<Scalar> codes = sae.encode(x, threads);
+    metrics.add<Scalar>(x, detail::decode_rows(sae, codes, x, threads), codes, kept, threads);
+  };
+  const CollectReport read = collect(model, windows, std::span(&site, 1),
+                                     [&](const CollectedRows& rows, Index windows_done) {
+                                       if (sequences) {
+                                         for_each_window(rows, [&](Index first, Index count) { measure(rows, first, count); });
+                                       } else if (!rows.origins.empty()) {
+                                         measure(rows, 0, static_cast<Index>(rows.origins.size()));
+                                       }
+                                       if (progress) progress(windows_done);
+                                     },
+                                     {.keep_bos = false, .max_norm = options.max_norm, .hand_out_all = sequences});
   if (read.counts.kept == 0) throw_value("recover: no row is left to measure: all were BOS, too large or not finite");
 
   RecoverReport out;

@@ -21,7 +21,8 @@ struct EvaluationOptions {
   /// is left out.
   double max_norm = 0;
   Index rows = -1;  ///< rows that are measured, before any is left out; -1: all (of a source: until it is exhausted)
-  /// Rows at a time, >= 1. Figures change by rounding alone, unless an activation selects over a whole batch.
+  /// Rows at a time, >= 1. Figures change by rounding alone, unless an activation selects over a whole batch. To a TemporalSae what is read
+  /// at a time is one sequence: of a matrix `block` rows, of a source what its `next` gives when asked for that many.
   Index block = 1024;
 };
 
@@ -88,8 +89,7 @@ class Evaluation {
       ++out;
     }
     const typename Model::Rows x(data, rows, model_.d_in(), stride);
-    const Codes<Scalar>& codes = model_.encode_into(x, workspace_, threads_);
-    model_.decode_into(codes, x, reconstruction_, scratch_, threads_);
+    const Codes<Scalar>& codes = reconstruct(x);
     const Batch<Scalar> target(targets, rows, output_width(model_), target_stride);
     kept_.add(target, reconstruction_, codes, counts_, threads_);
     if (out > 0) {
@@ -122,6 +122,17 @@ class Evaluation {
   }
 
  private:
+  /// Fills reconstruction_; returns the codes, good until the next call.
+  const Codes<Scalar>& reconstruct(const typename Model::Rows& x) {
+    if constexpr (requires { model_.reconstruct_into(x, workspace_, reconstruction_, threads_); }) {
+      return model_.reconstruct_into(x, workspace_, reconstruction_, threads_);
+    } else {
+      const Codes<Scalar>& codes = model_.encode_into(x, workspace_, threads_);
+      model_.decode_into(codes, x, reconstruction_, scratch_, threads_);
+      return codes;
+    }
+  }
+
   const Model& model_;
   EvaluationOptions options_;
   Threads& threads_;
