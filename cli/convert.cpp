@@ -14,6 +14,7 @@ constexpr const char* control_vector = "control-vector";
 struct ConvertVerb : Common {
   std::string sae, to, dtype = "float32";
   std::optional<Index> latent, layer;
+  Index shard_bytes = 0;
   double scale = 1;
 };
 
@@ -47,7 +48,7 @@ void run_convert(const ConvertVerb& options) {
   check_output(options);
   const AnySae sae = open_any(options, options.sae, vector ? WeightsIn::automatic : WeightsIn::memory);
   if (vector) return write_control_vector(options, sae);
-  save_as(sae, layout, options.out, {.overwrite = options.force, .dtype = dtype});
+  save_as(sae, layout, options.out, {.overwrite = options.force, .dtype = dtype, .shard_bytes = options.shard_bytes});
   note(options, options.out, ": ", sae.architecture(), ", ", sae.d_in(), " -> ", sae.latents(), " latents, from ", sae.layout,
        " to ", options.to);
 }
@@ -65,6 +66,11 @@ void add_convert(CLI::App& program) {
       ->required()
       ->check(CLI::IsMember(targets));
   verb.add_option("--dtype", options->dtype, "of the weights: float32, float64, bfloat16 or float16")->capture_default_str();
+  verb.add_option(
+          "--shard-bytes", options->shard_bytes,
+          "saelens, sparsify: weights of more bytes go into several files of at most so many; SAELens and sparsify do not "
+          "read those; default: one file")
+      ->check(whole_number());
   verb.add_option("--latent", options->latent, "whose direction the control vector is")->check(whole_number());
   verb.add_option("--layer", options->layer, "after which the control vector is added, from 1 on; default: the SAE's own")
       ->check(whole_number());

@@ -68,7 +68,7 @@ void add_inspect(CLI::App& program) {
   const auto options = std::make_shared<InspectVerb>();
   CLI::App& verb =
       add_verb(program, "inspect", "What a file is: layout, architecture, shapes, settings, warnings.", options, run_inspect);
-  verb.add_option("path", options->path, "SAE: a folder or a file")->required();
+  verb.add_option("path", options->path, "SAE: a folder or a file, or a name of one")->required();
   verb.add_flag("--check", options->check, "refuse weights that are NaN or infinite");
   add_json(verb, *options);
 }

@@ -10,7 +10,9 @@
 namespace sae::cli {
 
 inline CLI::Option* add_sae(CLI::App& verb, std::string& path) {
-  return verb.add_option("--sae", path, "trained SAE: a folder or a file in any layout that `sae inspect` knows");
+  return verb.add_option("--sae", path,
+                         "trained SAE: a folder or a file in any layout that `sae inspect` knows, or SAELens' or the Hugging "
+                         "Face hub's name of one");
 }
 /// Loads the SAE or transcoder and says what its files warn of.
 inline AnySae open_any(const Common& options, const std::string& path, WeightsIn weights = WeightsIn::automatic) {

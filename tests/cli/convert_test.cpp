@@ -50,6 +50,21 @@ TEST_CASE("sae convert: from every layout to others, and the verbs read them all
   CHECK(sae::load(work.at("half")).dtype == "bfloat16");
 }
 
+TEST_CASE("sae convert: weights in several files", "[cli][convert][shards]") {
+  const sae_test::Workplace work;
+  const std::string from = (peers / "saelens_topk").string();
+  REQUIRE(run_sae({"convert", "--sae", from, "--to", "saelens", "--shard-bytes", "2000", "--out", work.at("sae")}).code == 0);
+  CHECK(fs::exists(fs::path(work.at("sae")) / "sae_weights.safetensors.index.json"));
+  CHECK_FALSE(fs::exists(fs::path(work.at("sae")) / "sae_weights.safetensors"));
+  const sae::AnySae whole = sae::load(from), shards = sae::load(work.at("sae"));
+  CHECK(shards.W_enc() == whole.W_enc());
+  CHECK(shards.W_dec() == whole.W_dec());
+  const auto refused =
+      run_sae({"convert", "--sae", from, "--to", "dictionary_learning", "--shard-bytes", "2000", "--out", work.at("dl")});
+  CHECK(refused.code != 0);
+  CHECK_THAT(refused.err, ContainsSubstring("dictionary_learning is written as one file"));
+}
+
 TEST_CASE("sae convert: a latent as a control vector", "[cli][convert]") {
   const sae_test::Workplace work;
   const std::string sae = (peers / "gemma_scope_2").string();  // after layer 12

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../fuzz/config_fuzz.hpp"
+#include "../fuzz/index_fuzz.hpp"
 #include "../fuzz/npy_fuzz.hpp"
 #include "../fuzz/pickle_fuzz.hpp"
 #include "../fuzz/safetensors_fuzz.hpp"
@@ -77,6 +78,16 @@ TEST_CASE("fuzz: mutated safetensors files are refused or read inside their byte
   CHECK(taken > 0);
   CHECK(taken < 2500);
   CHECK_FALSE(safetensors_fuzz({}));
+}
+
+TEST_CASE("fuzz: mutated indexes of shards are refused or name files beside them", "[files][safetensors][shards][fuzz]") {
+  const Bytes good = bytes_of(R"({"metadata": {"total_size": 20}, "weight_map": {"W_enc": "w-00001-of-00002.safetensors",
+"b_enc": "w-00001-of-00002.safetensors", "W_dec": "w-00002-of-00002.safetensors"}})");
+  REQUIRE(index_fuzz(good));
+  const int taken = taken_of(3000, good, index_fuzz);
+  CHECK(taken > 0);
+  CHECK(taken < 2500);
+  CHECK_FALSE(index_fuzz({}));
 }
 
 TEST_CASE("fuzz: mutated zip and npz files are refused or read inside their bytes", "[files][zip][npz][fuzz]") {

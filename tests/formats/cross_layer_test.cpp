@@ -71,6 +71,17 @@ TEST_CASE("a cross-layer transcoder is saved and loaded to the last bit", "[form
   CHECK(any.activation().get<sae::TopK>()->k == 3);
 }
 
+TEST_CASE("a cross-layer transcoder of many bytes is saved in several files", "[formats][cross_layer][shards]") {
+  const TempFolder folder;
+  Model<sae::TopK> model(L, d, F, {.k = 3});
+  fill(model);
+  sae::save_cross_layer(model, folder / "clt", {}, {}, 1000);
+  const auto index = folder / "clt" / "sae_weights.safetensors.index.json";
+  REQUIRE(sae::read_json(index).at("weight_map").size() == 10);
+  for (const auto& path : {folder / "clt", index, folder / "clt" / "cfg.json"})
+    require_same(sae::load_cross_layer<Model<sae::TopK>>(path), model);
+}
+
 TEST_CASE("what is no cross-layer transcoder is refused in one sentence", "[formats][cross_layer]") {
   const TempFolder folder;
   Model<sae::TopK> model(L, d, F, {.k = 3});

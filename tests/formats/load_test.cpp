@@ -194,6 +194,31 @@ TEST_CASE("load: Qwen Scope, whose k stands in the path", "[formats][load]") {
   CHECK_THROWS_WITH(sae::load(save(temp / "renamed")), ContainsSubstring("keep \"L0_<k>\" in the path"));
 }
 
+TEST_CASE("load: state dictionaries of Nanda's code subtract b_dec", "[formats][load]") {
+  const ByHand by;
+  TempFolder temp;
+  const auto save = [&](const std::string& name, bool transposed) {
+    sae::TorchWriter out;
+    const std::vector<Index> shape = transposed ? std::vector<Index>{by.F, by.D} : std::vector<Index>{by.D, by.F};
+    out.add("W_enc", shape, ByHand::view(by.W_enc), transposed ? std::vector<Index>{by.D, 1} : std::vector<Index>{1, by.D});
+    out.add("W_dec", {by.F, by.D}, ByHand::view(by.W_dec));
+    out.add("b_enc", {by.F}, ByHand::view(by.b_enc));
+    out.add("b_dec", {by.D}, ByHand::view(by.b_dec));
+    out.save(temp / name);
+    return temp / name;
+  };
+  const sae::AnySae sae = sae::load(save("gpt2-small_L5_Hcat_z_lr1.20e-03_l11.00e+00_ds49152_v9.pt", false));
+  CHECK(sae.layout == "nanda");
+  CHECK(sae.metadata.hook_name == "blocks.5.attn.hook_z");
+  CHECK(sae.warnings.empty());
+  const sae::Matrix<float> shifted = by.x.rowwise() - by.b_dec.map().row(0);
+  const sae::Matrix<float> codes = ((shifted * by.W_enc.map().transpose()).rowwise() + by.b_enc.map().row(0)).cwiseMax(0.0F);
+  ByHand::require_same(sae.encode(by.x).dense(), codes);
+  ByHand::require_same(sae.reconstruct(by.x), (codes * by.W_dec.map()).rowwise() + by.b_dec.map().row(0));
+  CHECK(sae::load(save("8.pt", false)).metadata.hook_name.empty());
+  CHECK_THROWS_WITH(sae::load(save("9.pt", true)), ContainsSubstring("should be [D, F] and [F, D] with F = "));
+}
+
 TEST_CASE("load: mwhanna's transcoders, and their like with a skip", "[formats][load]") {
   const ByHand by;
   for (const bool skip : {false, true}) {

@@ -129,3 +129,49 @@ TEST_CASE("save_as: what a layout lacks is refused by name, and nothing appears"
   CHECK_THROWS_AS(sae::save_as(sae::load(peers / "saelens_topk"), SaeLayout::sparsify, temp / "sae"), sae::FileError);
   sae::save_as(sae::load(peers / "saelens_topk"), SaeLayout::sparsify, temp / "sae", {.overwrite = true});
 }
+
+TEST_CASE("save_as: weights in shards are read as one file is", "[formats][save_as][shards]") {
+  const sae::AnySae from = sae::load(peers / "saelens_topk");
+  for (const auto& [layout, stem] : {std::pair{SaeLayout::saelens, "sae_weights"}, std::pair{SaeLayout::sparsify, "sae"}}) {
+    CAPTURE(stem);
+    TempFolder temp;
+    const std::string file = std::string(stem) + ".safetensors";
+    sae::save_as(from, layout, temp / "one", {.shard_bytes = 1 << 20});
+    sae::save_as(from, layout, temp / "many", {.shard_bytes = 1000});
+    CHECK(std::filesystem::exists(temp / "one" / file));
+    CHECK_FALSE(std::filesystem::exists(temp / "many" / file));
+    const sae::AnySae one = sae::load(temp / "one"), many = sae::load(temp / "many");
+    CHECK(many.layout == one.layout);
+    CHECK(many.W_enc() == one.W_enc());
+    CHECK(many.W_dec() == one.W_dec());
+    CHECK(many.b_enc() == one.b_enc());
+    CHECK(many.warnings.empty());
+    // The index, or a file that it names, or the config stands for all.
+    const std::string index = file + ".index.json";
+    const std::string shard = sae::read_json(temp / "many" / index).at("weight_map").at("W_dec");
+    for (const std::string& name : {index, shard, std::string("cfg.json")}) {
+      CAPTURE(name);
+      CHECK(sae::load(temp / "many" / name).W_dec() == one.W_dec());
+    }
+    using Model = sae::SparseAutoencoder<sae::Dynamic, sae::Dynamic, sae::TopK>;
+    CHECK(sae::load<Model>(temp / "many").parameters().W_dec.map() == one.W_dec());
+    sae::save_as(from, layout, temp / "many", {.overwrite = true});
+    CHECK(std::filesystem::exists(temp / "many" / file));
+    CHECK_FALSE(std::filesystem::exists(temp / "many" / (file + ".index.json")));
+  }
+  TempFolder temp;
+  CHECK_THROWS_WITH(sae::save_as(from, SaeLayout::dictionary_learning, temp / "sae", {.shard_bytes = 1000}),
+                    "dictionary_learning is written as one file; shards are of saelens and sparsify");
+  // Of a name that nobody gave before.
+  sae::SafetensorsWriter writer;
+  const std::vector<float> w(6, 1), b_enc(3), b_dec(2);
+  writer.add("W_enc", {3, 2}, w);
+  writer.add("W_dec", {3, 2}, w);
+  writer.add("b_enc", {3}, b_enc);
+  writer.add("b_dec", {2}, b_dec);
+  writer.save_sharded(temp / "layer_4.safetensors", 30);
+  CHECK(sae::load(temp.path()).layout == "mwhanna");
+  writer.save(temp / "layer_5.safetensors");
+  CHECK_THROWS_WITH(sae::load(temp.path()), ContainsSubstring("holds 2 files of weights (layer_4.safetensors.index.json, "
+                                                              "layer_5.safetensors)"));
+}

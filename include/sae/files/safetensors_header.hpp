@@ -12,6 +12,7 @@ struct SafetensorsInfo {
   std::vector<Index> shape;  ///< [] for a single number
   Index elements = 0;        ///< product of the shape
   Index begin = 0, end = 0;  ///< bytes [begin, end) of the data, which follow the header
+  std::size_t shard = 0;     ///< of several files (SafetensorsFile): which
 };
 
 /// What the header of a safetensors file says.

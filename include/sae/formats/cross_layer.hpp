@@ -27,11 +27,12 @@ namespace sae::inline SAE_ABI {
 using AnyCrossLayerTranscoder = CrossLayerTranscoder<AnyActivation, float>;
 
 /// Saves a CrossLayerTranscoder: a folder that appears whole or not at all.
+/// \param shard_bytes  weights of more bytes go into several files of at most so many (files/safetensors_index.hpp)
 /// \throws FileError   the folder exists and `overwrite` is off; it cannot be written.
 /// \throws ValueError  a parameter is not finite, or the activation is one of training alone (BatchTopK chosen at run time).
 template <class Model>
 void save_cross_layer(const Model& model, const std::filesystem::path& folder, const SaelensMetadata& metadata = {},
-                      OutputOptions options = {}) {
+                      OutputOptions options = {}, Index shard_bytes = default_shard_bytes) {
   using Scalar = typename Model::Scalar;
   Model::Parameters::visit(
       [&](std::string_view name, const auto& tensor) {
@@ -58,7 +59,7 @@ void save_cross_layer(const Model& model, const std::filesystem::path& folder, c
         if (tensor.size() > 0) weights.add(std::string(name), detail::stored_shape(tensor), tensor);
       },
       model.parameters());
-  weights.save(out / detail::saelens_weights_name);
+  weights.save_sharded(out / detail::saelens_weights_name, shard_bytes);
   out.commit();
 }
 

@@ -8,11 +8,11 @@
 namespace sae::inline SAE_ABI::detail {
 
 /// Gemma Scope 1: params.npz with W_enc [D x F], W_dec [F x D_out], b_enc, b_dec, threshold. Gemma Scope 2: params.safetensors with w_enc,
-/// w_dec and, with a skip, affine_skip_connection [D x D_out], and a config.json.
+/// w_dec and, with a skip, affine_skip_connection [D x D_out], and mostly a config.json.
 ///   z = x W_enc + b_enc,   f = z [z > threshold],   x' = f W_dec + b_dec (+ x affine_skip_connection)
 /// b_dec is not subtracted. SAEs of the embedding (a folder `embedding` in the path) were trained on rows times sqrt(D), as the model
 /// scales them: W_enc / sqrt(D), W_dec sqrt(D).
-/// Transcoders are told by different hooks, a skip or different widths, and of version 1 by "transcoder" in the path.
+/// Transcoders are told by different hooks, a skip or different widths, and of version 1 or without a config.json by "transcoder" in the path.
 /// Source: Lieberum et al. 2024, arXiv:2408.05147; SAELens loading/pretrained_sae_loaders.py (gemma_2_sae_..., gemma_3_sae_...).
 inline std::optional<PublishedSae> read_gemma_scope(const Package& package) {
   const bool second = package.has_all("w_enc", "w_dec", "b_enc", "b_dec", "threshold");
@@ -47,12 +47,14 @@ inline std::optional<PublishedSae> read_gemma_scope(const Package& package) {
     if (!in.empty()) out.metadata.other["hf_hook_name"] = in;
     if (!into.empty()) out.metadata.other["hf_hook_name_out"] = into;
   } else if (const auto layer = number_in(path, "layer_")) {
-    const std::string_view site = path.find("-att") != std::string::npos   ? "attn.hook_z"
-                                  : path.find("-mlp") != std::string::npos ? "hook_mlp_out"
-                                                                           : "hook_resid_post";
+    const auto in_path = [&](std::string_view word) { return path.find(word) != std::string::npos; };
+    const std::string_view site = in_path("-att") || in_path("attn_out")  ? "attn.hook_z"
+                                  : in_path("-mlp") || in_path("mlp_out") ? "hook_mlp_out"
+                                                                          : "hook_resid_post";
     out.metadata.hook_name = concat("blocks.", *layer, ".", site);
   }
-  const bool other_site = !into.empty() && into != in, named = first && path.find("transcoder") != std::string::npos;
+  const bool unsaid = first || !package.json.is_object();
+  const bool other_site = !into.empty() && into != in, named = unsaid && path.find("transcoder") != std::string::npos;
   if (!out.skip && !other_site && !named && out.d_out == out.d_in) out.d_out = 0;
   if (named)
     out.metadata.hook_name =

@@ -19,19 +19,33 @@ struct HubName {
   std::filesystem::path path;  ///< in it; empty: the whole of it
 };
 
+namespace detail {
+/// Letters, digits, '-', '_', '.' and those of `more`.
+inline bool is_hub_word(std::string_view word, std::size_t most, std::string_view more = "") {
+  constexpr std::string_view known = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+  return !word.empty() && word != "." && word != ".." && word.size() <= most &&
+         std::all_of(word.begin(), word.end(),
+                     [&](char c) { return known.find(c) != known.npos || more.find(c) != more.npos; });
+}
+/// Words between slashes, as a path in a repository is: no way out of it.
+inline bool is_hub_path(std::string_view path) {
+  while (true) {
+    const std::size_t slash = path.find('/');
+    if (!is_hub_word(path.substr(0, slash), 255, ":+")) return false;
+    if (slash == std::string_view::npos) return true;
+    path.remove_prefix(slash + 1);
+  }
+}
+}  // namespace detail
+
 /// The name as one of the hub, where it can be one: two words of letters, digits, '-', '_' and '.', and perhaps a path behind them.
 inline std::optional<HubName> parse_hub_name(std::string_view name) {
-  const auto is_word = [](std::string_view word) {
-    return !word.empty() && word != "." && word != ".." && word.size() <= 96 &&
-           word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") ==
-               std::string_view::npos;
-  };
   HubName out;
   int words = 0;
   while (true) {
     const std::size_t slash = name.find('/');
     const std::string_view word = name.substr(0, slash);
-    if (!is_word(word)) return std::nullopt;
+    if (!detail::is_hub_word(word, 96)) return std::nullopt;
     ++words;
     if (words <= 2) {
       out.repository += (words == 1 ? "" : "/") + std::string(word);
@@ -58,27 +72,34 @@ inline std::filesystem::path hub_cache() {
   return from("HOME") / ".cache" / "huggingface" / "hub";
 }
 
-/// The file or folder of a hub name in that cache, as its `refs/main` has it, or as the one snapshot there; nothing where it was not
-/// downloaded.
-inline std::optional<std::filesystem::path> find_in_hub_cache(const HubName& name,
+/// The snapshot of a repository in that cache that holds these files or folders, as its `refs/main` has it, or the one snapshot there;
+/// nothing where they were not downloaded.
+inline std::optional<std::filesystem::path> find_in_hub_cache(std::string repository, const std::vector<std::string>& files,
                                                               const std::filesystem::path& cache = hub_cache()) {
   namespace fs = std::filesystem;
-  std::string folder = "models--" + name.repository;
-  folder.replace(folder.find('/'), 1, "--");
-  const fs::path repository = cache / folder, snapshots = repository / "snapshots";
+  repository.replace(repository.find('/'), 1, "--");
+  const fs::path folder = cache / ("models--" + repository), snapshots = folder / "snapshots";
   std::error_code error;
   std::vector<fs::path> revisions;
-  if (fs::is_regular_file(repository / "refs" / "main", error)) {
-    std::string revision = read_file(repository / "refs" / "main", 256);
+  if (fs::is_regular_file(folder / "refs" / "main", error)) {
+    std::string revision = read_file(folder / "refs" / "main", 256);
     while (!revision.empty() && revision.back() == '\n') revision.pop_back();
-    if (parse_hub_name("x/" + revision)) revisions.push_back(snapshots / revision);
+    if (detail::is_hub_word(revision, 96)) revisions.push_back(snapshots / revision);
   }
   std::vector<fs::path> others;
   for (fs::directory_iterator at(snapshots, error), end; !error && at != end; at.increment(error)) others.push_back(at->path());
   if (others.size() == 1) revisions.push_back(others.front());
   for (const fs::path& revision : revisions)
-    if (const fs::path found = name.path.empty() ? revision : revision / name.path; fs::exists(found, error)) return found;
+    if (std::all_of(files.begin(), files.end(), [&](const std::string& file) { return fs::exists(revision / file, error); }))
+      return revision;
   return std::nullopt;
+}
+/// The file or folder of a hub name in that cache.
+inline std::optional<std::filesystem::path> find_in_hub_cache(const HubName& name,
+                                                              const std::filesystem::path& cache = hub_cache()) {
+  const auto snapshot = find_in_hub_cache(name.repository, {name.path.generic_string()}, cache);
+  if (!snapshot) return std::nullopt;
+  return name.path.empty() ? *snapshot : *snapshot / name.path;
 }
 
 /// The path itself where something is there; else what its name stands for in the cache of the Hugging Face hub. Nothing is downloaded.
@@ -90,9 +111,18 @@ inline std::filesystem::path resolve_path(const std::filesystem::path& path) {
   if (!name) return path;
   if (const auto found = find_in_hub_cache(*name)) return *found;
   const std::string file = name->path.generic_string();
+  constexpr std::string_view endings[] = {".safetensors", ".npz", ".pt", ".pth", ".json", ".yaml", ".txt"};
+  const bool known = std::find(std::begin(endings), std::end(endings), name->path.extension()) != std::end(endings);
+  const bool folder = !file.empty() && !known;
   throw_file(path.string(), ": there is no such file or folder, and it is not in ", hub_cache().string(),
-             "; if it is of the Hugging Face hub: huggingface-cli download ", name->repository, file.empty() ? "" : " ", file,
-             file.empty() ? "" : detail::concat(" (or https://huggingface.co/", name->repository, "/resolve/main/", file, ")"));
+             "; if it is of the Hugging Face hub: huggingface-cli download ", name->repository,
+             folder         ? " --include \""
+             : file.empty() ? ""
+                            : " ",
+             file,
+             folder         ? "/*\""
+             : file.empty() ? ""
+                            : detail::concat(" (or https://huggingface.co/", name->repository, "/resolve/main/", file, ")"));
 }
 
 }  // namespace sae::inline SAE_ABI

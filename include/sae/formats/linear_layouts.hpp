@@ -120,9 +120,8 @@ inline AnyActivation transcoder_activation(const Package& package, const Publish
 /// largest, which relu takes here. Source: circuit-tracer 4bb8c0e transcoder/single_layer_transcoder.py, d797c82 (load_relu_transcoder),
 /// utils/hf_utils.py; SAELens loading/pretrained_sae_loaders.py (mwhanna_transcoder_...).
 inline std::optional<PublishedSae> read_mwhanna(const Package& package) {
-  if (!package.has_all("W_enc", "W_dec", "b_enc", "b_dec") || package.weights.extension() != ".safetensors" ||
-      package.has("threshold"))
-    return std::nullopt;
+  const bool safetensors = package.weights.extension() == safetensors_ending || is_safetensors_index(package.weights);
+  if (!package.has_all("W_enc", "W_dec", "b_enc", "b_dec") || !safetensors || package.has("threshold")) return std::nullopt;
   PublishedSae out = begin_reading(package, "mwhanna");
   read_sizes(package, out, "W_enc", "W_dec", "b_enc");
   const ArrayView &encoder = package.tensors.at("W_enc"), &decoder = package.tensors.at("W_dec");
@@ -182,6 +181,27 @@ inline std::optional<PublishedSae> read_mwhanna(const Package& package) {
     out.metadata.hook_name = hook("feature_input_hook", "mlp.hook_in");
     out.metadata.other["hook_name_out"] = hook("feature_output_hook", "hook_mlp_out");
   }
+  return out;
+}
+
+/// SAEs by the code of Nanda and of Kissane (gpt2-small-hook-z-kk): a state dictionary W_enc [D x F], W_dec [F x D], b_enc, b_dec in a .pt
+/// file. ReLU; b_dec is subtracted. Source: SAELens loading/pretrained_sae_loaders.py (connor_rob_hook_z_...).
+inline std::optional<PublishedSae> read_nanda(const Package& package) {
+  if (!package.has_all("W_enc", "W_dec", "b_enc", "b_dec") || package.weights.extension() != ".pt" || package.has("threshold"))
+    return std::nullopt;
+  PublishedSae out = begin_reading(package, "nanda");
+  read_sizes(package, out, "W_enc", "W_dec", "b_enc");
+  const ArrayView &encoder = package.tensors.at("W_enc"), &decoder = package.tensors.at("W_dec");
+  if (encoder.shape[1] != out.latents || decoder.shape[0] != out.latents || out.d_in != out.d_out)
+    throw_file(out.tensors.file(), ": tensors W_enc ", shape_text(encoder.shape), " and W_dec ", shape_text(decoder.shape),
+               " should be [D, F] and [F, D] with F = ", out.latents);
+  out.d_out = 0;
+  out.take("W_enc", "W_enc", true);
+  out.take("W_dec", "W_dec");
+  out.architecture = "standard";
+  const std::string name = package.weights.filename().string();
+  if (const auto layer = number_in(name, "_L"); layer && name.find("_Hcat_z") != std::string::npos)
+    out.metadata.hook_name = concat("blocks.", *layer, ".attn.hook_z");
   return out;
 }
 

@@ -3,11 +3,11 @@
 #include <sae/formats/any_sae.hpp>
 #include <sae/formats/dictionary_learning.hpp>
 #include <sae/formats/gemma_scope.hpp>
-#include <sae/formats/hub.hpp>
 #include <sae/formats/linear_layouts.hpp>
 #include <sae/formats/llama_scope.hpp>
 #include <sae/formats/openai.hpp>
 #include <sae/formats/published_cross_layer.hpp>
+#include <sae/formats/saelens_releases.hpp>
 #include <sae/formats/sparsify.hpp>
 
 #include <filesystem>
@@ -22,15 +22,15 @@ namespace sae::inline SAE_ABI {
 /// told from the others.
 /// \throws FileError  nothing is there, or nothing that is known; a file is malformed or says what no model here does.
 inline PublishedSae read_published(const std::filesystem::path& asked) {
-  const std::filesystem::path path = resolve_path(asked);
-  if (const auto layers = detail::find_cross_layer(path)) return detail::published_layer(*layers, path);
-  if (detail::is_saelens(path)) return published_saelens(path);
-  const Package package = open_package(path);
+  const FoundSae at = find_sae(asked);
+  if (const auto layers = detail::find_cross_layer(at.path)) return detail::published_layer(*layers, at.path);
+  if (detail::is_saelens(at.path)) return published_saelens(at.path, at.overrides);
+  const Package package = open_package(at.path);
   // Those that more is known of come first.
   for (const auto read :
        {detail::read_temporal, detail::read_openai, detail::read_llamascopium, detail::read_llama_scope, detail::read_sparsify,
         detail::read_gemma_scope, detail::read_goodfire, detail::read_dictionary_learning, detail::read_qwen_scope,
-        detail::read_mwhanna, detail::read_two_linear})
+        detail::read_mwhanna, detail::read_nanda, detail::read_two_linear})
     if (std::optional<PublishedSae> found = read(package)) return *std::move(found);
   std::string there;
   int listed = 0;
@@ -105,7 +105,8 @@ Model load(const PublishedSae& from, LoadOptions options = {}) {
 ///
 ///   const sae::AnySae sae = sae::load("gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82/params.npz");
 ///
-/// A path where nothing is may be a name of the Hugging Face hub, which is looked for in its cache on this machine (formats/hub.hpp).
+/// A path where nothing is may be a name of SAELens ("gemma-scope-2b-pt-res-canonical/layer_12/width_16k/canonical") or of the Hugging Face
+/// hub, whose files are looked for in the hub's cache on this machine (formats/saelens_releases.hpp, formats/hub.hpp).
 /// Codes and reconstructions are those of its publisher's own program, b_dec, thresholds, scales and all. What is odd stands in `warnings`.
 /// Large weights stay in the mapped file, of whatever kind and order, and are read by tiles: the same codes, to the last bit. Encoding then
 /// costs reading W_enc once for each 256 rows; a file must not change or shrink meanwhile.
@@ -141,11 +142,11 @@ inline AnySae load(const std::filesystem::path& path, LoadOptions options = {}) 
 /// \throws FileError  also where the type does not fit, with what differs.
 template <class Model>
 Model load(const std::filesystem::path& asked, LoadOptions options = {}) {
-  const std::filesystem::path path = resolve_path(asked);
+  const FoundSae found = find_sae(asked);
   if constexpr (!detail::is_temporal<Model>)
-    if (!detail::find_cross_layer(path) && detail::is_saelens(path))
-      return load_saelens<Model>(path, options);  // activations of one's own, too
-  const PublishedSae from = read_published(path);
+    if (!detail::find_cross_layer(found.path) && detail::is_saelens(found.path))  // activations of one's own, too
+      return load_saelens<Model>(read_saelens_config(found.path, found.overrides), options);
+  const PublishedSae from = read_published(found.path);
   if (options.warnings != nullptr)
     options.warnings->insert(options.warnings->end(), from.warnings.begin(), from.warnings.end());
   return load<Model>(from, options);

@@ -54,6 +54,7 @@ inline bool is_file(const std::filesystem::path& path) {
 inline bool is_weight_file(const std::filesystem::path& path) {
   constexpr std::string_view endings[] = {".safetensors", ".npz", ".pt", ".pth"};
   const std::string name = path.filename().string(), ending = path.extension().string();
+  if (is_safetensors_index(path)) return true;
   return std::find(std::begin(endings), std::end(endings), ending) != std::end(endings) &&
          std::find(state_names.begin(), state_names.end(), name) == state_names.end();
 }
@@ -74,24 +75,24 @@ inline std::vector<std::string> listed_transcoders(const nlohmann::json& config,
   return out;
 }
 
-/// The file of arrays that a path means: itself, or the one in a folder.
+/// The file of arrays that a path means: itself, or the one in a folder; of a weight file in shards its index.
 inline std::filesystem::path weights_at(const std::filesystem::path& path) {
   namespace fs = std::filesystem;
   std::error_code error;
   const auto status = fs::status(path, error);
   if (!fs::exists(status)) throw_file(path.string(), ": there is no such file or folder");
   if (!fs::is_directory(status)) {
-    if (is_weight_file(path)) return path;
+    if (is_weight_file(path)) return index_of_shard(path).value_or(path);
     const std::string name = path.filename().string();
     if (name == circuit_tracer_config || std::find(config_names.begin(), config_names.end(), name) != config_names.end())
       return weights_at(path.has_parent_path() ? path.parent_path() : fs::path("."));
     throw_file(path.string(), ": is no SAE; one is a folder, or a file of weights (.safetensors, .npz, .pt or .pth)");
   }
   for (const std::string_view name : weight_names)
-    if (fs::is_regular_file(path / name, error)) return path / name;
+    if (const fs::path file = safetensors_or_index(path / name); fs::is_regular_file(file, error)) return file;
   std::vector<fs::path> found;
   for (fs::directory_iterator at(path, error), end; !error && at != end; at.increment(error))
-    if (is_weight_file(at->path())) found.push_back(at->path());
+    if (is_weight_file(at->path()) && !index_of_shard(at->path())) found.push_back(at->path());
   if (error) throw_file(path.string(), ": cannot be listed: ", error.message());
   std::sort(found.begin(), found.end());
   if (found.size() == 1) return found.front();

@@ -103,8 +103,9 @@ inline std::optional<CrossLayerFiles> find_cross_layer(const std::filesystem::pa
   const bool by_config = asked == circuit_tracer_config || asked == "config.json" || asked == saelens_config_name;
   if (!is_folder && !is_file(path)) return std::nullopt;
 
-  if ((is_folder || by_config || asked == saelens_weights_name) && is_file(out.folder / saelens_config_name) &&
-      is_file(out.folder / saelens_weights_name)) {
+  const bool by_weights = !is_folder && is_saelens_weights(index_of_shard(path).value_or(path));
+  if ((is_folder || by_config || by_weights) && is_file(out.folder / saelens_config_name) &&
+      is_file(safetensors_or_index(out.folder / saelens_weights_name))) {
     out.config = out.folder / saelens_config_name;
     const nlohmann::json json = read_json(out.config);
     const nlohmann::json* const found = json_find(json, "architecture", out.config);
@@ -373,7 +374,7 @@ inline PublishedCrossLayer published_cross_layer(const SaelensConfig& config) {
   out.latents = config.latents;
   out.skip = config.skip;
   const Index layers = json_integer(config.json, "n_layers", config.file, 1, (Index{1} << 30) / config.d_in);
-  const TensorSet tensors{SafetensorsFile(config.file.parent_path() / saelens_weights_name)};
+  const TensorSet tensors{SafetensorsFile(safetensors_or_index(config.file.parent_path() / saelens_weights_name))};
   // The last layer's decoder first: there are then as many layers as the file has.
   for (const Index l : {layers - 1, Index{0}})
     require_shape(tensors, concat("layer", l, ".W_dec"), {config.latents, (layers - l) * config.d_in});

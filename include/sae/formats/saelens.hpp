@@ -17,13 +17,21 @@
 // The layout of SAELens 6: a folder with
 //   cfg.json                  d_in, d_sae, dtype, apply_b_dec_to_input, normalize_activations, reshape_activations, metadata,
 //                             architecture, and the architecture's own settings
-//   sae_weights.safetensors   W_enc [D x F] (the transpose of ours), b_enc [F], W_dec [F x D], b_dec [D], and the architecture's own
+//   sae_weights.safetensors   W_enc [D x F] (the transpose of ours), b_enc [F], W_dec [F x D], b_dec [D], and the architecture's own;
+//                             read in shards as well (files/safetensors_index.hpp), of which SAELens reads none
 // A transcoder's cfg.json has d_out, its W_dec is [F x D_out] and its b_dec [D_out]; with a skip there is W_skip [D_out x D_in]. Its
 // architecture is "transcoder" or "skip_transcoder", behind the activation's: "jumprelu_skip_transcoder" ("standard" is left out).
 // A TemporalSae is "temporal": no b_enc, W_enc where it is not tied, and attn_layers.L.NAME.weight and .bias as TemporalParameters has them.
 // Source: SAELens 6.54, saes/sae.py (SAEConfig.to_dict, save_model), saes/standard_sae.py, saes/topk_sae.py, saes/jumprelu_sae.py,
 // saes/temporal_sae.py, saes/transcoder.py (ReLU and JumpReLU alone: "topk_transcoder" and its like are names of ours).
 namespace sae::inline SAE_ABI {
+
+/// What SAELens' table of releases says about a SAE beside its files (formats/saelens_releases.hpp).
+struct SaelensOverrides {
+  std::string normalize_activations = {};  ///< in the place of cfg.json's; empty: cfg.json's stands
+  /// Rows are multiplied by it before they are encoded where normalize_activations is "expected_average_only_in"; 0: unknown.
+  double norm_scaling_factor = 0;
+};
 
 /// What cfg.json says, checked.
 struct SaelensConfig {
@@ -36,6 +44,7 @@ struct SaelensConfig {
   bool running_threshold = false;                                     ///< of a training of BatchTopK: used by `topk_threshold`
   bool subtract_decoder_bias = true;                                  ///< `apply_b_dec_to_input`
   InputNormalisation input_normalisation = InputNormalisation::none;  ///< `normalize_activations`
+  double input_scale = 1;  ///< rows were trained on times this; the weights take it when they are read
   SaelensMetadata metadata;
   nlohmann::json json;                ///< the whole file
   std::vector<std::string> warnings;  ///< what a user should know and no reader can decide
@@ -294,12 +303,15 @@ inline void read_saelens_kind(SaelensConfig& out) {
 inline constexpr const char* saelens_config_name = "cfg.json";
 inline constexpr const char* saelens_weights_name = "sae_weights.safetensors";
 
+inline bool is_saelens_weights(const std::filesystem::path& path) {
+  return path.filename() == saelens_weights_name || path.filename() == safetensors_index_of(saelens_weights_name);
+}
+
 /// Whether SAELens' two files lie there.
 inline bool is_saelens(const std::filesystem::path& path) {
   std::error_code error;
   const std::filesystem::path weights = weights_at(path);
-  return weights.filename() == saelens_weights_name &&
-         std::filesystem::is_regular_file(weights.parent_path() / saelens_config_name, error);
+  return is_saelens_weights(weights) && std::filesystem::is_regular_file(weights.parent_path() / saelens_config_name, error);
 }
 
 /// The folder of a SAE, from itself or one of its two files.
@@ -308,7 +320,7 @@ inline std::filesystem::path saelens_folder(const std::filesystem::path& path) {
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) throw_file(path.string(), ": there is no such file or folder");
   if (std::filesystem::is_directory(status)) return path;
-  if (path.filename() == saelens_config_name || path.filename() == saelens_weights_name)
+  if (path.filename() == saelens_config_name || is_saelens_weights(index_of_shard(path).value_or(path)))
     return path.has_parent_path() ? path.parent_path() : ".";
   throw_file(path.string(), ": is no SAE; one is a folder with ", saelens_config_name, " and ", saelens_weights_name);
 }
@@ -352,10 +364,13 @@ void transpose(const Tensor<From>& from, Tensor<To>& to) {
 
 /// Checks what cfg.json holds, once it was read. Unknown fields are tolerated; any architecture passes here.
 /// \throws FileError  a field that is needed is missing or ill-typed, or says what no model here does.
-inline SaelensConfig parse_saelens_config(nlohmann::json json, std::filesystem::path path) {
+inline SaelensConfig parse_saelens_config(nlohmann::json json, std::filesystem::path path,
+                                          const SaelensOverrides& overrides = {}) {
   SaelensConfig out;
   out.file = std::move(path);
   const auto& file = out.file;
+  if (!overrides.normalize_activations.empty() && json.is_object())
+    json["normalize_activations"] = overrides.normalize_activations;
   out.json = detail::modern_saelens(std::move(json), file);
   if (detail::json_find(out.json, "architecture", file) == nullptr) throw_file(file.string(), ": architecture is missing");
   out.architecture = json_string(out.json, "architecture", file);
@@ -367,6 +382,8 @@ inline SaelensConfig parse_saelens_config(nlohmann::json json, std::filesystem::
   const std::string normalisation = json_string_or(out.json, "normalize_activations", "none", file);
   if (normalisation == detail::saelens_constant_scale && out.architecture == detail::saelens_temporal) {
     // read with the rest of its settings
+  } else if (normalisation == "expected_average_only_in" && overrides.norm_scaling_factor > 0) {
+    out.input_scale = overrides.norm_scaling_factor;
   } else if (normalisation == "expected_average_only_in") {
     out.warnings.push_back(
         "normalize_activations is expected_average_only_in: trained on rows scaled to a mean norm of sqrt(d_in); unless that "
@@ -396,9 +413,9 @@ inline SaelensConfig parse_saelens_config(nlohmann::json json, std::filesystem::
   return out;
 }
 /// Reads and checks cfg.json of a folder (or of one of its files).
-inline SaelensConfig read_saelens_config(const std::filesystem::path& path) {
+inline SaelensConfig read_saelens_config(const std::filesystem::path& path, const SaelensOverrides& overrides = {}) {
   const std::filesystem::path file = detail::saelens_folder(path) / detail::saelens_config_name;
-  return parse_saelens_config(read_json(file), file);
+  return parse_saelens_config(read_json(file), file, overrides);
 }
 
 /// What the two files say; the activation's settings are `SaelensReader`'s to read.
@@ -406,7 +423,8 @@ inline PublishedSae published_saelens(const SaelensConfig& config) {
   PublishedSae out;
   out.layout = "saelens";
   out.file = config.file;
-  out.tensors = TensorSet(SafetensorsFile(config.file.parent_path() / detail::saelens_weights_name));
+  out.tensors =
+      TensorSet(SafetensorsFile(detail::safetensors_or_index(config.file.parent_path() / detail::saelens_weights_name)));
   out.architecture = config.architecture;
   out.d_in = config.d_in;
   out.latents = config.latents;
@@ -420,6 +438,11 @@ inline PublishedSae published_saelens(const SaelensConfig& config) {
   if (out.tensors.contains("W_enc")) out.take("W_enc", "W_enc", true);
   if (!out.tensors.contains("threshold") && out.tensors.contains("log_threshold"))  // of old checkpoints
     out.take("threshold", "log_threshold", detail::mapped(out.vector("log_threshold"), [](double x) { return std::exp(x); }));
+  if (config.input_scale != 1) {
+    out.take("W_enc", "W_enc", true).scale = config.input_scale;
+    out.take("W_dec", "W_dec").scale = 1 / config.input_scale;
+    out.take("b_dec", "b_dec").scale = 1 / config.input_scale;
+  }
   const char* const scaling = "scaling_factor";  // before 6; 1 where nothing was finetuned, and not applied since
   if (out.tensors.contains(scaling)) {
     const Tensor<double> factors = out.vector(scaling);
@@ -431,9 +454,9 @@ inline PublishedSae published_saelens(const SaelensConfig& config) {
     out.fold_decoder_norms = json_bool_or(config.json, "rescale_acts_by_decoder_norm", true, config.file);
     Tensor<double> theta = detail::all_equal(out.latents, threshold);
     if (out.fold_decoder_norms) {  // z |d_i| passes the threshold
-      const StoredMatrix decoder{"W_dec", out.tensors.at("W_dec")};
+      if (!out.given.contains("W_dec")) out.take("W_dec", "W_dec");
       const Tensor<double> norms =
-          detail::stored_row_norms(decoder, out.tensors.file(), out.latents, out.d_out > 0 ? out.d_out : out.d_in);
+          detail::stored_row_norms(out.given["W_dec"], out.tensors.file(), out.latents, out.d_out > 0 ? out.d_out : out.d_in);
       for (Index i = 0; i < theta.size(); ++i)
         if (norms[i] > 0) theta[i] /= norms[i];
     }
@@ -444,8 +467,8 @@ inline PublishedSae published_saelens(const SaelensConfig& config) {
   return out;
 }
 /// The same of a folder, or of one of its files, with an activation that is known at run time alone.
-inline PublishedSae published_saelens(const std::filesystem::path& path) {
-  SaelensConfig config = read_saelens_config(path);
+inline PublishedSae published_saelens(const std::filesystem::path& path, const SaelensOverrides& overrides = {}) {
+  SaelensConfig config = read_saelens_config(path, overrides);
   if (config.architecture == detail::saelens_temporal) {
     PublishedSae out = published_saelens(config);
     out.temporal = detail::temporal_settings(config.json, config.file, config.latents);
@@ -477,6 +500,8 @@ inline PublishedSae published_saelens(const std::filesystem::path& path) {
 template <class Model>
 Model load_saelens(const SaelensConfig& config, LoadOptions options = {}) {
   using Activation = typename Model::Activation;
+  if (options.warnings != nullptr)
+    options.warnings->insert(options.warnings->end(), config.warnings.begin(), config.warnings.end());
   const Activation activation = detail::SaelensReader<Activation>::read(config);
   PublishedSae from = published_saelens(config);
   if (const bool* const by_norm = detail::rank_by_norm(activation); by_norm != nullptr && *by_norm)
@@ -489,16 +514,15 @@ Model load_saelens(const SaelensConfig& config, LoadOptions options = {}) {
 /// Where the layout or the architecture is not known beforehand, see formats/load.hpp.
 template <class Model>
 Model load_saelens(const std::filesystem::path& path, LoadOptions options = {}) {
-  const SaelensConfig config = read_saelens_config(path);
-  if (options.warnings != nullptr)
-    options.warnings->insert(options.warnings->end(), config.warnings.begin(), config.warnings.end());
-  return load_saelens<Model>(config, options);
+  return load_saelens<Model>(read_saelens_config(path), options);
 }
 
 struct SaelensSaveOptions {
   bool overwrite = false;  ///< replace a SAE that is there
   /// Of all tensors, rounded to nearest: float32, float64, bfloat16 or float16. Default: what the model's weights are stored as.
   std::optional<Dtype> dtype = {};
+  /// Weights of more bytes go into several files of at most so many, which SAELens does not read; 0: one file, whatever its size.
+  Index shard_bytes = 0;
 };
 
 namespace detail {
@@ -547,10 +571,11 @@ class SaelensTensors {
     transpose(tensor, out);
     tensors_[std::string(name)] = {{tensor.cols(), tensor.rows()}, std::move(out)};
   }
-  void save(const std::filesystem::path& file, bool overwrite) const {
+  void save(const std::filesystem::path& file, const SaelensSaveOptions& options) const {
     SafetensorsWriter out;
     for (const auto& [name, tensor] : tensors_) out.add(name, tensor.first, tensor.second);
-    out.save(file, {.overwrite = overwrite});
+    if (options.shard_bytes > 0) return out.save_sharded(file, options.shard_bytes);
+    out.save(file, {.overwrite = options.overwrite});
   }
 
  private:
@@ -560,7 +585,7 @@ class SaelensTensors {
 }  // namespace detail
 
 /// Writes cfg.json and sae_weights.safetensors into a folder that exists, each file whole or not at all: for a program that
-/// prepares the folder itself. `save_saelens` makes the folder too. Errors: as there.
+/// prepares the folder itself. `save_saelens` makes the folder too. Errors: as there, and shards never overwrite.
 template <class Model>
 void write_saelens(const Model& model, const std::filesystem::path& folder, const SaelensMetadata& metadata = {},
                    SaelensSaveOptions options = {}) {
@@ -606,7 +631,7 @@ void write_saelens(const Model& model, const std::filesystem::path& folder, cons
     Model::Parameters::visit_activation(
         [&](std::string_view name, const auto& tensor) { tensors.add(name, detail::stored_shape(tensor), tensor); },
         parameters);
-    tensors.save(folder / detail::saelens_weights_name, options.overwrite);
+    tensors.save(folder / detail::saelens_weights_name, options);
   });
 }
 
@@ -642,7 +667,7 @@ void write_saelens(const TemporalSae<Scalar>& model, const std::filesystem::path
             tensors.add(name, {tensor.rows(), tensor.cols()}, tensor);
         },
         parameters);
-    tensors.save(folder / detail::saelens_weights_name, options.overwrite);
+    tensors.save(folder / detail::saelens_weights_name, options);
   });
 }
 

@@ -160,7 +160,7 @@ inline void write_dictionary_learning(const AnySae& sae, const std::filesystem::
   save_json(folder / "config.json", config);
 }
 
-inline void write_sparsify(const AnySae& sae, const std::filesystem::path& folder, Dtype dtype) {
+inline void write_sparsify(const AnySae& sae, const std::filesystem::path& folder, Dtype dtype, Index shard_bytes) {
   constexpr std::string_view has = "TopK and groupmax, and transcoders of them onto rows of the same width";
   const auto write = [&](const auto& p, const AnyActivation& activation, bool transcode) {
     const TopK* const topk = activation.get<TopK>();
@@ -187,6 +187,7 @@ inline void write_sparsify(const AnySae& sae, const std::filesystem::path& folde
       add("b_dec", {width}, p.b_dec);
       add("encoder.bias", {latents}, p.b_enc);
       add("encoder.weight", {latents, width}, p.encoder());
+      if (shard_bytes > 0) return out.save_sharded(folder / "sae.safetensors", shard_bytes);
       out.save(folder / "sae.safetensors");
     });
     save_json(folder / "cfg.json", config);
@@ -237,6 +238,9 @@ inline void write_gemma_scope(const AnySae& sae, const std::filesystem::path& fo
 struct SaveOptions {
   bool overwrite = false;        ///< replace a SAE that is there
   Dtype dtype = Dtype::float32;  ///< of weights: float32, float64, bfloat16 or float16
+  /// saelens, sparsify: weights of more bytes go into several files of at most so many and an index, which neither library reads, but
+  /// `load` and Hugging Face's do; 0: one file, whatever its size.
+  Index shard_bytes = 0;
 };
 
 /// Saves a SAE as the library of that name does, so that it reads it as it is; the folder appears whole or not at all.
@@ -250,11 +254,15 @@ struct SaveOptions {
 /// float64, and codes stay what they are up to rounding. A BatchTopK is written by its running threshold, decoder norms are folded.
 /// \throws ValueError  the layout has no such architecture; a number is not finite in the dtype.  FileError  it cannot be written.
 inline void save_as(const AnySae& sae, SaeLayout layout, const std::filesystem::path& folder, SaveOptions options = {}) {
-  if (layout == SaeLayout::saelens) return save_saelens(sae, folder, {.overwrite = options.overwrite, .dtype = options.dtype});
-  constexpr const char* markers[] = {"cfg.json", "ae.pt", "sae.safetensors", "params.npz"};
+  if (layout == SaeLayout::saelens)
+    return save_saelens(sae, folder,
+                        {.overwrite = options.overwrite, .dtype = options.dtype, .shard_bytes = options.shard_bytes});
+  if (options.shard_bytes != 0 && layout != SaeLayout::sparsify)
+    throw_value(to_string(layout), " is written as one file; shards are of saelens and sparsify");
+  constexpr const char* markers[] = {"cfg.json", "ae.pt", "cfg.json", "params.npz"};
   OutputFolder out(folder, {.overwrite = options.overwrite, .marker = markers[static_cast<std::size_t>(layout)]});
   if (layout == SaeLayout::dictionary_learning) detail::write_dictionary_learning(sae, out.partial(), options.dtype);
-  if (layout == SaeLayout::sparsify) detail::write_sparsify(sae, out.partial(), options.dtype);
+  if (layout == SaeLayout::sparsify) detail::write_sparsify(sae, out.partial(), options.dtype, options.shard_bytes);
   if (layout == SaeLayout::gemma_scope) detail::write_gemma_scope(sae, out.partial(), options.dtype);
   out.commit();
 }

@@ -90,7 +90,7 @@ class TensorSet {
 /// \throws FileError  it is missing or malformed, or has an ending of no container that is read.
 inline TensorSet open_tensors(const std::filesystem::path& path) {
   const std::string ending = path.extension().string();
-  if (ending == ".safetensors") return TensorSet(SafetensorsFile(path));
+  if (ending == ".safetensors" || detail::is_safetensors_index(path)) return TensorSet(SafetensorsFile(path));
   if (ending == ".npz") return TensorSet(NpzFile(path));
   if (ending == ".pt" || ending == ".pth") return TensorSet(TorchFile(path));
   throw_file(path.string(), ": is not read; weights are in files that end in .safetensors, .npz, .pt or .pth");
