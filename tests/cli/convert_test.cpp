@@ -8,6 +8,7 @@
 
 #include "catch_compat.hpp"
 #include "cli_test.hpp"
+#include "environment.hpp"
 #include "peer_codes.hpp"
 
 #ifdef SAE_TEST_PROGRAM
@@ -19,6 +20,20 @@ using sae_test::require_close;
 using sae_test::rows_of;
 using sae_test::run_sae;
 namespace fs = std::filesystem;
+
+TEST_CASE("sae: a name of SAELens' releases that the hub's cache does not hold is answered by its download", "[cli][convert]") {
+  const sae_test::Workplace work;
+  const sae_test::Variable cache("HF_HUB_CACHE", work.at("cache"));
+  const std::string name = "gemma-scope-2b-pt-res-canonical/layer_12/width_16k/canonical";
+  for (const auto& arguments :
+       {std::vector<std::string>{"inspect", name},
+        {"encode", "--sae", name, "--data", (peers / "dl_topk" / "x.npy").string(), "--out", work.at("codes.npy")}}) {
+    const auto run = run_sae(arguments);
+    CHECK(run.code == 1);
+    CHECK_THAT(run.err,
+               ContainsSubstring("huggingface-cli download google/gemma-scope-2b-pt-res layer_12/width_16k/average_l0_"));
+  }
+}
 
 TEST_CASE("sae convert: from every layout to others, and the verbs read them all", "[cli][convert]") {
   const sae_test::Workplace work;

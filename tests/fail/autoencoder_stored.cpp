@@ -1,4 +1,4 @@
-// expect: need weights that are stored as Scalar
+// expect: needs weights that are stored as Scalar
 #include <sae/activations/matching_pursuit.hpp>
 #include <sae/activations/topk.hpp>
 #include <sae/models/sparse_autoencoder.hpp>

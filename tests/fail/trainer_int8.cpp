@@ -1,4 +1,4 @@
-// expect: weights of 8 bits are not trained
+// expect: weights of 8 bits, and those in files, are not trained
 #include <sae/activations/topk.hpp>
 #include <sae/models/sparse_autoencoder.hpp>
 #include <sae/training/trainer.hpp>

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <set>
 #include <string>
 #include <vector>
@@ -101,6 +102,15 @@ TEST_CASE("load: a training that ranks whole batches is used by its running thre
     CHECK(sae.architecture() == "jumprelu");
     REQUIRE(sae.warnings.size() == 1);
     CHECK_THAT(sae.warnings[0], ContainsSubstring("by its running threshold"));
+  }
+}
+
+TEST_CASE("load: what SAELens saves of its trainings for inference", "[formats][load]") {
+  for (const std::string name :
+       {"saelens_abstopk_from_training", "saelens_gated_from_training", "saelens_jumprelu_bf16_from_training",
+        "saelens_batchtopk_inference_plain", "saelens_matryoshka_inference"}) {
+    CAPTURE(name);
+    require_like(sae::load(peers / name), peers / name);
   }
 }
 
@@ -240,6 +250,29 @@ TEST_CASE("load: mwhanna's transcoders, and their like with a skip", "[formats][
     if (skip) rows += by.x * W_skip.map().transpose();
     ByHand::require_same(sae.reconstruct(by.x), rows);
   }
+}
+
+TEST_CASE("load: a square decoder, whose order nothing tells, is refused", "[formats][load]") {
+  TempFolder temp;
+  sae::SafetensorsWriter out;
+  const std::vector<float> wide(9 * 5, 1), square(9 * 9, 1), of_latents(9, 1);
+  out.add("W_enc", {9, 5}, wide);
+  out.add("W_dec", {9, 9}, square);
+  out.add("b_enc", {9}, of_latents);
+  out.add("b_dec", {9}, of_latents);
+  out.save(temp / "layer_3.safetensors");
+  CHECK_THROWS_WITH(sae::load(temp / "layer_3.safetensors"),
+                    ContainsSubstring("tensor W_dec is [9, 9]: whether its rows or its columns"));
+}
+
+TEST_CASE("load: a training's number of latents is checked before anything of that size is made", "[formats][load]") {
+  TempFolder temp;
+  fs::copy_file(peers / "saelens_checkpoint_batchtopk" / "sae_weights.safetensors", temp / "sae_weights.safetensors");
+  std::ifstream in(peers / "saelens_checkpoint_batchtopk" / "cfg.json");
+  nlohmann::json config = nlohmann::json::parse(in);
+  config["d_sae"] = Index{1} << 30;
+  std::ofstream(temp / "cfg.json") << config;
+  CHECK_THROWS_WITH(sae::load(temp.path()), ContainsSubstring("it should have d_sae = 1073741824 rows"));
 }
 
 TEST_CASE("load: Gemma Scope's SAEs of the embedding and transcoders are told by their path", "[formats][load]") {

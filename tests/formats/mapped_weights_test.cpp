@@ -188,6 +188,22 @@ TEST_CASE("a number that is not finite is found where its row is used first, or 
   }
 }
 
+TEST_CASE("what was refused once is refused again, and no screen is made of half of it", "[formats][mapped]") {
+  for (const Index wrong : {0, 700}) {
+    TempFolder temp;
+    constexpr float marked = 1234.5F;
+    auto model = random_model(64, 1280, sae::TopK{.k = 8});
+    model.parameters().W_enc.row(wrong)[2] = marked;
+    write_sae(temp / "sae", model, Dtype::float32, sae::SaeLayout::sparsify);  // W_enc [F x D]
+    replace_number(temp / "sae" / "sae.safetensors", marked, std::numeric_limits<float>::quiet_NaN());
+    sae_test::on_every_route([&] {
+      const sae::AnySae sae = sae::load(temp / "sae", {.weights = WeightsIn::file});
+      const auto x = noise(300, 64, 7);
+      for (int again = 0; again < 3; ++again) CHECK_THROWS_WITH(sae.encode(x), ContainsSubstring("; weights must be finite"));
+    });
+  }
+}
+
 TEST_CASE("what needs weights in memory says so, and has them by with_weights", "[formats][mapped]") {
   TempFolder temp;
   const auto model = random_model(8, 60, sae::ReLU{});

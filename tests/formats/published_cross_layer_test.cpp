@@ -1,4 +1,5 @@
 // Cross-layer transcoders as others publish them, written here tensor by tensor: predictions by plain loops, and what is refused.
+#include <sae/files/torch_writer.hpp>
 #include <sae/formats/cross_layer.hpp>
 
 #include <cmath>
@@ -238,6 +239,14 @@ TEST_CASE("load_cross_layer follows the files that config.yaml lists", "[formats
              ContainsSubstring("huggingface-cli download google/no-such-scope clt/params_layer_0.safetensors"));
   write(temp / "set" / "config.yaml", std::string(circuit_yaml) + "transcoders: [3]\n");
   CHECK_THAT(refused(temp / "set"), ContainsSubstring("an item of transcoders = 3 is not the path of a file"));
+  // A file of another container, whose decoder lies in another order.
+  sae::TorchWriter turned;
+  for (const auto& [name, array] : by.files.at("params_layer_0.safetensors"))
+    turned.add<float>(name, array.shape, array.numbers,
+                      name == "w_dec" ? std::vector<Index>{1, F, F * L} : std::vector<Index>{});
+  turned.save(temp / "weights" / "layer.pt");
+  write(temp / "set" / "config.yaml", std::string(circuit_yaml) + "transcoders: [../weights/layer.pt]\n");
+  CHECK_THAT(refused(temp / "set"), ContainsSubstring("tensor w_dec does not lie row by row"));
 }
 
 TEST_CASE("load says what opens a cross-layer transcoder, and opens one layer of it as a transcoder",
@@ -393,6 +402,13 @@ TEST_CASE("cross-layer transcoders whose files do not fit each other are refused
   CHECK_THAT(config("- a list\n"), ContainsSubstring("is no map of settings"));
   CHECK_THAT(config("model_name: [1, 2]\n"), ContainsSubstring("model_name"));
   CHECK_THAT(config("feature_input_hook: &a b\n"), ContainsSubstring("line 1"));
+
+  TempFolder empty;
+  const std::string header =
+      R"({"w_enc":{"dtype":"F32","shape":[4,0],"data_offsets":[0,0]},"w_dec":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]}})";
+  const auto size = static_cast<std::uint64_t>(header.size());
+  write(empty / "params_layer_0.safetensors", std::string(reinterpret_cast<const char*>(&size), sizeof size) + header);
+  CHECK_THAT(refused(empty.path()), ContainsSubstring("its encoder has no numbers"));
 
   TempFolder temp;
   CHECK_THAT(refused(temp / "nothing"), ContainsSubstring("there is no such file or folder"));

@@ -103,7 +103,7 @@ TEST_CASE("the median is that of the first 4096 rows and stays", "[host][activat
   CHECK(seen.first.back() == 15);
 }
 
-TEST_CASE("rows that are left out are handed out on request, and marked; what is kept stays the same",
+TEST_CASE("rows that are left out are handed out on request and marked, and what is kept stays the same",
           "[host][activation_source]") {
   NormModel model;
   std::vector<Token> text = {10, 11, 12, 110, 111, 0, 9, 8, 10};

@@ -85,7 +85,8 @@ class KeptEncoder {
 };
 }  // namespace detail
 
-/// A trained SAE or transcoder of any layout and architecture, with what its files say about it. Copies copy the weights. Const members
+/// A trained SAE or transcoder of any layout and architecture, with what its files say about it. Copies copy the weights, but for those
+/// that stay in their file. Const members
 /// may be called from several threads at once.
 ///
 /// Each row stands alone, but for a TemporalSae (`reads_sequences`): the rows of one call are then one sequence, in order, and a caller cuts

@@ -128,6 +128,10 @@ inline std::optional<PublishedSae> read_mwhanna(const Package& package) {
   if (encoder.shape[0] != out.latents)
     throw_file(out.tensors.file(), ": tensors W_enc ", shape_text(encoder.shape), " and W_dec ", shape_text(decoder.shape),
                " should both be [F, D] with F = ", out.latents, "; no layout that is known has others without a cfg.json");
+  if (decoder.shape[0] == decoder.shape[1])
+    throw_file(
+        out.tensors.file(), ": tensor W_dec is ", shape_text(decoder.shape),
+        ": whether its rows or its columns are directions of latents is not told by its shape, nor by the files beside it");
   out.take("W_enc", "W_enc");
   out.take("W_dec", "W_dec", decoder.shape[0] != out.latents);
   out.skip = package.has("W_skip");

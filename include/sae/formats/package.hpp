@@ -166,11 +166,33 @@ inline void require_thresholds(const PublishedSae& sae, std::string_view name) {
       throw_file(sae.tensors.file(), ": tensor ", name, ": the number at [", i, "] is ", theta[i],
                  "; a threshold below 0 lets codes be negative, which no model here does");
 }
+/// Calls use(i, row i) for every row of ours [rows x cols], in float64, of a tile that is read at a time: a large matrix is never whole in memory.
+/// \throws FileError  it has another shape; with `check_finite`, a number is not finite.
+template <class Use>
+void for_each_stored_row(const StoredMatrix& matrix, const std::string& file, Index rows, Index cols, bool check_finite,
+                         const Use& use) {
+  constexpr Index tile = 256;
+  const ArrayView& all = matrix.array;
+  std::vector<Index> shape{rows, cols};
+  if (matrix.transposed) std::swap(shape[0], shape[1]);
+  if (all.shape != shape)
+    throw_file(file, ": tensor ", matrix.name, " has shape ", shape_text(all.shape), ", it should be ", shape_text(shape));
+  const std::size_t axis = matrix.transposed ? 1 : 0;
+  for (Index first = 0; first < rows; first += tile) {
+    const Index count = std::min(tile, rows - first);
+    StoredMatrix part = matrix;
+    part.array.shape[axis] = count;
+    part.array.strides = {all.stride(0), all.stride(1)};
+    part.array.data = all.data + first * all.stride(axis) * item_size(all.dtype);
+    const Tensor<double> w = read_stored<double>(part, {count, cols}, file, check_finite);
+    for (Index i = 0; i < count; ++i) use(first + i, w.row(i));
+  }
+}
 /// |row i| of our W_dec [F x D_out], in float64.
 inline Tensor<double> stored_row_norms(const StoredMatrix& matrix, const std::string& file, Index rows, Index cols) {
-  const Tensor<double> w = read_stored<double>(matrix, {rows, cols}, file, false);
   Tensor<double> out(1, rows);
-  for (Index i = 0; i < rows; ++i) out[i] = std::sqrt(kernels::squared_norm(w.row(i), cols));
+  for_each_stored_row(matrix, file, rows, cols, false,
+                      [&](Index i, const double* row) { out[i] = std::sqrt(kernels::squared_norm(row, cols)); });
   return out;
 }
 

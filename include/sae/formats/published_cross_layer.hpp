@@ -1,8 +1,8 @@
 #pragma once
 #include <sae/files/yaml.hpp>
 #include <sae/formats/any_sae.hpp>
-#include <sae/formats/hub.hpp>
 #include <sae/formats/package.hpp>
+#include <sae/formats/saelens_releases.hpp>
 
 #include <algorithm>
 #include <charconv>
@@ -166,9 +166,11 @@ inline void require_shape(const TensorSet& set, std::string_view name, const std
 /// Tells what the decoder of a layer should be, by the encoder, where it is not [F x layers x D].
 inline const ArrayView& decoder_of_layers(const TensorSet& set, std::string_view name, Index F, Index D) {
   const ArrayView& array = set.at(name);
+  if (F < 1 || D < 1) throw_file(set.file(), ": its encoder has no numbers");
   if (array.shape.size() != 3 || array.shape[0] != F || array.shape[1] < 1 || array.shape[2] != D)
     throw_file(set.file(), ": tensor ", name, " has shape ", shape_text(array.shape), ", it should be [", F, ", layers, ", D,
                "], by the encoder of that layer");
+  if (!array.contiguous()) throw_file(set.file(), ": tensor ", name, " does not lie row by row, as layers of it are read");
   return array;
 }
 /// Of a matrix [F x layers x D], what it has of `count` layers from the first on, as a matrix [F x count D].
@@ -182,10 +184,8 @@ inline void begin_part(CrossLayerPart& part, const std::string& layout, const st
   part.sae.tensors = open_tensors(file);
   part.sae.subtract_decoder_bias = false;
 }
-/// Sizes that are none are refused before anything is made of them.
 inline void end_part(CrossLayerPart& part, const std::string& activation) {
   PublishedSae& sae = part.sae;
-  if (sae.latents < 1 || sae.d_in < 1) throw_file(sae.tensors.file(), ": its encoder has no numbers");
   sae.d_out = (part.layers - part.layer) * sae.d_in;
   sae.architecture = cross_layer_architecture(activation, sae.skip);
 }
@@ -378,6 +378,7 @@ inline PublishedCrossLayer published_cross_layer(const SaelensConfig& config) {
   // The last layer's decoder first: there are then as many layers as the file has.
   for (const Index l : {layers - 1, Index{0}})
     require_shape(tensors, concat("layer", l, ".W_dec"), {config.latents, (layers - l) * config.d_in});
+  for (Index l = 1; l + 1 < layers; ++l) static_cast<void>(tensors.at(concat("layer", l, ".W_dec")));
   const ArrayView& b_dec = tensors.at("layer0.b_dec");
   require_shape(tensors, "layer0.b_dec", {layers * config.d_in});
   for (Index l = 0; l < layers; ++l) {
@@ -412,7 +413,7 @@ void read_cross_layer_rank(const SaelensConfig& config, Activation& activation) 
 }
 /// cfg.json of ours, where it lies there.
 inline std::optional<SaelensConfig> own_cross_layer_config(const std::filesystem::path& asked) {
-  const std::filesystem::path path = resolve_path(asked);
+  const std::filesystem::path path = find_sae(asked).path;
   const std::optional<CrossLayerFiles> files = find_cross_layer(path);
   if (files && files->layout == "saelens") return read_cross_layer_config(files->config);
   return std::nullopt;
@@ -502,7 +503,7 @@ inline PublishedCrossLayer published_cross_layer(const CrossLayerFiles& files) {
 /// What the files of a cross-layer transcoder of any layout say, from its folder or one of its files: weights are not read yet.
 /// \throws FileError  nothing is there, or none; a layer is missing; layers do not fit each other or the settings.
 inline PublishedCrossLayer read_published_cross_layer(const std::filesystem::path& asked) {
-  const std::filesystem::path path = resolve_path(asked);
+  const std::filesystem::path path = find_sae(asked).path;
   const std::optional<detail::CrossLayerFiles> files = detail::find_cross_layer(path);
   if (!files) {
     std::error_code error;
@@ -526,7 +527,7 @@ inline PublishedCrossLayer read_published_cross_layer(const std::filesystem::pat
 
 /// Whether a whole cross-layer transcoder lies there (a file of one of its layers is a transcoder, which `load` opens).
 inline bool is_cross_layer(const std::filesystem::path& path) {
-  const std::optional<detail::CrossLayerFiles> files = detail::find_cross_layer(resolve_path(path));
+  const std::optional<detail::CrossLayerFiles> files = detail::find_cross_layer(find_sae(path).path);
   return files && !files->named;
 }
 

@@ -452,6 +452,9 @@ inline PublishedSae published_saelens(const SaelensConfig& config) {
   if (config.running_threshold) {
     const double threshold = out.vector("topk_threshold", 1)[0];
     out.fold_decoder_norms = json_bool_or(config.json, "rescale_acts_by_decoder_norm", true, config.file);
+    if (const ArrayView& W_dec = out.tensors.at("W_dec"); W_dec.shape.empty() || W_dec.shape[0] != out.latents)
+      throw_file(out.tensors.file(), ": tensor W_dec has shape ", detail::shape_text(W_dec.shape),
+                 ", it should have d_sae = ", out.latents, " rows");
     Tensor<double> theta = detail::all_equal(out.latents, threshold);
     if (out.fold_decoder_norms) {  // z |d_i| passes the threshold
       if (!out.given.contains("W_dec")) out.take("W_dec", "W_dec");

@@ -42,10 +42,10 @@ inline std::optional<PublishedSae> read_sparsify(const Package& package) {
   const bool transcode = json_bool_or(package.json, "transcode", false, file);
   out.subtract_decoder_bias = !transcode;
   if (out.skip && !transcode) {
-    const Tensor<double> w = read_stored<double>(out.given["W_enc"], {out.latents, out.d_in}, out.tensors.file(), true);
     const Tensor<double> b_dec = out.vector("b_dec", out.d_in);
     Tensor<double> b_enc = out.vector("encoder.bias", out.latents);
-    for (Index i = 0; i < out.latents; ++i) b_enc[i] -= kernels::dot(w.row(i), b_dec.data(), out.d_in);
+    for_each_stored_row(out.given["W_enc"], out.tensors.file(), out.latents, out.d_in, true,
+                        [&](Index i, const double* row) { b_enc[i] -= kernels::dot(row, b_dec.data(), out.d_in); });
     out.take("b_enc", "encoder.bias", std::move(b_enc));
   }
   if (!transcode && !out.skip) out.d_out = 0;

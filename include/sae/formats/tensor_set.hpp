@@ -17,35 +17,39 @@ namespace sae::inline SAE_ABI {
 /// Nothing is read before it is asked for. Copies share the file.
 class TensorSet {
  public:
+  using Arrays = std::map<std::string, ArrayView, std::less<>>;
+
   TensorSet() = default;
   explicit TensorSet(SafetensorsFile opened) {
     const auto& file = keep(std::move(opened));
-    for (const auto& [name, tensor] : file.tensors()) arrays_[name] = {tensor.dtype, tensor.shape, {}, file.bytes(name).data()};
+    Arrays arrays;
+    for (const auto& [name, tensor] : file.tensors()) arrays[name] = {tensor.dtype, tensor.shape, {}, file.bytes(name).data()};
+    arrays_ = std::make_shared<const Arrays>(std::move(arrays));
   }
   explicit TensorSet(NpzFile opened) {
     const auto& file = keep(std::move(opened));
-    arrays_ = file.arrays();
+    arrays_ = std::make_shared<const Arrays>(file.arrays());
     unpacked_ = file.unpacked();
   }
   explicit TensorSet(TorchFile opened) {
     const auto& file = keep(std::move(opened));
-    arrays_ = file.tensors();
+    arrays_ = std::make_shared<const Arrays>(file.tensors());
     unpacked_ = file.unpacked();
     read_values(file.root());
   }
 
   const std::string& file() const { return file_; }
-  const std::map<std::string, ArrayView, std::less<>>& arrays() const { return arrays_; }
+  const Arrays& arrays() const { return *arrays_; }
   /// nullptr where there is no such array.
   const ArrayView* find(std::string_view name) const {
-    const auto found = arrays_.find(name);
-    return found == arrays_.end() ? nullptr : &found->second;
+    const auto found = arrays_->find(name);
+    return found == arrays_->end() ? nullptr : &found->second;
   }
   bool contains(std::string_view name) const { return find(name) != nullptr; }
   /// \throws FileError  there is no such array.
   const ArrayView& at(std::string_view name) const {
     if (const ArrayView* const found = find(name)) return *found;
-    throw_file(file_, ": has no tensor ", name, detail::held_names(arrays_));
+    throw_file(file_, ": has no tensor ", name, detail::held_names(*arrays_));
   }
   /// What stands beside the arrays of a torch file: texts and numbers by dotted name, a few levels deep.
   const nlohmann::json& values() const { return values_; }
@@ -80,7 +84,7 @@ class TensorSet {
   }
 
   std::string file_;
-  std::map<std::string, ArrayView, std::less<>> arrays_;
+  std::shared_ptr<const Arrays> arrays_ = std::make_shared<const Arrays>();
   nlohmann::json values_ = nlohmann::json::object();
   std::size_t unpacked_ = 0;
   std::shared_ptr<const void> keep_;

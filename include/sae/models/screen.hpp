@@ -67,10 +67,9 @@ class ScreenWeights {
   template <class Rows>
   void build(const Rows& w, const float* bias, Index latents, Index width, const ScreenRule& rule, Threads& threads,
              const kernels::detail::ScreenKernels& loops = kernels::detail::screen_kernels()) {
+    of_ = nullptr;  // nothing, should a row not be readable
     latents_ = latents;
     width_ = width;
-    of_ = w;
-    built_from_ = seen_;
     loops_ = &loops;
     const Index panels = (latents + kernels::detail::screen_panel - 1) / kernels::detail::screen_panel,
                 units = loops.units(width);
@@ -120,6 +119,8 @@ class ScreenWeights {
         }
       }
     });
+    of_ = w;
+    built_from_ = seen_;
   }
   /// Whether all weights are finite; else there is nothing to rely on.
   bool finite() const { return std::find(finite_.begin(), finite_.end(), 0) == finite_.end(); }
