@@ -192,7 +192,7 @@ TEST_CASE("what was refused once is refused again, and no screen is made of half
   for (const Index wrong : {0, 700}) {
     TempFolder temp;
     constexpr float marked = 1234.5F;
-    auto model = random_model(64, 1280, sae::TopK{.k = 8});
+    auto model = random_model(64, 2048, sae::TopK{.k = 8});
     model.parameters().W_enc.row(wrong)[2] = marked;
     write_sae(temp / "sae", model, Dtype::float32, sae::SaeLayout::sparsify);  // W_enc [F x D]
     replace_number(temp / "sae" / "sae.safetensors", marked, std::numeric_limits<float>::quiet_NaN());
