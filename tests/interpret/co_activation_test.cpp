@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "catch_compat.hpp"
+#include "rows_of_codes.hpp"
 
 using namespace sae;
 using Catch::Matchers::ContainsSubstring;
@@ -81,14 +82,6 @@ void require_like_dense(const CoActivation& got, const Data& data) {
     }
   }
 }
-Codes<float> part(const Codes<float>& codes, Index first, Index last) {
-  Codes<float> out(codes.latents());
-  for (Index b = first; b < last; ++b) {
-    for (Index e = codes.begin(b); e < codes.end(b); ++e) out.push(codes.latent(e), codes.value(e));
-    out.finish_row();
-  }
-  return out;
-}
 
 }  // namespace
 
@@ -98,8 +91,8 @@ TEST_CASE("latents beside latents and neurons are as in dense matrices, in parts
   CoActivation whole(latents, chosen, width), first(latents, chosen, width), second(latents, chosen, width);
   whole.add(data.codes, Batch<float>(data.x));
   require_like_dense(whole, data);
-  second.add(part(data.codes, 90, rows), Batch<float>(data.x.bottomRows(rows - 90)));
-  first.add(part(data.codes, 0, 90), Batch<float>(data.x.topRows(90)));
+  second.add(sae_test::rows_of_codes(data.codes, 90, rows), Batch<float>(data.x.bottomRows(rows - 90)));
+  first.add(sae_test::rows_of_codes(data.codes, 0, 90), Batch<float>(data.x.topRows(90)));
   second.merge(first);
   require_like_dense(second, data);
   CoActivation alone(latents, chosen);

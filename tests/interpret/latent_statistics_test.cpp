@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "catch_compat.hpp"
+#include "rows_of_codes.hpp"
 
 using namespace sae;
 using Catch::Matchers::ContainsSubstring;
@@ -25,14 +26,6 @@ Codes<float> some_codes() {
     out.push(2, std::ldexp(1.0F, static_cast<int>(b / 40)));
     for (Index i = 3; i < latents; ++i)
       if (random.uniform() < 0.4) out.push(i, static_cast<float>(std::exp(2.0 * random.normal()) - (i == 6 ? 0.5 : 0.0)));
-    out.finish_row();
-  }
-  return out;
-}
-Codes<float> part(const Codes<float>& codes, Index first, Index last) {
-  Codes<float> out(codes.latents());
-  for (Index b = first; b < last; ++b) {
-    for (Index e = codes.begin(b); e < codes.end(b); ++e) out.push(codes.latent(e), codes.value(e));
     out.finish_row();
   }
   return out;
@@ -141,11 +134,11 @@ TEST_CASE("streaming statistics are those of a pass that keeps everything", "[in
 
   // In batches, and in parts merged in any order.
   LatentStatistics batches(latents, options), first(latents, options), second(latents, options), third(latents, options);
-  for (Index at = 0; at < rows; at += 37) batches.add(part(codes, at, std::min(at + 37, rows)));
+  for (Index at = 0; at < rows; at += 37) batches.add(sae_test::rows_of_codes(codes, at, std::min(at + 37, rows)));
   require_same(whole, batches);
-  first.add(part(codes, 0, 10), 0);
-  second.add(part(codes, 10, 450), 10);
-  third.add(part(codes, 450, rows), 450);
+  first.add(sae_test::rows_of_codes(codes, 0, 10), 0);
+  second.add(sae_test::rows_of_codes(codes, 10, 450), 10);
+  third.add(sae_test::rows_of_codes(codes, 450, rows), 450);
   LatentStatistics merged(latents, options), backwards(latents, options);
   for (const auto* const one : {&first, &second, &third}) merged.merge(*one);
   for (const auto* const one : {&third, &first, &second}) backwards.merge(*one);

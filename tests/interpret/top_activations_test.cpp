@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "catch_compat.hpp"
+#include "rows_of_codes.hpp"
 
 using namespace sae;
 using Catch::Matchers::ContainsSubstring;
@@ -31,14 +32,6 @@ std::vector<TopActivation> sorted(const Codes<float>& codes, Index latent, Index
   if (static_cast<Index>(all.size()) > count) all.resize(static_cast<std::size_t>(count));
   return all;
 }
-Codes<float> part(const Codes<float>& codes, Index first, Index last) {
-  Codes<float> out(codes.latents());
-  for (Index b = first; b < last; ++b) {
-    for (Index e = codes.begin(b); e < codes.end(b); ++e) out.push(codes.latent(e), codes.value(e));
-    out.finish_row();
-  }
-  return out;
-}
 }  // namespace
 
 TEST_CASE("the strongest activations are those of sorting everything, however the rows come", "[interpret]") {
@@ -47,8 +40,8 @@ TEST_CASE("the strongest activations are those of sorting everything, however th
   const Index count = GENERATE(1, 4, 1000), cut = GENERATE(1, 50, 211);
   TopActivations top(latents, count), chosen(latents, count, {7, 2});
   for (Index first = 0; first < rows; first += cut) {
-    top.add(part(codes, first, std::min(first + cut, rows)));
-    chosen.add(part(codes, first, std::min(first + cut, rows)));
+    top.add(sae_test::rows_of_codes(codes, first, std::min(first + cut, rows)));
+    chosen.add(sae_test::rows_of_codes(codes, first, std::min(first + cut, rows)));
   }
   CHECK(top.rows() == rows);
   for (Index i = 0; i < latents; ++i) {
@@ -69,8 +62,8 @@ TEST_CASE("parts merged in any order are the whole", "[interpret]") {
   const Codes<float> codes = some_codes(120, 6, 8);
   TopActivations whole(6, 5), first(6, 5), second(6, 5);
   whole.add(codes);
-  first.add(part(codes, 0, 70), 0);
-  second.add(part(codes, 70, 120), 70);
+  first.add(sae_test::rows_of_codes(codes, 0, 70), 0);
+  second.add(sae_test::rows_of_codes(codes, 70, 120), 70);
   second.merge(first);
   CHECK(second.rows() == 120);
   for (Index i = 0; i < 6; ++i) {

@@ -86,8 +86,7 @@ class KeptEncoder {
 }  // namespace detail
 
 /// A trained SAE or transcoder of any layout and architecture, with what its files say about it. Copies copy the weights, but for those
-/// that stay in their file. Const members
-/// may be called from several threads at once.
+/// that stay in their file. Const members may be called from several threads at once.
 ///
 /// Each row stands alone, but for a TemporalSae (`reads_sequences`): the rows of one call are then one sequence, in order, and a caller cuts
 /// what it has into sequences of about `metadata.context_size` tokens. Its codes are the novel ones; `get<TemporalSae<float>>()` has both parts.

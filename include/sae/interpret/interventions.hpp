@@ -330,16 +330,18 @@ Tap edit_latents(const Site& site, const Model& model, std::vector<LatentEdit> e
               return;
             }
             const std::vector<Scalar> spreads = detail::row_spreads(model, chosen.x(), threads);
+            std::vector<std::vector<Scalar>> directions;
+            for (const LatentEdit& edit : edits) directions.push_back(detail::direction_of(model, edit.latent));
             std::vector<Scalar> sum(static_cast<std::size_t>(rows.cols()));
             for (Index i = 0; i < chosen.count(); ++i) {
               if (!chosen.touches(i)) continue;
               std::copy_n(chosen.x().row(i).data(), rows.cols(), sum.data());
               bool changed = false;
-              for (const LatentEdit& edit : edits) {
-                const Scalar f = codes.coefficient(i, edit.latent), change = edit(f) - f;
+              for (std::size_t n = 0; n < edits.size(); ++n) {
+                const Scalar f = codes.coefficient(i, edits[n].latent), change = edits[n](f) - f;
                 if (change == Scalar(0)) continue;
-                kernels::add_scaled(sum.data(), spreads[static_cast<std::size_t>(i)] * change,
-                                    detail::direction_of(model, edit.latent).data(), rows.cols());
+                kernels::add_scaled(sum.data(), spreads[static_cast<std::size_t>(i)] * change, directions[n].data(),
+                                    rows.cols());
                 changed = true;
               }
               for (Index j = 0; changed && j < rows.cols(); ++j)
