@@ -3,6 +3,7 @@
 #include <sae/formats/published.hpp>
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
