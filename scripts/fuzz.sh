@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Searches, by libFuzzer under the address and undefined behaviour sanitizers, for bytes that break a reader of files: a crash, a hang, a
-# leak, or an allocation above twice the bytes and 64 MB. It starts from tests/fuzz/*.zip, which tests/files/fuzz_replay_test.cpp reads again.
+# leak, or an allocation above twice the bytes and 64 MB. It starts from tests/fuzz/*.zip, which the tests fuzz_replay and package_fuzz read again.
 # On a fresh Debian or Ubuntu it installs what is missing (as root or with sudo).
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-readers=(safetensors index npy zip pickle config yaml)
+readers=(safetensors index npy zip pickle config yaml package)
 usage() {
   cat <<EOT
 usage: scripts/fuzz.sh [--runs N] [--keep] [READER ...]
-  READER    of ${readers[*]}; default: all
+  READER    of ${readers[*]}; default: all.
+            package: a folder of settings and weights, opened by load and used
   --runs N  executions of each; default: 100000
   --keep    write the smallest set of inputs that reaches as far to tests/fuzz/READER.zip
 EOT
@@ -44,8 +45,10 @@ cd "$sae_root"
 folder=build/fuzz
 rm -rf "$folder/corpus" "$folder/found"
 mkdir -p "$folder/found"
-longest=2048 # bytes of an input: an allocation of 64 MB and twice as many is the largest
 for reader in "${chosen[@]}"; do
+  # Bytes of an input (an allocation of 64 MB and twice as many is the largest), and of one that is kept.
+  longest=2048 kept=400
+  if [ "$reader" = package ]; then longest=8192 kept=2048; fi
   say "Building the search of $reader"
   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Iinclude -isystem /usr/include/eigen3 \
     "tests/fuzz/${reader}_fuzz.cpp" -o "$folder/$reader"
@@ -60,7 +63,7 @@ for reader in "${chosen[@]}"; do
   $keep || continue
   mkdir -p "$folder/smallest/$reader"
   rm -f "$folder/smallest/$reader"/*
-  "$folder/$reader" -set_cover_merge=1 -max_len=400 "$folder/smallest/$reader" "$corpus" 2>>"$folder/$reader.log"
+  "$folder/$reader" -set_cover_merge=1 -max_len="$kept" "$folder/smallest/$reader" "$corpus" 2>>"$folder/$reader.log"
   (cd "$folder/smallest/$reader" && find . -type f -printf '%f\n' | LC_ALL=C sort | python3 -c '
 import sys, zipfile
 out = zipfile.ZipFile(sys.argv[1], "w")  # stored

@@ -1,6 +1,5 @@
 // The fuzz bodies over mutations of good files, drawn from fixed seeds; tests/fuzz/*_fuzz.cpp search without end.
 #include <sae/files/output.hpp>
-#include <sae/files/zip.hpp>
 
 #include <cstdint>
 #include <filesystem>
@@ -12,6 +11,7 @@
 #include "../fuzz/index_fuzz.hpp"
 #include "../fuzz/npy_fuzz.hpp"
 #include "../fuzz/pickle_fuzz.hpp"
+#include "../fuzz/replay.hpp"
 #include "../fuzz/safetensors_fuzz.hpp"
 #include "../fuzz/yaml_fuzz.hpp"
 #include "../fuzz/zip_fuzz.hpp"
@@ -141,27 +141,11 @@ TEST_CASE("fuzz: mutated cfg json is refused or says legal sizes", "[files][json
 }
 
 TEST_CASE("fuzz: what searches found their way by is refused or read inside its bytes", "[files][fuzz]") {
-  // Inputs of scripts/fuzz.sh, the smallest set that reaches all it ever reached, and whatever broke a reader once.
-  const auto replay = [](const std::string& reader, const auto& body) {
-    CAPTURE(reader);
-    sae::ZipFile corpus(std::filesystem::path(SAE_TEST_DATA).parent_path() / "fuzz" / (reader + ".zip"));
-    int taken = 0, all = 0;
-    for (const sae::ZipEntry& entry : corpus.entries()) {
-      CAPTURE(entry.name);
-      const std::span<const std::byte> bytes = corpus.bytes(entry);
-      const Bytes input(reinterpret_cast<const std::uint8_t*>(bytes.data()),
-                        reinterpret_cast<const std::uint8_t*>(bytes.data()) + bytes.size());
-      taken += body(input) ? 1 : 0;
-      ++all;
-    }
-    CHECK(taken > 0);
-    CHECK(taken < all);
-  };
-  replay("config", config_fuzz);
-  replay("index", index_fuzz);
-  replay("npy", npy_fuzz);
-  replay("pickle", pickle_fuzz);
-  replay("safetensors", safetensors_fuzz);
-  replay("yaml", yaml_fuzz);
-  replay("zip", zip_fuzz);
+  fuzz_replay("config", config_fuzz);
+  fuzz_replay("index", index_fuzz);
+  fuzz_replay("npy", npy_fuzz);
+  fuzz_replay("pickle", pickle_fuzz);
+  fuzz_replay("safetensors", safetensors_fuzz);
+  fuzz_replay("yaml", yaml_fuzz);
+  fuzz_replay("zip", zip_fuzz);
 }

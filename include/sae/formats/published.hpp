@@ -236,6 +236,16 @@ class PublishedReader {
   std::set<std::string, std::less<>> used_;
 };
 
+/// Calls f(); what it refuses as a caller's mistake (an activation that the sizes do not allow) a file said.
+template <class F>
+auto said_of_file(const std::string& file, const F& f) {
+  try {
+    return f();
+  } catch (const ValueError& error) {
+    throw_file(file, ": ", error.what());
+  }
+}
+
 }  // namespace detail
 
 /// The model that a PublishedSae describes: weights of any floating kind as the model stores them, rounded to nearest, or, stored as Mapped,
@@ -265,25 +275,28 @@ Model build_model(const PublishedSae& from, const typename Model::Activation& ac
   fits("d_sae", from.latents, "F", Model::fixed_latents);
   if constexpr (transcodes) fits("d_out", from.d_out, "D_out", Model::fixed_output_width);
 
-  detail::PublishedReader reader(from, options);
-  auto p = reader.parameters<typename Model::Parameters>(activation, transcodes ? from.d_out : from.d_in);
-  reader.warn(p.W_dec);
-  Model model = [&] {
-    if constexpr (transcodes)
-      return Model(std::move(p), activation);
-    else
-      return Model(std::move(p), activation,
-                   {.subtract_decoder_bias = from.subtract_decoder_bias, .input_normalisation = from.input_normalisation});
-  }();
-  if (from.fold_decoder_norms) {
-    if constexpr (std::is_same_v<Stored, Scalar>)
-      model.fold_decoder_norms();
-    else
-      throw_file(file,
-                 ": codes are in units of the decoder norms, which are folded into weights of float; load it so, and narrow it "
-                 "(with_weights)");
-  }
-  return model;
+  return detail::said_of_file(file, [&] {
+    detail::PublishedReader reader(from, options);
+    auto p = reader.parameters<typename Model::Parameters>(activation, transcodes ? from.d_out : from.d_in);
+    reader.warn(p.W_dec);
+    Model model = [&] {
+      if constexpr (transcodes)
+        return Model(std::move(p), activation);
+      else
+        return Model(std::move(p), activation,
+                     {.subtract_decoder_bias = from.subtract_decoder_bias, .input_normalisation = from.input_normalisation});
+    }();
+    if (from.fold_decoder_norms) {
+      if constexpr (std::is_same_v<Stored, Scalar>)
+        model.fold_decoder_norms();
+      else
+        throw_file(
+            file,
+            ": codes are in units of the decoder norms, which are folded into weights of float; load it so, and narrow it "
+            "(with_weights)");
+    }
+    return model;
+  });
 }
 
 namespace detail {
@@ -320,7 +333,7 @@ TemporalSae<Scalar> build_temporal(const PublishedSae& from, LoadOptions options
     layer.c_proj = map("c_proj", latents);
   }
   reader.warn(p.W_dec);
-  return {std::move(p), settings.options};
+  return detail::said_of_file(from.file.string(), [&] { return TemporalSae<Scalar>(std::move(p), settings.options); });
 }
 
 }  // namespace sae::inline SAE_ABI
