@@ -57,8 +57,9 @@ void run_inspect(const InspectVerb& options) {
     return print_inspected(options, {clt, clt.architecture, sae::detail::activation_text(clt.activation()), clt.d_in, clt.d_in,
                                      clt.latents, clt.layers()});
   }
-  const AnySae sae = load(options.path, {.check_finite = options.check});
-  if (options.check) sae.check_weights();
+  AnySae sae = load(options.path, {.check_finite = options.check});
+  if (options.check)
+    for (std::string& warning : sae.check_weights()) sae.warnings.push_back(std::move(warning));
   print_inspected(options, {sae, sae.architecture(), sae.activation(), sae.d_in(), sae.d_out(), sae.latents(), 0});
 }
 
@@ -69,7 +70,7 @@ void add_inspect(CLI::App& program) {
   CLI::App& verb =
       add_verb(program, "inspect", "What a file is: layout, architecture, shapes, settings, warnings.", options, run_inspect);
   verb.add_option("path", options->path, "SAE: a folder or a file, or a name of one")->required();
-  verb.add_flag("--check", options->check, "refuse weights that are NaN or infinite");
+  verb.add_flag("--check", options->check, "read all weights: refuse what is NaN or infinite, warn of decoder rows of zeros");
   add_json(verb, *options);
 }
 

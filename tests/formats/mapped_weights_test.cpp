@@ -95,7 +95,7 @@ TEST_CASE("every fixture computes the same where its weights stay in the file, o
       CHECK(sae.activation() == whole.activation());
       CHECK(sae.parameters() == whole.parameters());
       CHECK(sae.direction(3) == whole.direction(3));
-      sae.check_weights();
+      CHECK(sae.check_weights().empty());
     } catch (const sae::FileError& error) {
       CHECK_THAT(error.what(), ContainsSubstring("weights do not stay in the file: "));
       ++refused;
@@ -186,6 +186,20 @@ TEST_CASE("a number that is not finite is found where its row is used first, or 
     const sae::AnySae unchecked = sae::load(temp / "sae", {.check_finite = false, .weights = WeightsIn::file});
     CHECK_NOTHROW(unchecked.check_weights());
   }
+}
+
+TEST_CASE("decoder rows of zeros in a file are told by a check, as loading tells of those in memory", "[formats][mapped]") {
+  TempFolder temp;
+  auto model = random_model(8, 60, sae::ReLU{});
+  for (const Index zero : {31, 17}) std::fill_n(model.parameters().W_dec.row(zero), 8, 0.0F);
+  write_sae(temp / "sae", model, Dtype::float32, sae::SaeLayout::saelens);
+  const std::vector<std::string> expected = {
+      "W_dec: 2 of 60 decoder rows are zero, their latents write nothing; the first is latent 17"};
+  CHECK(sae::load(temp / "sae").warnings == expected);
+  const sae::AnySae mapped = sae::load(temp / "sae", {.weights = WeightsIn::file});
+  CHECK(mapped.warnings.empty());
+  CHECK(mapped.check_weights() == expected);
+  CHECK(sae::load(temp / "sae").check_weights().empty());
 }
 
 TEST_CASE("what was refused once is refused again, and no screen is made of half of it", "[formats][mapped]") {

@@ -243,8 +243,10 @@ class AnySae : public StoredDetails {
     return out;
   }
   /// Reads all weights that stay in the file once, as a check that they are finite; those in memory were checked as they were read.
-  /// \throws FileError  one is not.
-  void check_weights(Threads& threads = Threads::shared()) const {
+  /// \return what is odd about them, which `load` does not say: decoder rows of zeros
+  /// \throws FileError  one is not finite.
+  std::vector<std::string> check_weights(Threads& threads = Threads::shared()) const {
+    std::vector<std::string> odd;
     visit([&](const auto& model) {
       const auto check = [&]<class Stored>(const Tensor<Stored>& w) {
         if constexpr (std::is_same_v<Stored, Mapped>)
@@ -255,7 +257,9 @@ class AnySae : public StoredDetails {
       };
       check(model.parameters().W_enc);
       check(model.parameters().W_dec);
+      if (is_mapped()) detail::warn_of_zero_rows(model.parameters().W_dec, "", odd);
     });
+    return odd;
   }
   /// Shape of every parameter of the model by its name here ([F x D] both ways round).
   std::map<std::string, std::vector<Index>> parameters() const {

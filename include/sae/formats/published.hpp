@@ -170,19 +170,17 @@ Tensor<T> read_stored(const StoredMatrix& from, std::vector<Index> shape, const 
 /// \param of  what stands before it
 template <class Stored>
 void warn_of_zero_rows(const Tensor<Stored>& W_dec, std::string_view of, std::vector<std::string>& warnings) {
-  if constexpr (!std::is_same_v<Stored, Mapped>) {  // whose rows nobody reads before they are used
-    using Wide = std::conditional_t<std::is_same_v<Stored, double>, double, float>;
-    Index zero = 0, first = 0;
-    Buffer<Wide> room(static_cast<std::size_t>(kernels::wide_room<Stored>(W_dec.cols())));
-    for (Index i = W_dec.rows() - 1; i >= 0; --i)
-      if (kernels::squared_norm(kernels::wide(W_dec.row(i), W_dec.cols(), room.data()), W_dec.cols()) == Wide(0)) {
-        ++zero;
-        first = i;
-      }
-    if (zero > 0)
-      warnings.push_back(concat(of, "W_dec: ", zero, " of ", W_dec.rows(),
-                                " decoder rows are zero, their latents write nothing; the first is latent ", first));
-  }
+  using Wide = std::conditional_t<std::is_same_v<Stored, double>, double, float>;
+  Index zero = 0, first = 0;
+  Buffer<Wide> room(static_cast<std::size_t>(kernels::wide_room<Stored>(W_dec.cols())));
+  for (Index i = W_dec.rows() - 1; i >= 0; --i)
+    if (kernels::squared_norm(kernels::wide(W_dec.row(i), W_dec.cols(), room.data()), W_dec.cols()) == Wide(0)) {
+      ++zero;
+      first = i;
+    }
+  if (zero > 0)
+    warnings.push_back(concat(of, "W_dec: ", zero, " of ", W_dec.rows(),
+                              " decoder rows are zero, their latents write nothing; the first is latent ", first));
 }
 
 /// Reads the tensors of a PublishedSae by our names, and knows which of the file's were read.
@@ -227,7 +225,8 @@ class PublishedReader {
     if (options_.warnings == nullptr) return;
     for (const auto& [name, array] : from_.tensors.arrays())
       if (!used_.contains(name)) options_.warnings->push_back(concat("tensor ", printable(name), " is not used"));
-    warn_of_zero_rows(W_dec, "", *options_.warnings);
+    // Rows in a file nobody reads before they are used (AnySae::check_weights does).
+    if constexpr (!std::is_same_v<Stored, Mapped>) warn_of_zero_rows(W_dec, "", *options_.warnings);
   }
 
  private:
