@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <concepts>
+#include <functional>
 #include <limits>
 #include <span>
 #include <type_traits>
@@ -114,6 +115,12 @@ class EditedRows {
     out.positions_ = std::move(positions);
     return out;
   }
+  /// Those of positions for which this holds, when the rows come: of certain tokens, say, where the caller knows the sequence.
+  static EditedRows where(std::function<bool(Index)> holds) {
+    EditedRows out;
+    out.holds_ = std::move(holds);
+    return out;
+  }
   /// These rows, but not those of positions below `first`.
   EditedRows but_from(Index first) const {
     EditedRows out = *this;
@@ -122,13 +129,15 @@ class EditedRows {
   }
 
   bool has(Index position) const {
-    return position >= first_ && (!listed_ || std::binary_search(positions_.begin(), positions_.end(), position));
+    return position >= first_ && (!listed_ || std::binary_search(positions_.begin(), positions_.end(), position)) &&
+           (!holds_ || holds_(position));
   }
 
  private:
   Index first_ = 0;
   bool listed_ = false;
   std::vector<Index> positions_;
+  std::function<bool(Index)> holds_;
 };
 
 /// What becomes of one latent's code: f' = value (clamp), or f' = value * f (scale).
@@ -147,7 +156,7 @@ struct LatentEdit {
 inline LatentEdit clamp_latent(Index latent, double value) { return {latent, LatentEdit::Kind::clamp, value}; }
 /// f' = factor * f: only where the latent is active.
 inline LatentEdit scale_latent(Index latent, double factor) { return {latent, LatentEdit::Kind::scale, factor}; }
-/// f' = 0.
+/// f' = 0. (Mean ablation is `clamp_latent` at the mean over all rows, active or not: with LatentStatistics density(i) * moments(i).mean.)
 inline LatentEdit ablate_latent(Index latent) { return clamp_latent(latent, 0); }
 
 namespace detail {
