@@ -16,15 +16,25 @@ namespace sae::cli {
 
 #ifdef SAE_CLI_WITH_LLAMA
 using HostOptions = LlamaCppOptions;
-/// The language model of the program: between two runs it hears of SIGINT and SIGTERM, unless somebody must be let finish.
+/// The language model of the program: between two runs it hears of SIGINT and SIGTERM, unless somebody must be let finish. It knows the tokens
+/// of the sequence that it reads, also while taps look at their rows.
 class HostModel : public LlamaCpp {
  public:
   using LlamaCpp::LlamaCpp;
   ConstMatrixMap<float> run(std::span<const Token> tokens, std::span<const Tap> taps = {}, const RunOptions& options = {}) {
     if (interruptible) check_stop();
+    if (options.first_position == 0) prompt_ = static_cast<Index>(tokens.size());
+    sequence_.resize((std::min)(sequence_.size(), static_cast<std::size_t>(options.first_position)));
+    sequence_.insert(sequence_.end(), tokens.begin(), tokens.end());
     return LlamaCpp::run(tokens, taps, options);
   }
   bool interruptible = true;
+  const std::vector<Token>& sequence() const { return sequence_; }
+  Index prompt_length() const { return prompt_; }  ///< tokens of the sequence that came in its first run
+
+ private:
+  std::vector<Token> sequence_;
+  Index prompt_ = 0;
 };
 #else
 struct HostOptions {
@@ -45,6 +55,8 @@ class HostModel {
   std::string token_text(Token) const { refuse(); }
   ConstMatrixMap<float> run(std::span<const Token>, std::span<const Tap> = {}, const RunOptions& = {}) { refuse(); }
   Matrix<float> unembedding() const { refuse(); }
+  const std::vector<Token>& sequence() const { refuse(); }
+  Index prompt_length() const { refuse(); }
 
  private:
   [[noreturn]] static void refuse() {
