@@ -93,7 +93,7 @@ void run_steer(const SteerVerb& options) {
 
   const std::string mode = to_string(edit);
   if (options.json) {
-    Json out{{"site", to_string(site)}, {"latents", options.latents}, {"mode", mode}};
+    Json out{{"site", to_string(site)}, {"latents", steering.latents()}, {"mode", mode}};
     out["value"] = strength.value;
     out["of_largest"] = strength.of_largest;
     out["error_term"] = options.error_term == "on";
@@ -107,7 +107,7 @@ void run_steer(const SteerVerb& options) {
     return;
   }
   std::string names;
-  for (const Index latent : options.latents) names += (names.empty() ? "" : ", ") + std::to_string(latent);
+  for (const Index latent : steering.latents()) names += (names.empty() ? "" : ", ") + std::to_string(latent);
   const std::string what = sae::detail::concat(
       "latent ", names, ": ", mode, edit == Edit::scale || edit == Edit::clamp ? " " + to_string(strength) : std::string());
   print_side_by_side("unsteered", options.prompt + unsteered, what, options.prompt + steered);

@@ -110,7 +110,7 @@ void run_steer_sweep(const SteerSweepVerb& options) {
     Json largest = Json::array();
     for (const LatentScale& scale : steering.scales()) largest.push_back(edit == Edit::scale ? scale.written : scale.largest);
     return print_json({{"site", to_string(site)},
-                       {"latents", options.latents},
+                       {"latents", steering.latents()},
                        {"mode", to_string(edit)},
                        {"of_largest", of_largest},
                        {"largest", largest},

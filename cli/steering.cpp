@@ -25,9 +25,9 @@ Strength parse_strength(const std::string& option, const std::string& text) {
 }
 std::string to_string(const Strength& strength) { return sae::detail::concat(strength.value, strength.of_largest ? "x" : ""); }
 
-namespace {
-
-std::vector<LatentScale> measured(const SteeringOptions& options, const AnySae& sae, Threads& threads) {
+std::vector<LatentScale> measured_on_data(const SteeringOptions& options, const AnySae& sae, const std::vector<Index>& latents,
+                                          Threads& threads, const std::string& what) {
+  if (options.data.empty()) usage_error(what, " is measured on rows: give --data");
   const FiniteNpyRows rows(NpyFolder(rows_path(options.data), {.bfloat16 = true}));
   check_width(sae, options.sae, rows.width(), options.data);
   std::optional<Sequences> sequences;
@@ -36,13 +36,13 @@ std::vector<LatentScale> measured(const SteeringOptions& options, const AnySae& 
     if (!folder) throw_file(options.data, ": is not what collect made, and a temporal SAE reads its windows");
     sequences = windows_of_folder(options, *std::move(folder));
   }
-  std::vector<LatentScale> out(options.latents.size());
+  std::vector<LatentScale> out(latents.size());
   for_each_block(options, "rows", rows, {0, rows.rows()}, sequences, [&](const Batch<float>& batch, Index) {
     const Codes<float> codes = sae.encode(batch, threads);
     const std::vector<float> spreads = sae.row_spreads(batch, threads);
     for (Index b = 0; b < codes.rows(); ++b)
       for (std::size_t n = 0; n < out.size(); ++n) {
-        const auto f = static_cast<double>(codes.coefficient(b, options.latents[n]));
+        const auto f = static_cast<double>(codes.coefficient(b, latents[n]));
         out[n].largest = (std::max)(out[n].largest, f);
         out[n].written = (std::max)(out[n].written, f * spreads[static_cast<std::size_t>(b)]);
         out[n].mean += f;
@@ -51,6 +51,8 @@ std::vector<LatentScale> measured(const SteeringOptions& options, const AnySae& 
   for (LatentScale& scale : out) scale.mean /= static_cast<double>(rows.rows());
   return out;
 }
+
+namespace {
 
 std::string lower_trimmed(std::string_view text) {
   while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
@@ -64,13 +66,8 @@ std::string lower_trimmed(std::string_view text) {
 }  // namespace
 
 Steering::Steering(const SteeringOptions& options, const AnySae& sae, const Site& site, bool needs_data, Threads& threads)
-    : options_(options), sae_(sae), site_(site), threads_(threads) {
-  for (const Index latent : options.latents)
-    if (latent >= sae.latents()) throw_value("--latent ", latent, " is not in [0, ", sae.latents(), ") (the SAE's latents)");
-  if (!needs_data) return;
-  if (options.data.empty())
-    usage_error("strengths in units of a latent's largest activation (as 4x), and --mean-ablate, are measured on --data");
-  scales_ = measured(options, sae, threads);
+    : options_(options), sae_(sae), site_(site), threads_(threads), latents_(parse_latents(options.latents, sae.latents())) {
+  if (needs_data) scales_ = measured_on_data(options, sae, latents_, threads, "a strength such as 4x, and a mean,");
 }
 
 double Steering::value_of(std::size_t n, Edit edit, const Strength& strength) const {
@@ -79,7 +76,7 @@ double Steering::value_of(std::size_t n, Edit edit, const Strength& strength) co
   if (!strength.of_largest) return strength.value;
   const double largest = edit == Edit::scale ? scales_[n].written : scales_[n].largest;
   if (!(largest > 0))
-    throw_value("latent ", options_.latents[n], " is active in no row of ", options_.data, ", so ", to_string(strength),
+    throw_value("latent ", latents_[n], " is active in no row of ", options_.data, ", so ", to_string(strength),
                 " of its largest activation is nothing; give a number");
   return strength.value * largest;
 }
@@ -102,12 +99,12 @@ std::vector<Tap> Steering::taps(const HostModel& model, Edit edit, const Strengt
   const EditedRows rows = edited(model);
   std::vector<Tap> out;
   std::vector<LatentEdit> edits;
-  for (std::size_t n = 0; n < options_.latents.size(); ++n) {
+  for (std::size_t n = 0; n < latents_.size(); ++n) {
     const double value = value_of(n, edit, strength);
     if (edit == Edit::scale)
-      out.push_back(steer_latent(site_, sae_, options_.latents[n], value, rows));
+      out.push_back(steer_latent(site_, sae_, latents_[n], value, rows));
     else
-      edits.push_back(clamp_latent(options_.latents[n], value));
+      edits.push_back(clamp_latent(latents_[n], value));
   }
   if (!edits.empty())
     out.push_back(
@@ -115,17 +112,27 @@ std::vector<Tap> Steering::taps(const HostModel& model, Edit edit, const Strengt
   return out;
 }
 
-void add_steering(CLI::App& verb, SteeringOptions& options) {
+void add_watching(CLI::App& verb, SteeringOptions& options) {
   add_model(verb, options)->required();
   add_site(verb, options);
   add_sae(verb, options.sae)->required();
-  verb.add_option("--latent", options.latents, "latents to steer by, such as 17 or 3,17")
-      ->required()
-      ->delimiter(',')
+  verb.add_option("--latent,--latents", options.latents, "latents, such as 3,17,40-49")->required()->delimiter(',');
+  verb.add_option("--data", options.data,
+                  "rows that latents are measured on, for numbers such as 4x (of the largest activation) and for means: what "
+                  "collect made, or .npy");
+  verb.add_option("--context", options.context, "tokens of prompt and text together at most")
+      ->capture_default_str()
+      ->check(within(2, 65536));
+  verb.add_option("--temperature", options.temperature, "0: the most likely token each time; 1: as the model says")
+      ->capture_default_str()
+      ->check(within(0, 1e6));
+  verb.add_option("--top-k", options.top_k, "draw from so many most likely tokens; 0: all")
+      ->capture_default_str()
       ->check(at_least(0));
-  verb.add_option(
-      "--data", options.data,
-      "rows that latents are measured on, for strengths such as 4x and for --mean-ablate: what collect made, or .npy");
+  add_seed(verb, options);
+}
+void add_steering(CLI::App& verb, SteeringOptions& options) {
+  add_watching(verb, options);
   verb.add_option("--error-term", options.error_term,
                   "on: --clamp and the ablations keep what the SAE does not explain; off: its reconstruction alone goes on")
       ->capture_default_str()
@@ -137,16 +144,6 @@ void add_steering(CLI::App& verb, SteeringOptions& options) {
                   "edit at these tokens alone, such as he,she (spaces around them and case do not count)")
       ->delimiter(',');
   verb.add_flag("--replace-bos", options.replace_bos, "edit the row of BOS too; without it that row stays as it is");
-  verb.add_option("--context", options.context, "tokens of prompt and text together at most")
-      ->capture_default_str()
-      ->check(within(2, 65536));
-  verb.add_option("--temperature", options.temperature, "0: the most likely token each time; 1: as the model says")
-      ->capture_default_str()
-      ->check(within(0, 1e6));
-  verb.add_option("--top-k", options.top_k, "draw from so many most likely tokens; 0: all")
-      ->capture_default_str()
-      ->check(at_least(0));
-  add_seed(verb, options);
 }
 
 }  // namespace sae::cli

@@ -68,26 +68,6 @@ class WindowContexts : public Contexts {
   std::vector<RowOrigin> origins_;
 };
 
-/// "3,17,40-49" as numbers.
-std::vector<Index> parse_latents(const std::vector<std::string>& words, Index latents) {
-  std::vector<Index> out;
-  const auto number = [&](const std::string& text) {
-    Index value = -1;
-    if (text.empty() || text.find_first_not_of("0123456789") != std::string::npos || !CLI::detail::lexical_cast(text, value))
-      usage_error("--latent: '", text, "' is not a latent, or a range such as 0-9");
-    if (value >= latents) throw_value("--latent ", text, " is not in [0, ", latents, ") (the SAE's latents)");
-    return value;
-  };
-  for (const std::string& word : words) {
-    const std::size_t dash = word.find('-');
-    const Index first = number(word.substr(0, dash)), last = dash == std::string::npos ? first : number(word.substr(dash + 1));
-    if (last < first) usage_error("--latent: the range ", word, " ends before it begins");
-    for (Index i = first; i <= last; ++i)
-      if (std::find(out.begin(), out.end(), i) == out.end()) out.push_back(i);
-  }
-  return out;
-}
-
 void show(const TopVerb& options, const std::vector<Index>& latents, const TopActivations& top, const Contexts& contexts,
           const HostModel* model, const Site& site) {
   const auto piece = [&](Token token) -> std::string {
