@@ -25,6 +25,7 @@
 #include <sae/interpret/co_activation.hpp>
 #include <sae/interpret/context_text.hpp>
 #include <sae/interpret/count_words.hpp>
+#include <sae/interpret/decompose.hpp>
 #include <sae/interpret/directions.hpp>
 #include <sae/interpret/interventions.hpp>
 #include <sae/interpret/latent_statistics.hpp>
@@ -34,6 +35,11 @@
 #include <sae/interpret/top_activations.hpp>
 #include <sae/metrics/assignment.hpp>
 #include <sae/metrics/comparison.hpp>
+#include <sae/interpret/separation.hpp>
+#include <sae/interpret/sparse_probe.hpp>
+#include <sae/interpret/top_activations.hpp>
+#include <sae/metrics/assignment.hpp>
+#include <sae/metrics/auroc.hpp>
 #include <sae/metrics/consistency.hpp>
 #include <sae/metrics/dictionary.hpp>
 #include <sae/metrics/ground_truth.hpp>
