@@ -21,8 +21,8 @@ inline AnySae open_any(const Common& options, const std::string& path, WeightsIn
   return sae;
 }
 /// The same where a SAE alone will do.
-inline AnySae open_sae(const Common& options, const std::string& path) {
-  AnySae sae = open_any(options, path);
+inline AnySae open_sae(const Common& options, const std::string& path, WeightsIn weights = WeightsIn::automatic) {
+  AnySae sae = open_any(options, path, weights);
   if (sae.is_transcoder()) throw_value(path, ": is a transcoder (", sae.architecture(), "); a SAE is needed here");
   return sae;
 }
