@@ -93,6 +93,16 @@ TEST_CASE("separation by hand", "[interpret][separation]") {
   CHECK(found[2] ==
         LatentSeparation{.latent = 3, .auroc = 0.5, .mean_difference = 0, .active_positive = 1, .active_negative = 1});
 
+  // An entry that holds 0 is no activation.
+  Codes<float> selected(4);
+  for (const float f : {3.0F, 1.0F}) {
+    selected.push(0, f);
+    selected.push(1, 0);
+    selected.push(3, 1);
+    selected.finish_row();
+  }
+  CHECK(separate(selected, codes_of(negative)) == found);
+
   const auto by_auroc = strongest(found, 2);
   REQUIRE(by_auroc.size() == 2);
   CHECK(by_auroc[0].latent == 0);

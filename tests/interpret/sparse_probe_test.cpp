@@ -132,6 +132,19 @@ TEST_CASE("separable and badly scaled items have a finite fit", "[interpret][pro
   CHECK(model.bias < -4);
 }
 
+TEST_CASE("a fit that whole Newton steps would miss", "[interpret][probe]") {
+  Matrix<double> x(12, 3);
+  x << -42.2, -29.5, -6.1, 10.9, 9.7, 1038.5, 3.9, 1.1, -3.5, 18.7, -14.3, 31.3, -82.8, -28.1, -39.6, -6.7, 8.9, -5.5, 8.7,
+      -38.7, 12.8, 1.1, -4.0, 1350.9, -2.7, -104.7, 9.4, 8.7, 88.9, -2.1, -20.1, -13.2, 0.2, 36.4, -2.8, -3.9;
+  std::vector<std::uint8_t> labels(12, 0);
+  labels[11] = 1;
+  const LogisticModel model = fit_logistic(x, labels, 1e-4);
+  CHECK(model.converged);
+  Eigen::VectorXd gradient;
+  detail::logistic_loss(x, labels, 1e-4, theta_of(model), &gradient);
+  CHECK(gradient.norm() < 1e-6);
+}
+
 TEST_CASE("logistic regression refuses what has no minimum", "[interpret][probe]") {
   const Matrix<double> x = noise(3, 1, 1);
   CHECK_THROWS_WITH(fit_logistic(x, std::vector<std::uint8_t>{1, 1, 1}), ContainsSubstring("3 of 3 items are positive"));
@@ -182,6 +195,11 @@ TEST_CASE("sparse probes find the latents that were planted, on items held out t
   CHECK(hint.held_out.accuracy < 1);
   CHECK(hint.held_out.auroc > hint.held_out.accuracy);
   CHECK(hint.held_out.items == 40);
+
+  // Of a latent that is 8 times as active the weight is an eighth, and the probe the same.
+  const SparseProbe louder = sparse_probes(codes_of(8 * dense_positive), codes_of(8 * dense_negative), options)[0];
+  CHECK(8 * louder.weights[0] == Approx(hint.weights[0]).epsilon(1e-9));
+  CHECK(louder.bias == Approx(hint.bias).epsilon(1e-9));
 
   options.seed = 5;
   CHECK(sparse_probes(codes_of(dense_positive), codes_of(dense_negative), options)[0].bias != hint.bias);
