@@ -44,8 +44,9 @@ Index count_of(const SearchVerb& options, Index usual, Index latents) {
 /// What a model and a SAE make of one text: its tokens, BOS left out.
 struct ReadText {
   std::vector<Token> tokens;
+  Matrix<float> rows;  // activations
   Codes<float> codes;
-  std::vector<double> norms;  // of the activations
+  std::vector<double> norms;  // of the rows
 };
 
 /// The model, the site that the SAE is of, and the SAE.
@@ -89,6 +90,7 @@ class Reader {
 
     ReadText out;
     const Codes<float> codes = sae_.encode(rows, threads_);
+    out.rows = rows.bottomRows(rows.rows() - static_cast<Index>(bos));
     out.codes.reset(codes.latents());
     for (std::size_t t = bos; t < tokens.size(); ++t) {
       const auto row = static_cast<Index>(t);
@@ -137,14 +139,18 @@ std::vector<Line> read_lines(const std::string& path) {
 /// Texts of a class, each pooled to one row.
 struct PooledTexts {
   Codes<float> codes;
+  Eigen::RowVectorXd sum;  // of the activations of its tokens
   Index tokens = 0, dropped_tokens = 0, dropped_texts = 0;
 };
 
 /// Pools texts without the rows whose norms are above so many medians.
 class TextPool {
  public:
-  TextPool(Index latents, Pooling how, double max_norm) : how_(how), filter_(max_norm) {
-    for (PooledTexts& set : sets) set.codes.reset(latents);
+  TextPool(const AnySae& sae, Pooling how, double max_norm) : how_(how), filter_(max_norm) {
+    for (PooledTexts& set : sets) {
+      set.codes.reset(sae.latents());
+      set.sum = Eigen::RowVectorXd::Zero(sae.d_in());
+    }
   }
   void add(std::size_t set, ReadText text) {
     for (const double norm : text.norms) filter_.observe(norm);
@@ -165,6 +171,7 @@ class TextPool {
     for (Index t = 0; t < text.codes.rows(); ++t) {
       ++(filter_.keeps(text.norms[static_cast<std::size_t>(t)]) ? to.tokens : to.dropped_tokens);
       if (!filter_.keeps(text.norms[static_cast<std::size_t>(t)])) continue;
+      to.sum += text.rows.row(t).cast<double>();
       for (Index e = text.codes.begin(t); e < text.codes.end(t); ++e) kept.push(text.codes.latent(e), text.codes.value(e));
       kept.finish_row();
     }
@@ -187,10 +194,11 @@ void search_sets(const SearchVerb& options, const AnySae& sae, Threads& threads)
   const SparseProbeOptions probing{
       .sizes = options.probes, .held_out = options.held_out, .l2 = options.l2, .seed = options.seed};
   probing.check();
+  if (!options.out.empty()) check_output(options);
   const std::string files[2] = {options.positive, options.negative};
   const std::vector<Line> lines[2] = {read_lines(files[0]), read_lines(files[1])};
   Reader reader(options, sae, threads);
-  TextPool pool(sae.latents(), options.pool == "max" ? Pooling::max : Pooling::mean, max_norm);
+  TextPool pool(sae, options.pool == "max" ? Pooling::max : Pooling::mean, max_norm);
   {
     const auto total = static_cast<Index>(lines[0].size() + lines[1].size());
     Progress progress(options, "texts", total);
@@ -210,6 +218,11 @@ void search_sets(const SearchVerb& options, const AnySae& sae, Threads& threads)
     if (pool.sets[set].dropped_texts > 0)
       note(options, "sae: warning: ", files[set], ": ", pool.sets[set].dropped_texts, " texts have no token left (--max-norm ",
            options.max_norm, ")");
+  }
+  if (!options.out.empty()) {
+    const auto mean_of = [](const PooledTexts& set) -> Eigen::RowVectorXd { return set.sum / static_cast<double>(set.tokens); };
+    const RowVector<float> direction = (mean_of(positive) - mean_of(negative)).cast<float>();
+    save_npy(options.out, direction, {.overwrite = options.force});
   }
   const std::vector<LatentSeparation> all = separate(positive.codes, negative.codes, threads);
   const std::vector<LatentSeparation> best =
@@ -406,6 +419,11 @@ void add_search(CLI::App& program) {
   verb.add_option("--l2", options->l2, "regularisation of the probes, of weights of latents scaled to deviation 1")
       ->capture_default_str()
       ->check(at_least(0, false))
+      ->needs(positive);
+  add_out(
+      verb, *options,
+      "write the direction from the negative to the positive texts, mean activation of a token - that of the others, as .npy "
+      "[1, D], such as --direction takes")
       ->needs(positive);
   verb.add_option("--k", options->k, "latents of the sum that makes up the direction")
       ->capture_default_str()

@@ -1,4 +1,5 @@
 // sae search of two sets of texts and of a prompt, on a tiny random model, against the library.
+#include <sae/files/npy.hpp>
 #include <sae/formats/saelens.hpp>
 #include <sae/host/llama_cpp.hpp>
 #include <sae/interpret/sparse_probe.hpp>
@@ -174,6 +175,30 @@ TEST_CASE("search leaves out rows of large norm, and says so of texts without an
   CHECK(said["positive"]["tokens_dropped"].get<Index>() + said["negative"]["tokens_dropped"].get<Index>() == left);
   CHECK(left > 0);
   check_refused(world.sets({"--max-norm", "0.001", "--quiet"}), "a.txt: no token is left (--max-norm 0.001)");
+}
+
+TEST_CASE("search writes the direction from one set of texts to the other", "[cli][search][llama_cpp]") {
+  const World world;
+  LlamaCpp model = world.model();
+  Eigen::RowVectorXd means[2];
+  for (std::size_t set = 0; set < 2; ++set) {
+    Eigen::RowVectorXd sum = Eigen::RowVectorXd::Zero(32);
+    Index tokens = 0;
+    for (const std::string& text : world.texts[set]) {
+      const Matrix<float> rows = world.rows_of(model, text);
+      sum += rows.cast<double>().colwise().sum();
+      tokens += rows.rows();
+    }
+    means[set] = sum / static_cast<double>(tokens);
+  }
+  REQUIRE(world.sets({"--out", world.at("v.npy"), "--quiet"}).code == 0);
+  const Matrix<float> written = load_npy<float>(world.folder / "v.npy");
+  REQUIRE(written.rows() == 1);
+  CHECK((written.cast<double>() - (means[0] - means[1])).norm() < 1e-6 * means[0].norm());
+  const Finished made_of = run_sae({"search", "--sae", world.at("sae"), "--direction", world.at("v.npy")});
+  CHECK(made_of.code == 0);
+  check_refused(world.sets({"--out", world.at("v.npy")}), "v.npy: exists");
+  CHECK(world.sets({"--out", world.at("v.npy"), "--force"}).code == 0);
 }
 
 TEST_CASE("search shows a prompt's latents token by token", "[cli][search][llama_cpp]") {
