@@ -348,7 +348,7 @@ void search_direction(const SearchVerb& options) {
                        {"decomposition", terms},
                        {"steps", steps}});
   }
-  print_line("%-17s   %-17s", "nearest, decoder", "nearest, encoder");
+  print_line("%-17s   %s", "nearest, decoder", "nearest, encoder");
   print_line("%8s  %7s   %8s  %7s", "latent", "cosine", "latent", "cosine");
   for (std::size_t n = 0; n < by_decoder.size(); ++n)
     print_line("%8lld  %7.4f   %8lld  %7.4f", static_cast<long long>(by_decoder[n].latent), by_decoder[n].cosine,
@@ -429,11 +429,13 @@ void add_search(CLI::App& program) {
       ->capture_default_str()
       ->check(at_least(1))
       ->needs(direction);
-  direction->excludes(add_model(verb, *options));
+  add_model(verb, *options);
   add_site(verb, *options);
   verb.add_option("--context", options->context, "tokens of a text that are read at most, BOS included")
       ->capture_default_str()
       ->check(within(2, 65536));
+  for (const char* const of_model : {"--model", "--layer", "--site", "--context"})
+    direction->excludes(verb.get_option(of_model));
   add_seed(verb, *options);
   add_json(verb, *options);
 }

@@ -114,6 +114,7 @@ TEST_CASE("search asks for one thing at a time", "[cli][search]") {
                                                {"--prompt", "the cat", "--direction", "v.npy", "--model", "m.gguf"},
                                                {"--prompt", "a", "--positive", "a", "--negative", "b", "--model", "m.gguf"},
                                                {"--direction", "v.npy", "--model", "m.gguf"},
+                                               {"--direction", "v.npy", "--layer", "1"},
                                                {"--direction", "v.npy", "--pool", "mean"},
                                                {"--direction", "v.npy", "--k", "0"},
                                                {"--prompt", "the cat", "--model", "m.gguf", "--k", "3"},
