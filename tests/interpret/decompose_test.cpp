@@ -79,7 +79,7 @@ TEST_CASE("a latent that others make superfluous leaves", "[interpret][decompose
   CHECK(of.steps[0].latent == 0);
   CHECK(of.steps[2].residual_share < 1e-6);
   CHECK((sum_of(of, rows) - v.cast<double>()).norm() < 1e-3);
-  // v = (1, 1, -1): the third number of d_0 has the wrong sign once the others are there.
+  // The third number of d_0 has the wrong sign once the others are there.
   const RowVector<float> w{{1, 1, -0.05F}};
   const Decomposition gone = decompose(numbers(w), rows, {.k = 3, .updates = 10'000});
   CHECK(gone.steps[0].latent == 0);
@@ -155,7 +155,7 @@ TEST_CASE("the result does not depend on how long rows and direction are", "[int
   CHECK(other.steps.back().residual_share == Approx(of.steps.back().residual_share));
 }
 
-TEST_CASE("decomposition: zeros, NaN, and what does not fit", "[interpret][decompose]") {
+TEST_CASE("decomposition of zeros, of NaN, and of what does not fit", "[interpret][decompose]") {
   auto rows = noise(6, 4, 1);
   const RowVector<float> zero = RowVector<float>::Zero(4);
   CHECK(decompose(numbers(zero), rows, {.k = 2}).steps.empty());

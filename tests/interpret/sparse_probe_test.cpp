@@ -50,7 +50,7 @@ Codes<float> codes_of(const Matrix<float>& dense) { return Codes<float>::from_de
 
 }  // namespace
 
-TEST_CASE("logistic loss: gradient and Hessian are those of finite differences", "[interpret][probe]") {
+TEST_CASE("gradient and Hessian of the logistic loss are those of finite differences", "[interpret][probe]") {
   const auto x = noise(20, 3, 1);
   const auto labels = noisy_labels(x, 2);
   const Eigen::VectorXd theta = (Eigen::VectorXd(4) << 0.7, -1.2, 2.1, 0.4).finished();
@@ -237,7 +237,13 @@ TEST_CASE("sparse probes of few items and few latents", "[interpret][probe]") {
   CHECK(probes[2].held_out.items == 2);
   CHECK(probes[2].held_out.accuracy == 1);
   CHECK_THROWS_WITH(sparse_probes(two, one), ContainsSubstring("2 positive and 1 negative items"));
-  CHECK_THROWS_WITH(sparse_probes(other, other), ContainsSubstring("no latent is active"));
+  // Where no latent is active the bias is all there is.
+  const SparseProbe silent = sparse_probes(other, codes_of(Matrix<float>::Zero(6, 3)))[0];
+  CHECK(silent.latents.empty());
+  CHECK(silent.bias == Approx(std::log(1.0 / 4)));  // to train on are 1 and 4
+  CHECK(silent.held_out.items == 3);
+  CHECK(silent.held_out.accuracy == Approx(2.0 / 3));
+  CHECK(silent.held_out.auroc == 0.5);
   CHECK_THROWS_WITH(sparse_probes(two, other, {.sizes = {1, 0}}), ContainsSubstring("a probe of 0 latents"));
   CHECK_THROWS_WITH(sparse_probes(two, other, {.held_out = 1}), ContainsSubstring("held_out = 1 is not in (0, 1)"));
   CHECK_THROWS_WITH(sparse_probes(two, other, {.l2 = 0}), ContainsSubstring("l2 = 0"));

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace sae::inline SAE_ABI {
@@ -121,17 +122,92 @@ struct SparseProbe {
   ProbeScore train, held_out;
 };
 
+namespace detail {
+/// Items of both classes, an item a row.
+template <class Scalar>
+struct ClassItems {
+  Codes<Scalar> positive, negative;
+  Index items() const { return positive.rows() + negative.rows(); }
+  /// f of these latents [items x k], the positive items first.
+  Matrix<double> values(const std::vector<Index>& latents) const {
+    Matrix<double> out(items(), static_cast<Index>(latents.size()));
+    for (Index i = 0; i < out.rows(); ++i)
+      for (Index n = 0; n < out.cols(); ++n) {
+        const Index latent = latents[static_cast<std::size_t>(n)], behind = i - positive.rows();
+        out(i, n) = static_cast<double>(behind < 0 ? positive.coefficient(i, latent) : negative.coefficient(behind, latent));
+      }
+    return out;
+  }
+};
+
+/// Gives each row of a class to the items held out or to those to train on.
+template <class Scalar>
+void split_items(const Codes<Scalar>& codes, const SparseProbeOptions& options, std::uint64_t stream, Codes<Scalar>& train,
+                 Codes<Scalar>& held_out) {
+  const Index items = codes.rows();
+  const auto out =
+      std::clamp(static_cast<Index>(std::lround(options.held_out * static_cast<double>(items))), Index{1}, items - 1);
+  const Permutation order(static_cast<std::uint64_t>(items), options.seed, stream);
+  std::vector<std::uint8_t> is_out(static_cast<std::size_t>(items), 0);
+  for (Index n = 0; n < out; ++n) is_out[order(static_cast<std::uint64_t>(n))] = 1;
+  train.reset(codes.latents());
+  held_out.reset(codes.latents());
+  for (Index b = 0; b < items; ++b) {
+    Codes<Scalar>& to = is_out[static_cast<std::size_t>(b)] != 0 ? held_out : train;
+    for (Index e = codes.begin(b); e < codes.end(b); ++e) to.push(codes.latent(e), codes.value(e));
+    to.finish_row();
+  }
+}
+
+/// Fits weights and bias of the probe's latents.
+template <class Scalar>
+void fit_probe(SparseProbe& probe, const ClassItems<Scalar>& items, double l2) {
+  Matrix<double> x = items.values(probe.latents);
+  std::vector<double> means, deviations;
+  for (Index n = 0; n < x.cols(); ++n) {
+    auto column = x.col(n).array();
+    means.push_back(column.mean());
+    column -= means.back();
+    const double deviation = std::sqrt(column.square().mean());
+    deviations.push_back(deviation > 0 ? deviation : 1.0);
+    column /= deviations.back();
+  }
+  std::vector<std::uint8_t> labels(static_cast<std::size_t>(x.rows()), 0);
+  std::fill_n(labels.begin(), items.positive.rows(), std::uint8_t{1});
+  const LogisticModel fitted = fit_logistic(x, labels, l2);
+  probe.bias = fitted.bias;
+  for (std::size_t n = 0; n < means.size(); ++n) {
+    probe.weights.push_back(fitted.weights[n] / deviations[n]);
+    probe.bias -= probe.weights.back() * means[n];
+  }
+}
+
+template <class Scalar>
+ProbeScore score_probe(const SparseProbe& probe, const ClassItems<Scalar>& items) {
+  const Matrix<double> values = items.values(probe.latents);
+  std::vector<double> positive, negative;
+  Index right = 0;
+  for (Index i = 0; i < values.rows(); ++i) {
+    double score = probe.bias;
+    for (Index n = 0; n < values.cols(); ++n) score += probe.weights[static_cast<std::size_t>(n)] * values(i, n);
+    const bool is_positive = i < items.positive.rows();
+    (is_positive ? positive : negative).push_back(score);
+    if ((score > 0) == is_positive) ++right;
+  }
+  return {values.rows(), static_cast<double>(right) / static_cast<double>(values.rows()),
+          auroc(std::move(positive), std::move(negative))};
+}
+}  // namespace detail
+
 /// Whether few latents tell two classes apart: k-sparse logistic probes, one for each of `options.sizes`.
 ///
 /// A fixed random part of each class is held out. On the rest the k latents of largest |mean difference| are chosen (fewer where fewer are
-/// active; of equals the lower), scaled to mean 0 and deviation 1, and fitted by `fit_logistic`.
+/// active, perhaps none: the bias alone; of equals the lower), scaled to mean 0 and deviation 1, and fitted by `fit_logistic`.
 ///
 /// \param positive, negative  [n+ x F], [n- x F], an item a row (`pool_rows`)
 /// The split depends on the seed and the number of items alone; results do not depend on threads.
-/// \throws ValueError  a class has less than two items, no latent is active in the items to train on, a value is not finite; see
-///         SparseProbeOptions::check. ShapeError: F differs.
-/// Source: Gurnee et al. 2023, "Finding neurons in a haystack" (k-sparse probes, maximum mean difference); SAEBench
-///         sparse_probing, k = 1, 2, 5.
+/// \throws ValueError  a class has less than two items, a value is not finite; see SparseProbeOptions::check. ShapeError: F differs.
+/// Source: Gurnee et al. 2023, "Finding neurons in a haystack" (k-sparse probes, maximum mean difference); SAEBench sparse_probing, k = 1, 2, 5.
 template <class Scalar>
 std::vector<SparseProbe> sparse_probes(const Codes<Scalar>& positive, const Codes<Scalar>& negative,
                                        const SparseProbeOptions& options = {}, Threads& threads = Threads::shared()) {
@@ -139,78 +215,20 @@ std::vector<SparseProbe> sparse_probes(const Codes<Scalar>& positive, const Code
   if (positive.rows() < 2 || negative.rows() < 2)
     throw_value("sparse_probes: ", positive.rows(), " positive and ", negative.rows(),
                 " negative items; each class needs two, to train and to hold out");
-  struct Part {
-    Codes<Scalar> of[2];  // positive, negative
-    Index items() const { return of[0].rows() + of[1].rows(); }
-  };
-  Part train, held_out;
-  for (const bool is_negative : {false, true}) {
-    const Codes<Scalar>& codes = is_negative ? negative : positive;
-    const Index items = codes.rows();
-    const Index out =
-        std::clamp(static_cast<Index>(std::lround(options.held_out * static_cast<double>(items))), Index{1}, items - 1);
-    const Permutation order(static_cast<std::uint64_t>(items), options.seed, is_negative ? 1 : 0);
-    std::vector<std::uint8_t> is_out(static_cast<std::size_t>(items), 0);
-    for (Index n = 0; n < out; ++n) is_out[order(static_cast<std::uint64_t>(n))] = 1;
-    train.of[is_negative] = held_out.of[is_negative] = Codes<Scalar>(codes.latents());
-    for (Index b = 0; b < items; ++b) {
-      Codes<Scalar>& to = (is_out[static_cast<std::size_t>(b)] != 0 ? held_out : train).of[is_negative];
-      for (Index e = codes.begin(b); e < codes.end(b); ++e) to.push(codes.latent(e), codes.value(e));
-      to.finish_row();
-    }
-  }
-  const std::vector<LatentSeparation> all = separate(train.of[0], train.of[1], threads);
-  detail::require_finite_codes("sparse_probes", held_out.of[0], "held-out positive item");
-  detail::require_finite_codes("sparse_probes", held_out.of[1], "held-out negative item");
-  if (all.empty()) throw_value("sparse_probes: no latent is active in any of the ", train.items(), " items to train on");
-
+  detail::require_finite_codes("sparse_probes", positive, "positive item");
+  detail::require_finite_codes("sparse_probes", negative, "negative item");
+  detail::ClassItems<Scalar> train, held_out;
+  detail::split_items(positive, options, 0, train.positive, held_out.positive);
+  detail::split_items(negative, options, 1, train.negative, held_out.negative);
+  const std::vector<LatentSeparation> all = separate(train.positive, train.negative, threads);
   std::vector<SparseProbe> probes;
   for (const Index k : options.sizes) {
     SparseProbe& probe = probes.emplace_back();
     for (const LatentSeparation& chosen : strongest(all, k, SeparationOrder::mean_difference))
       probe.latents.push_back(chosen.latent);
-    const auto columns = static_cast<Index>(probe.latents.size());
-    const auto values_of = [&](const Part& part) {
-      Matrix<double> out(part.items(), columns);
-      for (Index i = 0; i < out.rows(); ++i)
-        for (Index n = 0; n < columns; ++n) {
-          const Index positives = part.of[0].rows(), latent = probe.latents[static_cast<std::size_t>(n)];
-          out(i, n) = static_cast<double>(i < positives ? part.of[0].coefficient(i, latent)
-                                                        : part.of[1].coefficient(i - positives, latent));
-        }
-      return out;
-    };
-    Matrix<double> x = values_of(train);
-    const RowVector<double> mean = x.colwise().mean();
-    x.rowwise() -= mean;
-    RowVector<double> deviation = (x.colwise().squaredNorm() / static_cast<double>(x.rows())).cwiseSqrt();
-    for (Index n = 0; n < columns; ++n)
-      if (deviation[n] == 0) deviation[n] = 1;
-    x.array().rowwise() /= deviation.array();
-    std::vector<std::uint8_t> labels(static_cast<std::size_t>(x.rows()), 0);
-    std::fill_n(labels.begin(), train.of[0].rows(), std::uint8_t{1});
-    const LogisticModel fitted = fit_logistic(x, labels, options.l2);
-    probe.bias = fitted.bias;
-    for (Index n = 0; n < columns; ++n) {
-      probe.weights.push_back(fitted.weights[static_cast<std::size_t>(n)] / deviation[n]);
-      probe.bias -= probe.weights.back() * mean[n];
-    }
-    const auto score = [&](const Part& part) {
-      const Matrix<double> of = values_of(part);
-      std::vector<double> scores[2];
-      Index right = 0;
-      for (Index i = 0; i < of.rows(); ++i) {
-        double s = probe.bias;
-        for (Index n = 0; n < columns; ++n) s += probe.weights[static_cast<std::size_t>(n)] * of(i, n);
-        const bool is_positive = i < part.of[0].rows();
-        right += (s > 0) == is_positive;
-        scores[is_positive ? 0 : 1].push_back(s);
-      }
-      return ProbeScore{of.rows(), static_cast<double>(right) / static_cast<double>(of.rows()),
-                        auroc(std::move(scores[0]), std::move(scores[1]))};
-    };
-    probe.train = score(train);
-    probe.held_out = score(held_out);
+    detail::fit_probe(probe, train, options.l2);
+    probe.train = detail::score_probe(probe, train);
+    probe.held_out = detail::score_probe(probe, held_out);
   }
   return probes;
 }
