@@ -199,6 +199,35 @@ TEST_CASE("a model without BOS has every row replaced", "[interpret]") {
   CHECK(std::abs(report.cross_entropy.zero - std::log(static_cast<double>(vocabulary))) < 1e-12);
 }
 
+TEST_CASE("several SAEs at once have the figures that each has alone", "[interpret]") {
+  TableModel model = some_model();
+  using Sae = decltype(some_sae());
+  std::vector<Sae> saes{some_sae(), some_sae(), some_sae()};
+  saes[1].W_dec() *= 2;
+  saes[2].W_dec().setZero();
+  const Windows windows = cut_windows(model, text, {.context = 7, .tokens = 0});
+  Index runs = 0;
+  const std::vector<RecoverReport> together =
+      recover_each(model, windows, site, std::span<const Sae>(saes), {}, [&](Index done) { runs = done; });
+  CHECK(runs == 2 * windows.count());
+  REQUIRE(together.size() == 3);
+  for (std::size_t i = 0; i < 3; ++i) {
+    const RecoverReport alone = recover(model, windows, site, saes[i]);
+    CHECK(together[i].cross_entropy.clean == alone.cross_entropy.clean);
+    CHECK(together[i].cross_entropy.sae == alone.cross_entropy.sae);
+    CHECK(together[i].cross_entropy.zero == alone.cross_entropy.zero);
+    CHECK(together[i].cross_entropy.mean == alone.cross_entropy.mean);
+    CHECK(together[i].loss_recovered.mean == alone.loss_recovered.mean);
+    CHECK(together[i].kl == alone.kl);
+    CHECK(together[i].figures.explained_variance == alone.figures.explained_variance);
+    CHECK(together[i].figures.l0 == alone.figures.l0);
+    CHECK(together[i].mean_row == alone.mean_row);
+    CHECK((together[i].rows == alone.rows && together[i].tokens == alone.tokens));
+  }
+  CHECK(together[0].cross_entropy.sae != together[1].cross_entropy.sae);
+  CHECK_THROWS_WITH(recover_each(model, windows, site, std::span<const Sae>()), ContainsSubstring("there is no SAE"));
+}
+
 TEST_CASE("widths that do not fit are refused", "[interpret]") {
   TableModel model = some_model();
   const Windows windows = cut_windows(model, text, {.context = 7, .tokens = 0});
