@@ -114,14 +114,15 @@ inline std::string read_text(const ModelVerb& options) {
   if (text.empty()) throw_value(options.text, ": the text is empty");
   return text;
 }
-inline Windows windows_of(const HostModel& model, const ModelVerb& options, std::string_view text) {
+/// \param prefix  of the options that chose the tokens, for messages
+inline Windows windows_of(const HostModel& model, const ModelVerb& options, std::string_view text, const char* prefix = "--") {
   Windows windows;
   try {
     windows =
         cut_windows(model, text, {.context = options.context, .skip_tokens = options.skip_tokens, .tokens = options.tokens});
   } catch (const ValueError& error) {
-    throw_value(options.text, " (--context ", options.context, ", --skip-tokens ", options.skip_tokens, ", --tokens ",
-                options.tokens, "): ", error.what());
+    throw_value(options.text, " (--context ", options.context, ", ", prefix, "skip-tokens ", options.skip_tokens, ", ", prefix,
+                "tokens ", options.tokens, "): ", error.what());
   }
   if (const Index trained = model.trained_context(); options.context > trained)
     note(options, "sae: warning: ", options.model, " was trained on windows of ", trained, " tokens, --context ",

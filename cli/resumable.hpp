@@ -103,9 +103,13 @@ class ResumableFolder {
       folder_.keep(false);  // the rows are wrong: there is nothing to go on with
       throw;
     } catch (Stopped& stopped) {
-      if (saved_ && done == 0) stopped.message = "stopped; " + how_to_go_on();
+      if (done == 0) explain(stopped);
       throw;
     }
+  }
+  /// Of work that ended between two checkpoints.
+  void explain(Stopped& stopped) const {
+    if (saved_) stopped.message = "stopped; " + how_to_go_on();
   }
   /// \param whose  "", or the name of the one of several
   [[noreturn]] void diverged(const DivergedError& error, const std::string& whose = {}) const;

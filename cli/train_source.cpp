@@ -66,6 +66,7 @@ std::unique_ptr<TrainSource> source_of_files(const TrainSourceOptions& options) 
   if (collected) {
     const CollectedInfo& info = collected->info();
     site = collected->site();
+    out->model = info.model_file;
     out->metadata = {.model_name = info.model_name, .context_size = info.context, .prepend_bos = info.has_bos};
   }
   if (site || !options.layers.empty()) {
@@ -122,6 +123,7 @@ std::unique_ptr<TrainSource> source_of_model(const TrainSourceOptions& options) 
         [](const ModelRows& activations) -> const ModelRows& { return activations; });
   }
   out->metadata = std::move(metadata);
+  out->model = options.model;
   out->interruptible = interruptible;
   add_setting(out->settings, "model", absolute(options.model));
   add_setting(out->settings, "text", absolute(options.text));

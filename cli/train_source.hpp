@@ -49,6 +49,7 @@ class TrainSource {
   Index target_width = 0;                 ///< D_out of a transcoder; 0: an autoencoder
   std::function<std::string()> left_out;  ///< rows that a filter dropped so far, in words; empty where there is none
   SaelensMetadata metadata;               ///< what is known about where the rows come from
+  std::string model;                      ///< file of the language model that made them; empty: unknown
   Settings settings;                      ///< what fixes them: a resumed training must have the same ones
   /// While it is true a source that takes long may end by `check_stop`; later the batch is finished, for the checkpoint's sake.
   std::shared_ptr<bool> interruptible = std::make_shared<bool>(true);

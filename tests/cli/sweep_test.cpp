@@ -10,6 +10,7 @@
 
 #include "catch_compat.hpp"
 #include "cli_test.hpp"
+#include "xml_elements.hpp"
 
 #ifdef SAE_TEST_PROGRAM
 
@@ -111,6 +112,18 @@ TEST_CASE("sae sweep: every combination, each the SAE that train makes alone", "
     CHECK(std::stoi(cells[12]) == report.at("dead_latents").get<int>());
     CHECK(std::stoi(cells[7]) == 80);
   }
+  // The figure: a curve an activation, its points in the order of L0.
+  const auto svg = sae_test::XmlReader::read(file_text(work.at("all/pareto.svg")));
+  CHECK(svg.all("y-label").at(0)->text == "explained variance");
+  const auto series = svg.all("series");
+  REQUIRE(series.size() == 3);
+  CHECK(series[0]->at("data-name") == "topk");
+  const auto markers = series[0]->all("marker");
+  REQUIRE(markers.size() == 2);
+  CHECK_THAT(markers[0]->children.at(0).text, ContainsSubstring("topk-k2: 2, 0."));
+  CHECK_THAT(markers[1]->children.at(0).text, ContainsSubstring("topk-k3: 3, 0."));
+  CHECK(series[2]->all("marker").size() == 1);
+  CHECK_FALSE(fs::exists(work.at("all/pareto-explained-variance.svg")));
 }
 
 TEST_CASE("sae sweep: what it refuses, and that nothing is left of it", "[cli]") {
@@ -256,7 +269,7 @@ TEST_CASE("sae sweep: what an interrupted one left is neither overwritten nor mi
   const auto other = run_sae(words({"--latents", "24", "--k", "4,5"}, {"--steps", "3", "--resume"}));
   INFO(other.err);
   REQUIRE(other.code == 0);
-  CHECK(files_of(work.at("all")).size() == 2 * 2 + 1);
+  CHECK(files_of(work.at("all")).size() == 2 * 2 + 2);  // and sweep.csv, pareto.svg
   CHECK_FALSE(fs::exists(work.at("all/topk-k2")));
 
   const auto again = run_sae(words(lists, {"--steps", "3"}));

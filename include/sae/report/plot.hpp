@@ -38,10 +38,10 @@ struct PlotBars {
 };
 
 /// Counts values in `bins` intervals of equal length in u (AxisScale) from the smallest to the largest; a value on an edge belongs to the
-/// interval above, the largest to the last one. NaN, infinities and, on a log scale, what is not above 0 are not counted. Where all are equal
-/// there is one interval, +- 10 % (or +- 1) around it; where there are none, no interval. Errors: ValueError, bins < 1. Cost O(values).
+/// interval above, the largest to the last one; fewer intervals where float64 has no numbers between. NaN, infinities and, on a log scale, what is not above 0 are not counted. Where all are equal
+/// there is one interval, +- 10 % (or +- 1) around it; where there are none, no interval. Errors: ValueError, bins not in [1, 1000000]. Cost O(values).
 inline PlotBars histogram(std::string name, std::span<const double> values, Index bins, AxisScale scale = AxisScale::linear) {
-  if (bins < 1) throw_value("histogram: bins = ", bins, " is below 1");
+  if (bins < 1 || bins > 1'000'000) throw_value("histogram: bins = ", bins, " is not in [1, 1000000]");
   const auto counts = [&](double v) { return std::isfinite(v) && (scale == AxisScale::linear || v > 0); };
   double smallest = std::numeric_limits<double>::infinity(), largest = -smallest;
   for (const double v : values)
@@ -50,18 +50,18 @@ inline PlotBars histogram(std::string name, std::span<const double> values, Inde
   if (!(smallest <= largest)) return out;
   if (smallest == largest) bins = 1;
   const AxisRange range(scale, smallest, largest, 0, 0);
-  const auto at = [](Index i) { return static_cast<std::size_t>(i); };
-  out.heights.assign(at(bins), 0);
   for (Index i = 0; i <= bins; ++i) {
-    const double share = static_cast<double>(i) / static_cast<double>(bins),
-                 u = (1 - share) * range.low() + share * range.high();
-    out.edges.push_back(scale == AxisScale::log ? std::pow(10, u) : u);
+    const double share = static_cast<double>(i) / static_cast<double>(bins);
+    const double u = (1 - share) * range.low() + share * range.high();
+    const double edge = scale == AxisScale::log ? std::pow(10, u) : u;
+    if (out.edges.empty() || edge > out.edges.back()) out.edges.push_back(edge);
   }
-  if (bins > 1) out.edges.front() = smallest, out.edges.back() = largest;
+  out.edges.front() = (std::min)(out.edges.front(), smallest), out.edges.back() = (std::max)(out.edges.back(), largest);
+  out.heights.assign(out.edges.size() - 1, 0);
   for (const double v : values) {
     if (!counts(v)) continue;
     const auto above = std::upper_bound(out.edges.begin(), out.edges.end(), v) - out.edges.begin();
-    out.heights[at(std::clamp<Index>(static_cast<Index>(above) - 1, 0, bins - 1))] += 1;
+    out.heights[(std::min)(static_cast<std::size_t>(above) - 1, out.heights.size() - 1)] += 1;
   }
   return out;
 }
@@ -121,8 +121,6 @@ class Plot {
     series_.push_back({{.name = bars.name}, std::move(bars), true});
     has_bars_ = true;
   }
-  bool empty() const { return series_.empty(); }
-  const PlotOptions& options() const { return options_; }
 
   /// Of the figure in `svg()`.
   PlotFrame frame() const { return layout().frame; }
@@ -233,7 +231,8 @@ class Plot {
       return {axis.scale, data.low, data.high, 0, 0};
     }
     double below = 0.04, above = 0.04;
-    if (from_zero && log) data.low /= 2, below = 0;  // the least bar is not flat
+    if (from_zero && log)
+      data.low = (std::max)(data.low / 2, std::numeric_limits<double>::denorm_min()), below = 0;  // the least bar is not flat
     if (from_zero && !log) {
       data.add(0);
       if (data.low == 0) below = 0;
@@ -266,7 +265,8 @@ class Plot {
     out.y_ticks = axis_ticks(frame.y, (std::max)(2, static_cast<int>(frame.height / 55)));
     double labels = 0;
     for (const AxisTick& tick : out.y_ticks) labels = (std::max)(labels, text_width(tick.label, tick_size));
-    frame.left = (std::max)(left, (std::min)(margin + (options_.y.label.empty() ? 0 : 22) + labels + 10, options_.width / 2));
+    const double needed = margin + (options_.y.label.empty() ? 0 : 22) + labels + 10;
+    frame.left = (std::min)((std::max)(left, needed), options_.width / 2);
     frame.width = options_.width - frame.left - 2 * margin;
     out.x_ticks = axis_ticks(frame.x, (std::max)(2, static_cast<int>(frame.width / 80)));
 
