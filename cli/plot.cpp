@@ -27,17 +27,21 @@ struct Table {
   std::vector<std::size_t> lines{};  ///< of the file, from 1, of each row
 };
 
-constexpr std::size_t largest_file = std::size_t{1} << 26;
+// Far above what anybody draws; memory stays within a few times the file.
+constexpr std::size_t most_bytes = std::size_t{1} << 26, most_in_line = std::size_t{1} << 20, most_rows = 1'000'000,
+                      most_columns = 10'000, most_curves = 1000;
 
-/// Reads lines of a file one by one: read(line, number).
+/// Reads the lines of a file that are not empty, one by one: read(line, number).
 template <class Read>
-void for_each_line(const std::string& text, const Read& read) {
+void for_each_line(const std::string& file, const std::string& text, const Read& read) {
   std::size_t number = 0;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t end = (std::min)(text.find('\n', at), text.size());
     std::string_view line(text.data() + at, end - at);
     if (line.ends_with('\r')) line.remove_suffix(1);
-    read(line, ++number);
+    ++number;
+    if (line.size() > most_in_line) throw_file(file, ": line ", number, " has more than ", most_in_line, " bytes");
+    if (!line.empty()) read(line, number);
     at = end + 1;
   }
 }
@@ -48,13 +52,17 @@ using Names = std::map<std::string, int>;  // a map, as messages about missing o
   throw_file(file, ": has no column ", sae::detail::printable(name), sae::detail::held_names(known));
 }
 
+void add_row(const std::string& file, Table& table, std::size_t line) {
+  if (table.lines.size() == most_rows) throw_file(file, ": has more than ", most_rows, " rows");
+  table.lines.push_back(line);
+}
+
 /// JSON lines, as a training writes them. A last line that a kill has cut is left out.
 Table read_log(const std::string& file, const std::string& text, const std::set<std::string>& wanted) {
   Table out;
   Names known;
   std::set<std::string> missing = wanted;
-  for_each_line(text, [&](std::string_view line, std::size_t number) {
-    if (line.empty()) return;
+  for_each_line(file, text, [&](std::string_view line, std::size_t number) {
     const auto parsed = nlohmann::json::parse(line.begin(), line.end(), nullptr, false);
     if (!parsed.is_object()) {
       if (line.data() + line.size() == text.data() + text.size()) return;
@@ -74,7 +82,7 @@ Table read_log(const std::string& file, const std::string& text, const std::set<
       else if (!found->is_null())
         cell = found->dump();
     }
-    out.lines.push_back(number);
+    add_row(file, out, number);
   });
   if (!out.lines.empty() && !missing.empty()) throw_no_column(file, *missing.begin(), known);
   return out;
@@ -94,6 +102,7 @@ std::vector<std::string> cells_of(const std::string& file, std::string_view line
         quoted = !quoted;
       }
     } else if (c == ',' && !quoted) {
+      if (out.size() == most_columns) throw_file(file, ": line ", number, " has more than ", most_columns, " cells");
       out.emplace_back();
     } else {
       out.back() += c;
@@ -105,8 +114,7 @@ std::vector<std::string> cells_of(const std::string& file, std::string_view line
 Table read_csv(const std::string& file, const std::string& text, const std::set<std::string>& wanted) {
   Table out;
   std::vector<std::string> header;
-  for_each_line(text, [&](std::string_view line, std::size_t number) {
-    if (line.empty()) return;
+  for_each_line(file, text, [&](std::string_view line, std::size_t number) {
     std::vector<std::string> cells = cells_of(file, line, number);
     if (header.empty()) {
       header = std::move(cells);
@@ -121,7 +129,7 @@ Table read_csv(const std::string& file, const std::string& text, const std::set<
       throw_file(file, ": line ", number, " has ", cells.size(), " cells, the first line ", header.size());
     for (std::size_t i = 0; i < cells.size(); ++i)
       if (wanted.contains(header[i])) out.columns[header[i]].push_back(std::move(cells[i]));
-    out.lines.push_back(number);
+    add_row(file, out, number);
   });
   return out;
 }
@@ -170,11 +178,12 @@ void run_plot(const PlotVerb& options) {
   for (const std::string& y : options.y)
     plots.emplace_back(PlotOptions{.title = plots.empty() ? options.title : std::string(),
                                    .x = axis_of(x, options.log_x),
-                                   .y = axis_of(y, options.log_y)});
+                                   .y = axis_of(y, options.log_y),
+                                   .height = options.y.size() > 1 ? 220.0 : 340.0});
   const std::vector<std::string> names = names_of(options.files);
   for (std::size_t f = 0; f < options.files.size(); ++f) {
     const std::string& file = options.files[f];
-    const std::string text = sae::detail::read_regular_file(file, largest_file);
+    const std::string text = sae::detail::read_regular_file(file, most_bytes);
     const Table table = logs ? read_log(file, text, wanted) : read_csv(file, text, wanted);
     if (table.lines.empty()) throw_file(file, ": has no rows");
     for (std::size_t p = 0; p < plots.size(); ++p) {
@@ -184,7 +193,8 @@ void run_plot(const PlotVerb& options) {
         const std::string group = options.by.empty() ? std::string() : table.columns.at(options.by)[row];
         const auto [found, is_new] = place.try_emplace(group, series.size());
         if (is_new) {
-          if (series.size() == 1000) throw_file(file, ": --by ", options.by, " makes more than 1000 curves");
+          if (series.size() == most_curves)
+            throw_file(file, ": --by ", options.by, " makes more than ", most_curves, " curves");
           std::string name = options.by.empty() ? names[f] : options.files.size() == 1 ? group : names[f] + ": " + group;
           series.push_back({.name = std::move(name), .line = !options.points});
         }

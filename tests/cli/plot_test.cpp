@@ -113,6 +113,12 @@ TEST_CASE("sae plot: what it refuses, in one line", "[cli]") {
   refused({file("f.csv", "x,y\n1,\"2\n"), "--x", "x", "--y", "y"}, 1, "line 2 ends within quotes");
   refused({file("g.csv", "x,x\n1,2\n"), "--x", "x", "--y", "x"}, 1, "a name stands twice");
   refused({file("h.csv", std::string("x,y\n1,2\0\n", 9)), "--x", "x", "--y", "y"}, 1, "is not a number");
+  refused({file("long.csv", "x,y\n1," + std::string(2'000'000, '2') + "\n"), "--x", "x", "--y", "y"}, 1,
+          "line 2 has more than 1048576 bytes");
+  refused({file("wide.csv", std::string(20'000, ',') + "\n"), "--x", "x", "--y", "y"}, 1, "line 1 has more than 10000 cells");
+  std::string rows;
+  for (int i = 0; i < 1'000'001; ++i) rows += "{}\n";
+  refused({file("rows.jsonl", rows), "--y", "y"}, 1, "has more than 1000000 rows");
   std::string many = "x,y,g\n";
   for (int i = 0; i < 1001; ++i) many += "1,2," + std::to_string(i) + "\n";
   refused({file("i.csv", many), "--x", "x", "--y", "y", "--by", "g"}, 1, "more than 1000 curves");
