@@ -19,7 +19,7 @@ inline Axis axis_of(std::string_view figure, bool log = false) {
                              Known{"tokens_per_second", "rows a second"},
                              Known{"ce_clean", "cross-entropy of the model (nats a token)"},
                              Known{"ce_sae", "cross-entropy with the SAE (nats a token)"},
-                             Known{"kl", "KL, model to model with the SAE (nats a token)"},
+                             Known{"kl", "KL from the model (nats a token)"},
                              Known{"loss_recovered_zero", "loss recovered (0: zero ablation, 1: model)"},
                              Known{"loss_recovered_mean", "loss recovered (0: mean ablation, 1: model)"}};
   const auto found = std::find_if(known.begin(), known.end(), [&](const Known& entry) { return entry.first == figure; });

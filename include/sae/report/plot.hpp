@@ -479,7 +479,8 @@ class Plot {
     }
     if (!options_.y.label.empty()) {
       const double at_y = top + frame.height / 2;
-      out += text("label y-label", margin + 9, at_y, label_size, "middle", options_.y.label, frame.height + top,
+      out += text("label y-label", margin + 9, at_y, label_size, "middle", options_.y.label,
+                  frame.height + 2 * (std::min)(top, 40.0),
                   concat(" transform=\"rotate(-90 ", px(margin + 9), " ", px(at_y), ")\""));
     }
     if (layout.left_out.total() > 0)
