@@ -1,10 +1,19 @@
 #pragma once
+#include <sae/core/types.hpp>
 #include <sae/report/axis.hpp>
 #include <sae/report/xml_text.hpp>
 
+#include <algorithm>
 #include <array>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <optional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 namespace sae::inline SAE_ABI {
 
