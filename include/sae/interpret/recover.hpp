@@ -38,8 +38,9 @@ struct RecoverReport {
 };
 
 /// What a language model loses when an SAE stands in the place of a site: mean cross-entropy as it is, with x' = decode(encode(x)),
-/// with 0 and with a mean row in the place of x, at every position of every window (but BOS, see the options). Of several SAEs of the site
-/// at once, in their order: each has the figures that it has alone, and what they share (the model as it is, 0 and the mean row) is run once.
+/// with 0 and with a mean row in the place of x, at every position of every window (but BOS, see the options). Of several SAEs of the
+/// site at once, in their order: what they share (the model as it is, 0 and the mean row) is run once, and each has the figures that it
+/// has alone, to rounding where another one reads sequences.
 ///
 /// Two passes: the first reads the site's rows (mean row, explained variance, L0), the second runs the conditions window by
 /// window. float64 sums in window order. Memory: the logits of one window. `progress(done)` counts to 2 windows.count(). A SAE that reads
