@@ -89,15 +89,17 @@ class Reader {
     model_.run(tokens, std::span(&tap, 1), {.stop_after_last_tap = true});
 
     ReadText out;
-    const Codes<float> codes = sae_.encode(rows, threads_);
-    out.rows = rows.bottomRows(rows.rows() - static_cast<Index>(bos));
-    out.codes.reset(codes.latents());
-    for (std::size_t t = bos; t < tokens.size(); ++t) {
-      const auto row = static_cast<Index>(t);
-      out.norms.push_back(row_norm(rows.row(row).data(), rows.cols()));
+    out.tokens.assign(tokens.begin() + static_cast<std::ptrdiff_t>(bos), tokens.end());
+    out.rows = rows.bottomRows(static_cast<Index>(out.tokens.size()));
+    for (Index row = 0; row < out.rows.rows(); ++row) {
+      out.norms.push_back(row_norm(out.rows.row(row).data(), out.rows.cols()));
       if (!std::isfinite(out.norms.back()))
-        throw_value(who, ": the activation of ", to_string(site_), " at token ", t - bos, " is not finite");
-      out.tokens.push_back(tokens[t]);
+        throw_value(who, ": the activation of ", to_string(site_), " at token ", row, " is not finite");
+    }
+    // With the row of BOS, as a SAE that reads sequences wants it.
+    const Codes<float> codes = sae_.encode(rows, threads_);
+    out.codes.reset(codes.latents());
+    for (auto row = static_cast<Index>(bos); row < codes.rows(); ++row) {
       for (Index e = codes.begin(row); e < codes.end(row); ++e) out.codes.push(codes.latent(e), codes.value(e));
       out.codes.finish_row();
     }
@@ -277,8 +279,10 @@ void search_sets(const SearchVerb& options, const AnySae& sae, Threads& threads)
   for (const SparseProbe& probe : probes) {
     std::string which;
     for (const Index latent : probe.latents) which += (which.empty() ? "" : ",") + std::to_string(latent);
-    print_line("%8zu  %14.4f  %17.4f  %14.4f  %s", probe.latents.size(), probe.train.accuracy, probe.held_out.accuracy,
-               probe.held_out.auroc, which.c_str());
+    char figures[96];
+    std::snprintf(figures, sizeof figures, "%8zu  %14.4f  %17.4f  %14.4f  ", probe.latents.size(), probe.train.accuracy,
+                  probe.held_out.accuracy, probe.held_out.auroc);
+    std::cout << figures << which << "\n";
   }
 }
 
