@@ -2,9 +2,12 @@
 #include <sae/interpret/context_text.hpp>
 #include <sae/interpret/count_words.hpp>
 #include <sae/interpret/steering.hpp>
+#include <sae/report/plot.hpp>
 
+#include <algorithm>
 #include <iostream>
 
+#include "lines.hpp"
 #include "steering.hpp"
 
 namespace sae::cli {
@@ -19,17 +22,20 @@ struct SteerSweepVerb : SteeringOptions {
 
 constexpr const char* curve_name = "curve.csv";  // what tells the folder from others
 
-std::vector<std::string> lines_of(const std::string& path) {
-  const std::string text = read_file(path, std::size_t{1} << 26);
-  std::vector<std::string> out;
-  for (std::string_view rest = text; !rest.empty();) {
-    const std::size_t end = (std::min)(rest.find('\n'), rest.size());
-    std::string_view line = rest.substr(0, end);
-    if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-    if (!line.empty()) out.emplace_back(line);
-    rest.remove_prefix((std::min)(end + 1, rest.size()));
-  }
-  return out;
+/// Effect above fluency, over the strengths.
+std::string figure(const std::vector<SteeringPoint>& curve, const std::string& title, const std::string& strength) {
+  std::vector<Plot> plots;
+  const auto add = [&](const std::string& of, double SteeringPoint::*value) {
+    PlotSeries series{.name = {}, .points = {}, .line = true};
+    for (const SteeringPoint& point : curve) series.points.push_back({.x = point.strength, .y = point.*value});
+    std::sort(series.points.begin(), series.points.end(), [](const PlotPoint& a, const PlotPoint& b) { return a.x < b.x; });
+    plots.emplace_back(
+        PlotOptions{.title = plots.empty() ? title : "", .x = {.label = strength}, .y = {.label = of}, .height = 220});
+    plots.back().add(std::move(series));
+  };
+  add("words of the concept a text", &SteeringPoint::effect);
+  add("cross-entropy to the model (nats a token)", &SteeringPoint::cross_entropy);
+  return Plot::svg_of(plots);
 }
 
 void run_steer_sweep(const SteerSweepVerb& options) {
@@ -57,13 +63,12 @@ void run_steer_sweep(const SteerSweepVerb& options) {
                 ": --clamp needs the codes of each token as it is written, and a temporal SAE reads whole sequences");
   const Site site = chosen_site(options, sae.site(), options.sae);
   const Steering steering(options, sae, site, of_largest, threads);
-  const std::vector<std::string> lines = lines_of(options.prompts);
-  if (lines.empty()) throw_file(options.prompts, ": holds no prompt, which is a line with text");
+  const std::vector<Line> lines = read_lines(options.prompts);
   HostModel model = open_model(options);
   check_site(model, site);
   check_width(sae, options.sae, model.shape().width, options.model);
   std::vector<std::vector<Token>> prompts;
-  for (const std::string& line : lines) prompts.push_back(model.tokenize(line));
+  for (const Line& line : lines) prompts.push_back(model.tokenize(line.text));
 
   const auto text_of = [&](std::span<const Token> tokens) {
     std::string text;
@@ -90,13 +95,21 @@ void run_steer_sweep(const SteerSweepVerb& options) {
       csv += sae::detail::concat(point.strength, ",", of_largest ? 1 : 0, ",", point.effect, ",", point.share, ",",
                                  point.cross_entropy, ",", point.tokens, "\n");
       for (std::size_t n = 0; n < point.texts.size(); ++n)
-        texts +=
-            Json{{"strength", point.strength}, {"prompt", utf8_text(lines[n])}, {"text", utf8_text(text_of(point.texts[n]))}}
-                .dump() +
-            "\n";
+        texts += Json{{"strength", point.strength},
+                      {"prompt", utf8_text(lines[n].text)},
+                      {"text", utf8_text(text_of(point.texts[n]))}}
+                     .dump() +
+                 "\n";
     }
     atomic_write_text(out / curve_name, csv);
     atomic_write_text(out / "texts.jsonl", texts);
+    std::string names;
+    for (const Index latent : steering.latents()) names += (names.empty() ? "" : ", ") + std::to_string(latent);
+    atomic_write_text(
+        out / "curve.svg",
+        figure(curve,
+               sae::detail::concat(steering.latents().size() == 1 ? "latent " : "latents ", names, " of ", to_string(site)),
+               sae::detail::concat(to_string(edit), of_largest ? " (in units of its largest activation)" : "")));
     out.commit();
   }
   if (options.json) {
@@ -148,7 +161,7 @@ void add_steer_sweep(CLI::App& program) {
   verb.add_option("--tokens", options->tokens, "tokens to write at most, for each prompt and strength")
       ->capture_default_str()
       ->check(within(1, 65535));
-  add_out(verb, *options, "folder for curve.csv and texts.jsonl");
+  add_out(verb, *options, "folder for curve.csv, curve.svg and texts.jsonl");
   add_json(verb, *options);
 }
 

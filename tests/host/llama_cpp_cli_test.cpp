@@ -3,6 +3,7 @@
 #include <sae/host/collected_folder.hpp>
 #include <sae/host/generate.hpp>
 #include <sae/host/llama_cpp.hpp>
+#include <sae/interpret/circuit.hpp>
 #include <sae/interpret/context_text.hpp>
 #include <sae/interpret/count_words.hpp>
 #include <sae/interpret/monitor.hpp>
@@ -600,6 +601,8 @@ TEST_CASE("steer-sweep measures words and loss of what is written, strength by s
   const std::string texts = sae_test::file_text(fs::path(out) / "texts.jsonl");
   CHECK(std::count(texts.begin(), texts.end(), '\n') == 4);
   CHECK(json::parse(texts.substr(0, texts.find('\n')))["text"] == utf8_text(text_of(curve[0].texts[0])));
+  CHECK_THAT(sae_test::file_text(fs::path(out) / "curve.svg"),
+             ContainsSubstring("latent 11 of residual-1") && ContainsSubstring("cross-entropy to the model"));
   CHECK(sae_test::file_text(fs::path(out) / "curve.csv")
             .starts_with("strength,of_largest,words_per_text,share_with_words,cross_entropy,tokens\n0,0,"));
 
@@ -613,7 +616,7 @@ TEST_CASE("steer-sweep measures words and loss of what is written, strength by s
   CHECK(code({"--words", "a"}).code == 2);
   check_refused(world, code({"--scale", "1", "--words", "*"}), "a word has no letters");
   sae_test::write_text(other / "prompts.txt", "\n");
-  check_refused(world, code({"--scale", "1", "--words", "a"}), "holds no prompt");
+  check_refused(world, code({"--scale", "1", "--words", "a"}), "has no text");
 }
 
 TEST_CASE("monitor tells where watched latents are active as the model reads and writes", "[cli][llama_cpp]") {
@@ -654,6 +657,48 @@ TEST_CASE("monitor tells where watched latents are active as the model reads and
   CHECK(run({"--above", "0.5x"}).code == 2);
   check_refused(world, world.run("monitor", {"--sae", world.at("sae"), "--latent", "96", "--prompt", "a"}, false),
                 "96 is not in [0, 96)");
+}
+
+TEST_CASE("circuit prints and draws what the library finds", "[cli][llama_cpp]") {
+  const World world;
+  TempFolder other;
+  const Sae first = some_sae(32, 64);
+  save_saelens(first, other / "first", {.hook_name = "blocks.0.hook_resid_post"});
+  LlamaCpp model = world.model();
+  std::vector<Token> tokens = model.tokenize("the cat and the");
+  tokens.insert(tokens.begin(), model.bos());
+  const Token token = model.tokenize("a").front();
+  const std::vector<SaeAt<Sae>> saes = {{{0}, &first}, {{1}, &world.sae}};
+  const Circuit whole = circuit_by_intervention(model, std::span<const SaeAt<Sae>>(saes), std::span<const Token>(tokens),
+                                                logit_difference(token), {.latents = 3});
+  REQUIRE(whole.nodes.size() == 6);
+  const Circuit expected = whole.strongest(5);
+  const std::string svg = (other / "graph.svg").string();
+  const Words words = {
+      "--sae", world.at("sae"), "--sae", (other / "first").string(), "--prompt", "the cat and the", "--token", "a", "--latents",
+      "3",     "--edges",       "5"};
+  Words drawn = words;
+  drawn.insert(drawn.end(), {"--json", "--out", svg});
+  const json found = parsed(world.run("circuit", drawn, false));
+  CHECK(found["logit_difference"].get<double>() == Approx(expected.measure).epsilon(1e-5));
+  REQUIRE(found["nodes"].size() == expected.nodes.size());
+  REQUIRE(found["edges"].size() == 5);
+  for (std::size_t n = 0; n < expected.nodes.size(); ++n) CHECK(found["nodes"][n]["latent"] == expected.nodes[n].latent);
+  for (std::size_t e = 0; e < 5; ++e) {
+    CHECK(found["edges"][e]["from"] == expected.edges[e].from);
+    CHECK(found["edges"][e]["to"].is_null() == (expected.edges[e].to == expected.nodes.size()));
+    CHECK(found["edges"][e]["effect"].get<double>() == Approx(expected.edges[e].effect).epsilon(1e-4).margin(1e-5));
+  }
+  CHECK_THAT(sae_test::file_text(svg), ContainsSubstring("class=\"edge"));
+  CHECK_THAT(world.run("circuit", words, false).out, ContainsSubstring("above the mean of all"));
+
+  check_refused(world, world.run("circuit", {"--sae", world.at("nowhere"), "--prompt", "a", "--token", "a"}, false),
+                "does not say of which layer");
+  check_refused(world, world.run("circuit", {"--sae", world.at("sae"), "--prompt", "a", "--token", "xyzw qk"}, false),
+                "tokens of this model, not one");
+  check_refused(
+      world, world.run("circuit", {"--sae", world.at("sae"), "--sae", world.at("sae"), "--prompt", "a", "--token", "a"}, false),
+      "comes behind");
 }
 
 #endif
