@@ -13,7 +13,7 @@ namespace sae::cli {
 #define SAE_VERBS(verb)                                                                                                        \
   verb(collect) verb(train) verb(sweep) verb(encode) verb(decode) verb(reconstruct) verb(eval) verb(inspect) verb(convert)     \
       verb(synth) verb(recover) verb(top) verb(search) verb(steer) verb(steer_sweep) verb(monitor) verb(circuit) verb(compare) \
-          verb(plot)
+          verb(plot) verb(dashboard)
 
 #define SAE_DECLARE_VERB(name) void add_##name(CLI::App& program);
 #define SAE_ADD_VERB(name) add_##name(program);
