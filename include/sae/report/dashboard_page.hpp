@@ -31,15 +31,16 @@ kbd { font: inherit; font-size: .85em; border: 1px solid var(--line); border-rad
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
 aside { border-right: 1px solid var(--line); background: var(--panel); display: flex; flex-direction: column; min-height: 0; }
-main { overflow: auto; padding: 1em 1.4em 3em; min-width: 0; }
+main { overflow: auto; padding: 1em 1.4em 3em; min-width: 0; outline: none; }
 .tools { padding: .6em; }
 input { font: inherit; width: 100%; padding: .35em .6em; border: 1px solid var(--line); border-radius: 5px; background: var(--paper); color: inherit; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: -1px; }
 .rows { flex: 1; overflow: auto; min-height: 0; }
-table { border-collapse: collapse; width: 100%; table-layout: fixed; font-variant-numeric: tabular-nums; }
-th { position: sticky; top: 0; background: var(--panel); font-weight: normal; text-align: right; border-bottom: 1px solid var(--line); padding: 0; width: 4.9em; }
+table { border-collapse: collapse; width: 100%; table-layout: fixed; font-size: .94em; font-variant-numeric: tabular-nums; }
+th { position: sticky; top: 0; background: var(--panel); font-weight: normal; text-align: right; border-bottom: 1px solid var(--line); padding: 0; width: 5.2em; white-space: nowrap; }
+th:nth-child(3) { width: 4.4em; }
 th:last-child { width: auto; text-align: left; color: var(--soft); padding: .2em .6em; }
-th button { all: unset; cursor: pointer; color: var(--soft); padding: .2em .6em; box-sizing: border-box; }
+th button { all: unset; cursor: pointer; color: var(--soft); padding: .2em .6em .2em 0; }
 th button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort] button { color: var(--ink); }
 th[aria-sort=ascending] button::after { content: " ↑"; }
@@ -51,7 +52,7 @@ tbody tr:hover { background: var(--line); }
 tbody tr[aria-selected=true] { background: var(--accent); color: var(--paper); }
 tbody tr[aria-selected=true] * { color: inherit; }
 .never { color: var(--soft); }
-.piece { background: rgba(127, 127, 127, .14); border-radius: 3px; padding: 0 .25em; margin-right: .3em; white-space: pre; }
+.piece { background: rgba(127, 127, 127, .14); border-radius: 3px; padding: 0 .25em; margin-right: .25em; white-space: pre; }
 .pager { display: flex; gap: .6em; align-items: center; padding: .45em .6em; border-top: 1px solid var(--line); color: var(--soft); }
 .pager span { flex: 1; text-align: center; }
 .pager button { font: inherit; border: 1px solid var(--line); background: var(--paper); color: var(--ink); border-radius: 5px; padding: .1em .8em; cursor: pointer; }
@@ -61,7 +62,7 @@ h2 small { font-weight: normal; font-size: 1rem; color: var(--soft); margin-left
 h3 { font-size: .8rem; font-weight: 600; color: var(--soft); margin: 0 0 .4em; }
 .facts { color: var(--soft); margin: 0 0 1.1em; }
 .facts b { color: var(--ink); font-weight: 500; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(215px, 1fr)); gap: 1.2em 1.8em; margin-bottom: 1.6em; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 1.2em 1.6em; margin-bottom: 1.6em; }
 .cards.wide { grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); }
 figure { margin: 0; min-width: 0; }
 svg, canvas { display: block; width: 100%; height: auto; }
@@ -70,7 +71,7 @@ svg rect { fill: var(--bar); }
 svg rect:hover { fill: var(--accent); }
 svg line { stroke: var(--line); }
 svg polyline { fill: none; stroke: var(--accent); stroke-width: 1.5; }
-.list { display: grid; grid-template-columns: minmax(0, 1fr) auto; column-gap: .8em; font-variant-numeric: tabular-nums; font-size: .92em; line-height: 1.55; }
+.list { display: grid; grid-template-columns: minmax(0, 1fr) auto; column-gap: .6em; font-variant-numeric: tabular-nums; font-size: .92em; line-height: 1.6; }
 .list > * { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .list .number { text-align: right; color: var(--soft); }
 .up .piece { background: rgba(var(--up), .16); }
@@ -148,7 +149,7 @@ function drawing(tag, attributes, ...children) {
   return out;
 }
 const number = (x, digits = 3) => (x === 0 ? "0" : Math.abs(x) >= 1e5 || Math.abs(x) < 1e-3 ? x.toExponential(1) : String(Number(x.toPrecision(digits))));
-const percent = (share) => number(100 * share, 3) + " %";
+const percent = (share, digits = 3) => number(100 * share, digits) + " %";
 const whole = (n) => n.toLocaleString("en");
 const escapes = { "\\n": "↵", "\\t": "⇥", "\\r": "␍", "\\\\": "\\" };
 /** A piece as it is shown: the data spell line breaks and the like as \n. */
@@ -175,7 +176,7 @@ function show_table() {
     const last = make("td", {}, ...(data.label[n] ? [data.label[n]] : data.active[n] ? pieces(data.tokens[n]) : ["never fires"]));
     if (!data.active[n]) last.className = "never";
     const row = make("tr", {}, make("td", {}, make("a", { href: "#" + data.latent[n], tabIndex: -1 }, String(data.latent[n]))),
-      make("td", {}, percent(density[n])), make("td", {}, number(data.max[n])), last);
+      make("td", {}, percent(density[n], 2)), make("td", {}, number(data.max[n])), last);
     row.onclick = () => { location.hash = data.latent[n]; };
     row.dataset.latent = data.latent[n];
     row.setAttribute("aria-selected", n === view.open);
@@ -228,7 +229,8 @@ function figure(title, ...content) {
 }
 function l0_plot() {
   if (data.l0.length === 0) return make("p", {}, "no rows");
-  const low = data.l0[0][0], high = data.l0[data.l0.length - 1][0], width = Math.max(1, Math.ceil((high - low + 1) / 40));
+  const least = data.l0[0][0], most = data.l0[data.l0.length - 1][0], room = Math.max(0, Math.ceil((20 - (most - least)) / 2));
+  const low = Math.max(0, least - room), high = most + room, width = Math.max(1, Math.ceil((high - low + 1) / 40));
   const bars = Array.from({ length: Math.ceil((high - low + 1) / width) }, (_, n) => ({ from: low + n * width, to: low + (n + 1) * width - 1, count: 0 }));
   for (const [active, rows] of data.l0) bars[Math.floor((active - low) / width)].count += rows;
   return histogram(bars, [String(low), String(bars[bars.length - 1].to)], (bar) => `${bar.from === bar.to ? bar.from : bar.from + " to " + bar.to} active: ${whole(bar.count)} tokens`);
@@ -237,7 +239,7 @@ function density_plot() {
   const decades = Math.max(1, Math.ceil(Math.log10(Math.max(10, data.rows)))), per = 4;
   const bars = Array.from({ length: decades * per }, (_, n) => ({ from: n / per - decades, to: (n + 1) / per - decades, count: 0 }));
   for (const share of density) if (share > 0) bars[Math.min(bars.length - 1, Math.max(0, Math.floor((Math.log10(share) + decades) * per)))].count++;
-  return histogram(bars, [`1 in ${whole(10 ** decades)} tokens`, "every token"], (bar) => `${percent(10 ** bar.from)} to ${percent(10 ** bar.to)}: ${whole(bar.count)} latents`);
+  return histogram(bars, [`1 in ${whole(10 ** decades)}`, "every token"], (bar) => `${percent(10 ** bar.from)} to ${percent(10 ** bar.to)}: ${whole(bar.count)} latents`);
 }
 function rank_plot() {
   const width = 320, height = 96, base = 80, decades = Math.max(1, Math.log10(Math.max(10, data.rows)));
@@ -404,6 +406,7 @@ function route() {
     const at = view.order.indexOf(n);
     if (at >= 0) view.page = Math.floor(at / page_size);
     show_latent(n).catch((error) => element("view").replaceChildren(make("p", {}, error.message)));
+    if (matchMedia("(max-width: 760px)").matches) element("view").scrollIntoView();
   }
   show_table();
   const row = document.querySelector("tr[aria-selected=true]");
