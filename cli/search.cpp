@@ -43,7 +43,7 @@ Index count_of(const SearchVerb& options, Index usual, Index latents) {
 // ---- texts that a model reads
 
 /// What a model and a SAE make of one text: its tokens, BOS left out.
-struct ReadText {
+struct EncodedText {
   std::vector<Token> tokens;
   Matrix<float> rows;  // activations
   Codes<float> codes;
@@ -75,7 +75,7 @@ class Reader {
   }
 
   /// \param who  names the text in messages
-  ReadText read(const std::string& text, const std::string& who) {
+  EncodedText read(const std::string& text, const std::string& who) {
     std::vector<Token> tokens = model_.tokenize(text);
     if (tokens.empty()) throw_value(who, ": the text has no tokens");
     const std::size_t bos = model_.bos() == no_token ? 0 : 1;
@@ -89,7 +89,7 @@ class Reader {
     const Tap tap{site_, [&](MatrixMap<float> x, Index first) { rows.middleRows(first, x.rows()) = x; }};
     model_.run(tokens, std::span(&tap, 1), {.stop_after_last_tap = true});
 
-    ReadText out;
+    EncodedText out;
     out.tokens.assign(tokens.begin() + static_cast<std::ptrdiff_t>(bos), tokens.end());
     out.rows = rows.bottomRows(static_cast<Index>(out.tokens.size()));
     for (Index row = 0; row < out.rows.rows(); ++row) {
@@ -133,7 +133,7 @@ class TextPool {
       set.sum = Eigen::RowVectorXd::Zero(sae.d_in());
     }
   }
-  void add(std::size_t set, ReadText text) {
+  void add(std::size_t set, EncodedText text) {
     for (const double norm : text.norms) filter_.observe(norm);
     waiting_.emplace_back(set, std::move(text));
     if (!filter_.wants_more()) finish();
@@ -147,7 +147,7 @@ class TextPool {
   PooledTexts sets[2];
 
  private:
-  void pool(PooledTexts& to, const ReadText& text) {
+  void pool(PooledTexts& to, const EncodedText& text) {
     Codes<float> kept(text.codes.latents());
     for (Index t = 0; t < text.codes.rows(); ++t) {
       ++(filter_.keeps(text.norms[static_cast<std::size_t>(t)]) ? to.tokens : to.dropped_tokens);
@@ -164,7 +164,7 @@ class TextPool {
 
   Pooling how_;
   RowNormFilter filter_;
-  std::vector<std::pair<std::size_t, ReadText>> waiting_;
+  std::vector<std::pair<std::size_t, EncodedText>> waiting_;
 };
 
 Json json_of(const ProbeScore& score) { return {{"texts", score.items}, {"accuracy", score.accuracy}, {"auroc", score.auroc}}; }
@@ -270,7 +270,7 @@ void search_sets(const SearchVerb& options, const AnySae& sae, Threads& threads)
 void search_prompt(const SearchVerb& options, const AnySae& sae, Threads& threads) {
   const Index count = count_of(options, 5, sae.latents());
   Reader reader(options, sae, threads);
-  const ReadText text = reader.read(*options.prompt, "--prompt");
+  const EncodedText text = reader.read(*options.prompt, "--prompt");
   reader.warn(options);
   Json tokens = Json::array();
   std::vector<std::pair<std::string, std::string>> table;
