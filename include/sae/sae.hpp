@@ -25,11 +25,13 @@
 #include <sae/interpret/co_activation.hpp>
 #include <sae/interpret/context_text.hpp>
 #include <sae/interpret/count_words.hpp>
+#include <sae/interpret/decoder_map.hpp>
 #include <sae/interpret/decompose.hpp>
 #include <sae/interpret/directions.hpp>
 #include <sae/interpret/interventions.hpp>
 #include <sae/interpret/latent_statistics.hpp>
 #include <sae/interpret/monitor.hpp>
+#include <sae/interpret/recorded_codes.hpp>
 #include <sae/interpret/recover.hpp>
 #include <sae/interpret/separation.hpp>
 #include <sae/interpret/sparse_probe.hpp>

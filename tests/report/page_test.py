@@ -335,7 +335,7 @@ def agrees(browser, file, limit):
         lists = shown["lists"]
         for name, key in (("Promotes", "promoted"), ("Suppresses", "suppressed")):
             check(key, lists.get(name, []) == [single(token["text"]) for token in latent[key]], (number, lists.get(name), latent[key]))
-        for name, key in (("Points", "nearest"), ("Fires", "co_active")):
+        for name, key in (("Nearest", "nearest"), ("Fires", "co_active")):
             check(key, lists.get(name, []) == [str(other["latent"]) for other in latent[key]], (number, lists.get(name), latent[key]))
     return len(expected)
 

@@ -21,6 +21,7 @@ inline constexpr std::string_view dashboard_style = R"page(
   }
 }
 * { box-sizing: border-box; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: -1px; }
 html, body { height: 100%; margin: 0; }
 body { background: var(--paper); color: var(--ink); display: grid; grid-template-columns: minmax(340px, 30%) 1fr; grid-template-rows: auto 1fr; }
 header { grid-column: 1 / -1; display: flex; gap: 1.2em; align-items: baseline; padding: .55em 1em; border-bottom: 1px solid var(--line); }
@@ -31,13 +32,13 @@ kbd { font: inherit; font-size: .85em; border: 1px solid var(--line); border-rad
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
 aside { border-right: 1px solid var(--line); background: var(--panel); display: flex; flex-direction: column; min-height: 0; }
-main { overflow: auto; padding: 1em 1.4em 3em; min-width: 0; outline: none; }
+main { overflow: auto; padding: 1em 1.4em 3em; min-width: 0; }
+main:focus-visible { outline: none; }
 .tools { padding: .6em; }
 input { font: inherit; width: 100%; padding: .35em .6em; border: 1px solid var(--line); border-radius: 5px; background: var(--paper); color: inherit; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: -1px; }
 .rows { flex: 1; overflow: auto; min-height: 0; }
 table { border-collapse: collapse; width: 100%; table-layout: fixed; font-size: .94em; font-variant-numeric: tabular-nums; }
-th { position: sticky; top: 0; background: var(--panel); font-weight: normal; text-align: right; border-bottom: 1px solid var(--line); padding: 0; width: 5.2em; white-space: nowrap; }
+th { position: sticky; top: 0; background: var(--panel); font-weight: normal; text-align: right; box-shadow: 0 1px var(--line); padding: 0; width: 5.2em; white-space: nowrap; }
 th:nth-child(3) { width: 4.4em; }
 th:last-child { width: auto; text-align: left; color: var(--soft); padding: .2em .6em; }
 th button { all: unset; cursor: pointer; color: var(--soft); padding: .2em .6em .2em 0; }
@@ -62,7 +63,7 @@ h2 small { font-weight: normal; font-size: 1rem; color: var(--soft); margin-left
 h3 { font-size: .8rem; font-weight: 600; color: var(--soft); margin: 0 0 .4em; }
 .facts { color: var(--soft); margin: 0 0 1.1em; }
 .facts b { color: var(--ink); font-weight: 500; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 1.2em 1.6em; margin-bottom: 1.6em; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(155px, 1fr)); gap: 1.2em 1.6em; margin-bottom: 1.6em; }
 .cards.wide { grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); }
 figure { margin: 0; min-width: 0; }
 svg, canvas { display: block; width: 100%; height: auto; }
@@ -149,7 +150,7 @@ function drawing(tag, attributes, ...children) {
   return out;
 }
 const number = (x, digits = 3) => (x === 0 ? "0" : Math.abs(x) >= 1e5 || Math.abs(x) < 1e-3 ? x.toExponential(1) : String(Number(x.toPrecision(digits))));
-const percent = (share, digits = 3) => number(100 * share, digits) + " %";
+const percent = (share) => number(100 * share) + " %";
 const whole = (n) => n.toLocaleString("en");
 const escapes = { "\\n": "↵", "\\t": "⇥", "\\r": "␍", "\\\\": "\\" };
 /** A piece as it is shown: the data spell line breaks and the like as \n. */
@@ -176,7 +177,7 @@ function show_table() {
     const last = make("td", {}, ...(data.label[n] ? [data.label[n]] : data.active[n] ? pieces(data.tokens[n]) : ["never fires"]));
     if (!data.active[n]) last.className = "never";
     const row = make("tr", {}, make("td", {}, make("a", { href: "#" + data.latent[n], tabIndex: -1 }, String(data.latent[n]))),
-      make("td", {}, percent(density[n], 2)), make("td", {}, number(data.max[n])), last);
+      make("td", {}, number(100 * density[n], 2)), make("td", {}, number(data.max[n])), last);
     row.onclick = () => { location.hash = data.latent[n]; };
     row.dataset.latent = data.latent[n];
     row.setAttribute("aria-selected", n === view.open);
@@ -211,8 +212,8 @@ function turn(pages) {
 // ---- plots
 
 /** Bars of {from, to, count}; `names` of the two ends of the axis. */
-function histogram(bars, names, describe) {
-  const width = 320, height = 96, base = 80, most = Math.max(1, ...bars.map((bar) => bar.count));
+function histogram(bars, names, describe, width = 320) {
+  const height = 96, base = 80, most = Math.max(1, ...bars.map((bar) => bar.count));
   const out = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
   const step = width / Math.max(1, bars.length);
   bars.forEach((bar, n) => {
@@ -221,7 +222,7 @@ function histogram(bars, names, describe) {
     out.append(drawing("rect", { x: n * step, y: base - tall, width: Math.max(step - 1, 0.5), height: tall }, drawing("title", {}, describe(bar))));
   });
   out.append(drawing("line", { x1: 0, x2: width, y1: base, y2: base }));
-  names.forEach((name, n) => out.append(drawing("text", { x: (width * n) / (names.length - 1), y: base + 13, "text-anchor": ["start", "middle", "end"][names.length === 2 ? 2 * n : n] }, name)));
+  names.forEach((name, n) => out.append(drawing("text", { x: n * width, y: base + 13, "text-anchor": n ? "end" : "start" }, name)));
   return out;
 }
 function figure(title, ...content) {
@@ -254,13 +255,15 @@ function rank_plot() {
 }
 /** The decoder's directions as points; the one under the mouse is named, and a click opens it. */
 function decoder_map() {
-  const width = 900, height = 460, edge = 14, canvas = make("canvas", { width, height, id: "map" });
+  const width = 900, height = 420, edge = 14, dots = Math.ceil(devicePixelRatio);
+  const canvas = make("canvas", { width: dots * width, height: dots * height, id: "map" });
   const bounds = (of) => [of.reduce((a, b) => Math.min(a, b), Infinity), of.reduce((a, b) => Math.max(a, b), -Infinity)];
   const scale = ([low, high], size) => (x) => (high > low ? edge + ((x - low) / (high - low)) * (size - 2 * edge) : size / 2);
   const across = scale(bounds(data.x), width), up = scale(bounds(data.y), height);
   const at = data.latent.map((_, n) => [across(data.x[n]), height - up(data.y[n])]);
   const draw = () => {
     const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
+    pen.setTransform(dots, 0, 0, dots, 0, 0);
     pen.clearRect(0, 0, width, height);
     const size = count > 5000 ? 2 : 3, rarest = Math.log10(1 / Math.max(10, data.rows));
     at.forEach(([x, y], n) => {
@@ -350,7 +353,7 @@ function context(packed, text, largest, gaps) {
   return out;
 }
 const token_list = (of, kind) => make("div", { className: "list " + kind }, ...of.flatMap(([piece, logit]) =>
-  [make("span", {}, ...pieces([piece])), make("span", { className: "number" }, number(logit))]));
+  [make("span", {}, ...pieces([piece])), make("span", { className: "number" }, logit.toFixed(2))]));
 const latent_list = (of) => make("div", { className: "list" }, ...of.flatMap(([latent, value]) => {
   const n = place.get(latent);
   const name = n === undefined ? [String(latent)] : [make("a", { href: "#" + latent }, String(latent)), "  ", ...(data.label[n] ? [data.label[n]] : pieces(data.tokens[n]))];
@@ -378,11 +381,11 @@ async function show_latent(n) {
   const add = (title, list, content) => { if (list.length > 0) cards.append(figure(title, content)); };
   const bars = of.counts.map((rows, i) => ({ from: i * of.width, to: (i + 1) * of.width, count: rows }));
   while (bars.length > 1 && bars[bars.length - 1].count === 0) bars.pop();
-  add("Positive activations", bars, histogram(bars, ["0", number(bars.length * of.width)], (bar) => `${number(bar.from)} to ${number(bar.to)}: ${whole(bar.count)} tokens`));
+  add("Positive activations", bars, histogram(bars, ["0", number(bars.length * of.width)], (bar) => `${number(bar.from)} to ${number(bar.to)}: ${whole(bar.count)} tokens`, 180));
   add("Promotes (logits)", of.promoted, token_list(of.promoted, "up"));
   add("Suppresses", of.suppressed, token_list(of.suppressed, "down"));
-  add("Points the same way (cosine)", of.nearest, latent_list(of.nearest));
-  add("Fires together (correlation)", of.co_active, latent_list(of.co_active));
+  add("Nearest (cosine)", of.nearest, latent_list(of.nearest));
+  add("Fires with (correlation)", of.co_active, latent_list(of.co_active));
   const contexts = (title, list) => make("section", {}, make("h3", {}, title), ...list.map((packed) => context(packed, text, largest, gaps)));
   const sections = of.top.length > 0 ? [contexts("Strongest", of.top)] : [];
   const step = (of.width * of.counts.length) / data.intervals, per = of.counts.length / data.intervals;
@@ -461,7 +464,7 @@ inline constexpr std::string_view dashboard_body = R"page(
   <div class="tools"><input id="search" type="search" placeholder="number, token or label" aria-label="search latents" autocomplete="off" spellcheck="false"></div>
   <div class="rows">
     <table>
-      <thead><tr><th data-by="number"><button>latent</button></th><th data-by="fires"><button>fires</button></th><th data-by="max"><button>max</button></th><th>active on</th></tr></thead>
+      <thead><tr><th data-by="number"><button>latent</button></th><th data-by="fires"><button>fires %</button></th><th data-by="max"><button>max</button></th><th>active on</th></tr></thead>
       <tbody id="table"></tbody>
     </table>
   </div>
