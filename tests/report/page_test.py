@@ -345,7 +345,7 @@ def shots(browser, folder):
     folder.mkdir(parents=True, exist_ok=True)
     busiest = browser.value("data.latent[data.max.indexOf(data.max.reduce((a, b) => Math.max(a, b)))]")
     number = os.environ.get("SAE_PAGE_LATENT", str(busiest))
-    for name, width, height in (("wide", 1360, 860), ("narrow", 400, 860)):
+    for name, width, height in (("wide", 1280, 720), ("narrow", 400, 860)):
         for dark in (False, True):
             browser.look(width, height, dark)
             for address in ("", number):

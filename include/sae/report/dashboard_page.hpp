@@ -63,7 +63,7 @@ h2 small { font-weight: normal; font-size: 1rem; color: var(--soft); margin-left
 h3 { font-size: .8rem; font-weight: 600; color: var(--soft); margin: 0 0 .4em; }
 .facts { color: var(--soft); margin: 0 0 1.1em; }
 .facts b { color: var(--ink); font-weight: 500; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(155px, 1fr)); gap: 1.2em 1.6em; margin-bottom: 1.6em; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(138px, 1fr)); gap: 1.2em 1.5em; margin-bottom: 1.6em; }
 .cards.wide { grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); }
 figure { margin: 0; min-width: 0; }
 svg, canvas { display: block; width: 100%; height: auto; }
