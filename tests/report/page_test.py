@@ -113,6 +113,9 @@ class Browser:
             self.errors.append(said["entry"]["text"])
         elif method == "Runtime.consoleAPICalled":
             self.errors.append("console." + said["type"])
+        elif method == "Page.javascriptDialogOpening":  # a script out of the text has run; the page waits for an answer
+            self.errors.append("alert: " + said["message"])
+            self.socket.send(json.dumps({"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}))
         elif method == "Network.requestWillBeSent" and not said["request"]["url"].startswith(("file:", "about:", "data:")):
             self.errors.append("asked for " + said["request"]["url"])
 
