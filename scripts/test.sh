@@ -45,7 +45,8 @@ done
 
 cd "$sae_root"
 mkdir -p build
-unite=-DSAE_TESTS_UNITE=6 # test files per translation unit: less time to compile all of them
+# Less time to compile all: several test files in a translation unit, and nothing for a debugger.
+quick=(-DSAE_TESTS_UNITE=6 -DCMAKE_CXX_FLAGS_DEBUG=-O1)
 packages=(g++ cmake ninja-build libeigen3-dev catch2 nlohmann-json3-dev libcli11-dev zlib1g-dev)
 
 # Warnings are errors of the compilers that the project is kept free of warnings for; others see some where there is nothing.
@@ -69,31 +70,31 @@ case $leg in
       need_packages "${packages[@]}" python3-pip
       need_llama
       say "Building library tests, examples, program and language model host"
-      configure_and_build dev-llama "$(werror c++)" "$unite" "-DCMAKE_PREFIX_PATH=$sae_llama"
+      configure_and_build dev-llama "$(werror c++)" "${quick[@]}" "-DCMAKE_PREFIX_PATH=$sae_llama"
       run_tests dev-llama
     else
       need_packages "${packages[@]}"
       say "Building library tests, examples and program"
-      configure_and_build dev "$(werror c++)" "$unite"
+      configure_and_build dev "$(werror c++)" "${quick[@]}"
       run_tests dev
     fi
     ;;
   clang)
     need_packages "${packages[@]}" clang
     say "Building everything by clang++"
-    configure_and_build clang "$(werror clang++)" "$unite"
+    configure_and_build clang "$(werror clang++)" "${quick[@]}"
     run_tests clang
     ;;
   sanitize)
     need_packages "${packages[@]}" clang libclang-rt-dev
     say "Building the library's tests by clang++ under the address and undefined behaviour sanitizers"
-    configure_and_build sanitize "$(werror clang++)" "$unite" --target sae_tests
+    configure_and_build sanitize "$(werror clang++)" "${quick[@]}" --target sae_tests
     run_tests sanitize -L unit
     ;;
   threads)
     need_packages "${packages[@]}"
     say "Building under the thread sanitizer"
-    configure_and_build tsan "$(werror c++)" "$unite" --target sae_tests
+    configure_and_build tsan "$(werror c++)" "${quick[@]}" --target sae_tests
     run_tests tsan -L unit
     ;;
   style)
