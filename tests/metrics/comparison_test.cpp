@@ -51,7 +51,7 @@ TEST_CASE("a dictionary compared with itself in another order is all shared", "[
   CHECK(compare_dictionaries(a, b, {}, three).of_a.cosine == found.of_a.cosine);
 }
 
-TEST_CASE("dictionaries that cannot be compared are refused", "[metrics][comparison]") {
+TEST_CASE("a comparison of dictionaries that do not fit is refused", "[metrics][comparison]") {
   const Matrix<float> a = Matrix<float>::Ones(3, 4);
   CHECK_THROWS_AS(compare_dictionaries(a, Matrix<float>::Ones(3, 5).eval()), ShapeError);
   CHECK_THROWS_AS(compare_dictionaries(a, Matrix<float>(0, 4)), ValueError);
