@@ -2,8 +2,10 @@
 #include <sae/interpret/context_text.hpp>
 #include <sae/interpret/monitor.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <iostream>
+#include <string_view>
 
 #include "steering.hpp"
 
@@ -81,7 +83,13 @@ void run_monitor(const MonitorVerb& options) {
                        {"seconds", all},
                        {"seconds_watching", seconds(watching)}});
   }
-  std::cout << options.prompt << written << "\n\n";
+  const std::string whole = options.prompt + written;
+  for (std::string_view rest = whole; !rest.empty();) {  // line by line, nothing in it that a terminal obeys
+    const std::size_t end = (std::min)(rest.find('\n'), rest.size());
+    std::cout << visible_text(rest.substr(0, end)) << "\n";
+    rest.remove_prefix((std::min)(end + 1, rest.size()));
+  }
+  std::cout << "\n";
   for (const Heard& event : heard) {
     char line[64];
     std::snprintf(line, sizeof line, "%6lld %8lld %10.4g  ", static_cast<long long>(event.position),
