@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
+#include <numeric>
 
 #include "language_model.hpp"
 #include "sae_argument.hpp"
@@ -91,11 +92,14 @@ void run_circuit(const CircuitVerb& options) {
   }
   std::cout << "logit of " << what << (options.against.empty() ? " above the mean of all: " : ": ") << rounded(circuit.measure)
             << "\n";
-  std::vector<CircuitEdge> strongest = circuit.edges;
-  std::stable_sort(strongest.begin(), strongest.end(),
-                   [](const CircuitEdge& a, const CircuitEdge& b) { return std::abs(a.effect) > std::abs(b.effect); });
+  const std::vector<double> shares = circuit.shares();
+  std::vector<std::size_t> order(shares.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return shares[a] > shares[b]; });
   std::vector<std::pair<std::string, std::string>> table;
-  for (const CircuitEdge& edge : strongest) table.emplace_back(name(edge.from) + " -> " + name(edge.to), rounded(edge.effect));
+  for (const std::size_t e : order)
+    table.emplace_back(name(circuit.edges[e].from) + " -> " + name(circuit.edges[e].to),
+                       sae::detail::concat(rounded(circuit.edges[e].effect), " (", rounded(100 * shares[e]), " %)"));
   print_table(table);
 }
 
@@ -117,7 +121,7 @@ void add_circuit(CLI::App& program) {
   verb.add_option("--latents", options->how.latents, "latents of each SAE: the most active ones")
       ->capture_default_str()
       ->check(within(1, 100'000));
-  verb.add_option("--edges", options->edges, "effects that are kept: the largest ones")
+  verb.add_option("--edges", options->edges, "effects that are kept: the largest beside what they act on")
       ->capture_default_str()
       ->check(at_least(1));
   verb.add_option("--context", options->context, "tokens of the prompt at most")

@@ -133,6 +133,10 @@ TEST_CASE("a planted path is found by intervention and by attribution, and they 
     CHECK(estimate.edges[e].effect == Approx(exact.edges[e].effect).margin(1e-6));
   }
 
+  // Held against what they act on: 3 of 3, 6 of 6, 3 of 3; on the measure of 1, the largest effect being 1.5.
+  CHECK(exact.scales() == std::vector<double>{3, 2, 3, 6, 2, 3, 1.5});
+  CHECK(exact.shares()[0] == 1);
+  CHECK(exact.shares()[2] == 0);
   const Circuit few = exact.strongest(3);
   REQUIRE(few.edges.size() == 3);
   CHECK(few.nodes.size() == 4);

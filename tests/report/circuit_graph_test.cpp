@@ -11,7 +11,7 @@ using Catch::Matchers::ContainsSubstring;
 TEST_CASE("a circuit is drawn column by column, its strongest edge last and widest", "[report][circuit]") {
   const Circuit circuit{.sites = {{3}, {5}},
                         .nodes = {{0, 7, 2}, {0, 9, 1}, {1, 4, 3}},
-                        .edges = {{0, 2, 4}, {1, 2, -1}, {2, 3, 2}, {0, 3, std::numeric_limits<double>::quiet_NaN()}},
+                        .edges = {{0, 2, 4}, {1, 2, -1}, {2, 3, 1}, {0, 3, std::numeric_limits<double>::quiet_NaN()}},
                         .measure = 1.5};
   const std::string svg = circuit_svg(circuit, "\" <Paris>");
   CHECK(svg == circuit_svg(circuit, "\" <Paris>"));

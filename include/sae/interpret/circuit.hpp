@@ -41,13 +41,31 @@ struct Circuit {
   std::vector<CircuitEdge> edges;
   double measure = 0;  ///< of the model as it is
 
-  /// The same with the `count` edges of largest |effect| alone (of equals the earlier one), in their order, and only nodes that one of them
+  /// Of each node, and of the measure at the end, what an effect on it is held against: the size of its activation (its value), or of the
+  /// largest effect on it where that is more. Latents and logits have units of their own; |effect| / scale, in [0, 1], has none.
+  std::vector<double> scales() const {
+    std::vector<double> out;
+    for (const CircuitNode& node : nodes) out.push_back(std::abs(node.activation));
+    out.push_back(std::abs(measure));
+    for (const CircuitEdge& edge : edges)
+      if (std::isfinite(edge.effect)) out[edge.to] = (std::max)(out[edge.to], std::abs(edge.effect));
+    return out;
+  }
+  /// |effect| / scale of each edge; 0 where nothing acts on a node of 0, or an effect is not finite.
+  std::vector<double> shares() const {
+    const std::vector<double> scale = scales();
+    std::vector<double> out;
+    for (const CircuitEdge& edge : edges)
+      out.push_back(std::isfinite(edge.effect) && scale[edge.to] > 0 ? std::abs(edge.effect) / scale[edge.to] : 0.0);
+    return out;
+  }
+  /// The same with the `count` edges of largest share alone (of equals the earlier one), in their order, and only nodes that one of them
   /// touches.
   Circuit strongest(std::size_t count) const {
+    const std::vector<double> share = shares();
     std::vector<std::size_t> order(edges.size());
     for (std::size_t e = 0; e < order.size(); ++e) order[e] = e;
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t a, std::size_t b) { return std::abs(edges[a].effect) > std::abs(edges[b].effect); });
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return share[a] > share[b]; });
     order.resize((std::min)(count, order.size()));
     std::sort(order.begin(), order.end());
     std::vector<std::size_t> place(nodes.size() + 1, nodes.size());

@@ -13,7 +13,7 @@ namespace sae::inline SAE_ABI {
 struct ComparisonOptions {
   double shared = 0.9;      ///< cosine of one latent found twice, in (0, 1]
   double split = 0.6;       ///< cosine of a latent with those that it was split into, in (0, shared]
-  Index most_pairs = 4096;  ///< MCC is left out where the smaller dictionary has more latents: its cost is their cube at worst
+  Index most_pairs = 8192;  ///< MCC is left out where the smaller dictionary has more latents: its cost is their cube at worst
 
   /// \throws ValueError  a number is not in its range.
   void check() const {

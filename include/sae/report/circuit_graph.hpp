@@ -10,8 +10,8 @@
 
 namespace sae::inline SAE_ABI {
 
-/// A circuit as an SVG that stands alone: a column for each SAE, the measure at the right; an edge is as wide as its |effect| beside the largest
-/// one, blue (solid) where the node supports what it leads to, red (dashed) where it works against it; the numbers show where the mouse rests. Colours are
+/// A circuit as an SVG that stands alone: a column for each SAE, the measure at the right; an edge is as wide as its share (Circuit::shares),
+/// blue (solid) where the node supports what it leads to, red (dashed) where it works against it; the numbers show where the mouse rests. Colours are
 /// two of Okabe and Ito's, dark mode is the reader's. Weak edges are drawn first. An empty circuit is an empty figure with the measure.
 ///
 /// \param measure  what the effects on the logits are of, for people; any bytes
@@ -45,28 +45,25 @@ inline std::string circuit_svg(const Circuit& circuit, const std::string& measur
       "@media(prefers-color-scheme:dark){svg{background:#16181c;fill:#e6e6e6}.box{fill:#25282e;stroke:#6b7078}.for{stroke:#"
       "56b4e9}"
       ".against{stroke:#e69f00}}</style>\n");
-  std::vector<const CircuitEdge*> edges;
-  double largest = 0;
-  for (const CircuitEdge& edge : circuit.edges) {
-    if (!std::isfinite(edge.effect)) continue;
-    edges.push_back(&edge);
-    largest = (std::max)(largest, std::abs(edge.effect));
-  }
-  std::stable_sort(edges.begin(), edges.end(),
-                   [](const CircuitEdge* a, const CircuitEdge* b) { return std::abs(a->effect) < std::abs(b->effect); });
+  const std::vector<double> shares = circuit.shares();
+  std::vector<std::size_t> edges;
+  for (std::size_t e = 0; e < shares.size(); ++e)
+    if (std::isfinite(circuit.edges[e].effect)) edges.push_back(e);
+  std::stable_sort(edges.begin(), edges.end(), [&](std::size_t x, std::size_t y) { return shares[x] < shares[y]; });
   const auto name = [&](std::size_t n) {
     return n == count ? xml_text(measure)
                       : detail::concat(to_string(circuit.sites[circuit.nodes[n].layer]), " ", circuit.nodes[n].latent);
   };
-  for (const CircuitEdge* const edge : edges) {
-    const double share = largest > 0 ? std::abs(edge->effect) / largest : 0;
-    const double x0 = x_of(edge->from) + node_width, y0 = y_of(edge->from) + node_height / 2, x1 = x_of(edge->to),
-                 y1 = y_of(edge->to) + node_height / 2, bend = (x1 - x0) / 2;
-    out += detail::concat("<path class=\"edge ", edge->effect < 0 ? "against" : "for", "\" data-from=\"", edge->from,
-                          "\" data-to=\"", edge->to, "\" stroke-width=\"", px(0.6 + 5.4 * share), "\" stroke-opacity=\"",
+  for (const std::size_t e : edges) {
+    const CircuitEdge& edge = circuit.edges[e];
+    const double share = shares[e];
+    const double x0 = x_of(edge.from) + node_width, y0 = y_of(edge.from) + node_height / 2, x1 = x_of(edge.to),
+                 y1 = y_of(edge.to) + node_height / 2, bend = (x1 - x0) / 2;
+    out += detail::concat("<path class=\"edge ", edge.effect < 0 ? "against" : "for", "\" data-from=\"", edge.from,
+                          "\" data-to=\"", edge.to, "\" stroke-width=\"", px(0.6 + 5.4 * share), "\" stroke-opacity=\"",
                           px(0.25 + 0.75 * share), "\" d=\"M", px(x0), " ", px(y0), "C", px(x0 + bend), " ", px(y0), " ",
-                          px(x1 - bend), " ", px(y1), " ", px(x1), " ", px(y1), "\"><title>", name(edge->from), " to ",
-                          name(edge->to), ": ", edge->effect, "</title></path>\n");
+                          px(x1 - bend), " ", px(y1), " ", px(x1), " ", px(y1), "\"><title>", name(edge.from), " to ",
+                          name(edge.to), ": ", edge.effect, "</title></path>\n");
   }
   for (std::size_t l = 0; l <= layers; ++l)
     out += detail::concat("<text class=\"head\" x=\"", px(margin + column * static_cast<double>(l) + node_width / 2),
