@@ -23,7 +23,9 @@ inline std::string circuit_svg(const Circuit& circuit, const std::string& measur
   std::vector<std::size_t> row_of;
   for (const CircuitNode& node : circuit.nodes) row_of.push_back(rows[node.layer]++);
   const std::size_t tallest = (std::max)(*std::max_element(rows.begin(), rows.end()), std::size_t{1});
-  const double width = 2 * margin + node_width + column * static_cast<double>(layers),
+  // The measure's box is as wide as its words, at about 7 pixels a character.
+  const double measure_width = (std::max)(node_width, 16 + 7 * static_cast<double>(measure.size()));
+  const double width = 2 * margin + measure_width + column * static_cast<double>(layers),
                height = head + margin + row * static_cast<double>(tallest);
   const auto px = [](double x) {
     char text[32];
@@ -66,14 +68,17 @@ inline std::string circuit_svg(const Circuit& circuit, const std::string& measur
                           name(edge.to), ": ", edge.effect, "</title></path>\n");
   }
   for (std::size_t l = 0; l <= layers; ++l)
-    out += detail::concat("<text class=\"head\" x=\"", px(margin + column * static_cast<double>(l) + node_width / 2),
+    out += detail::concat("<text class=\"head\" x=\"",
+                          px(margin + column * static_cast<double>(l) + (l < layers ? node_width : measure_width) / 2),
                           "\" y=\"28\">", l < layers ? to_string(circuit.sites[l]) : "logits", "</text>\n");
-  for (std::size_t n = 0; n <= count; ++n)
+  for (std::size_t n = 0; n <= count; ++n) {
+    const double wide = n == count ? measure_width : node_width;
     out += detail::concat("<g class=\"node\" data-node=\"", n, "\" transform=\"translate(", px(x_of(n)), " ", px(y_of(n)),
-                          ")\"><rect class=\"box\" width=\"", px(node_width), "\" height=\"", px(node_height),
-                          "\" rx=\"5\"/><text x=\"", px(node_width / 2), "\" y=\"17.5\">",
+                          ")\"><rect class=\"box\" width=\"", px(wide), "\" height=\"", px(node_height),
+                          "\" rx=\"5\"/><text x=\"", px(wide / 2), "\" y=\"17.5\">",
                           n == count ? xml_text(measure) : detail::concat(circuit.nodes[n].latent), "</text><title>", name(n),
                           ": ", n == count ? circuit.measure : circuit.nodes[n].activation, "</title></g>\n");
+  }
   return out + "</svg>\n";
 }
 
