@@ -92,9 +92,9 @@ void add_compare(CLI::App& program) {
   verb.add_option("--split", options->how.split, "cosine from which on a latent of B is a part of its nearest in A")
       ->capture_default_str()
       ->check(within(1e-6, 1));
-  verb.add_option(
-          "--most-pairs", options->how.most_pairs,
-          "one-to-one pairs are looked for where the smaller SAE has so many latents at most (time grows with their cube)")
+  verb.add_option("--most-pairs", options->how.most_pairs,
+                  "one-to-one pairs are looked for where both SAEs have so many latents, or their product is no larger (memory "
+                  "for each pair)")
       ->capture_default_str()
       ->check(at_least(0));
   verb.add_option("--count", options->count, "latents listed")->capture_default_str()->check(at_least(0));

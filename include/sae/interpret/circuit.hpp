@@ -155,11 +155,12 @@ class CircuitPass {
                     to_string(saes[l - 1].site));
     }
   }
-  /// Runs the text under `edits`; codes of all SAEs, as they see it. \return logits [T x V], valid until the next run
-  ConstMatrixMap<float> run(const std::vector<Tap>& edits, std::vector<Codes<ScalarOf<Model>>>& codes) {
+  /// Runs the text under `edits`; codes of the SAEs from `first_layer` on, as they see it. \return logits [T x V], valid until the next run
+  ConstMatrixMap<float> run(const std::vector<Tap>& edits, std::vector<Codes<ScalarOf<Model>>>& codes,
+                            std::size_t first_layer = 0) {
     codes.assign(saes_.size(), Codes<ScalarOf<Model>>(1));
     std::vector<Tap> taps = edits;
-    for (std::size_t l = 0; l < saes_.size(); ++l)
+    for (std::size_t l = first_layer; l < saes_.size(); ++l)
       taps.push_back({saes_[l].site, [&, l](MatrixMap<float> rows, Index) {
                         codes[l] =
                             saes_[l].sae->encode(Matrix<ScalarOf<Model>>(rows.template cast<ScalarOf<Model>>()), threads_);
@@ -218,7 +219,7 @@ class CircuitPass {
 /// \param saes  in the order in which the model computes their sites
 /// \param tokens  [T], as the model reads them, BOS first where it has one
 /// \param progress  progress(nodes done)
-/// Cost: a forward pass for each node, and encoding the text at every site.
+/// Cost: a forward pass for each node, and encoding the text at the sites above it.
 /// \throws ShapeError, ValueError  an SAE that does not fit the model, no text, no SAE, sites out of order.
 /// Source: Marks et al. 2024, "Sparse feature circuits" (ablation of features with the error term kept).
 template <LanguageModel M, LatentModel Model>
@@ -231,8 +232,8 @@ Circuit circuit_by_intervention(M& model, std::span<const SaeAt<Model>> saes, st
   for (std::size_t from = 0; from < out.nodes.size(); ++from) {
     const CircuitNode& node = out.nodes[from];
     const SaeAt<Model>& at = saes[node.layer];
-    const auto logits = pass.run(
-        {edit_latents(at.site, *at.sae, {ablate_latent(node.latent)}, pass.edited(), ErrorTerm::keep, threads)}, without);
+    const Tap ablated = edit_latents(at.site, *at.sae, {ablate_latent(node.latent)}, pass.edited(), ErrorTerm::keep, threads);
+    const auto logits = pass.run({ablated}, without, node.layer + 1);
     for (std::size_t to = from + 1; to < out.nodes.size(); ++to)
       if (out.nodes[to].layer > node.layer)
         out.edges.push_back(
@@ -287,7 +288,7 @@ Circuit circuit_by_attribution(M& model, std::span<const SaeAt<Model>> saes, std
               model.gradients(tokens, saes[node.layer].site, cotangent, std::span<const Site>(out.sites).first(node.layer)));
   }
   std::vector<Codes<Scalar>> again;
-  const Matrix<float> cotangent = measure.gradient(pass.run({}, again));
+  const Matrix<float> cotangent = measure.gradient(pass.run({}, again, saes.size()));
   attribute(count, model.logit_gradients(tokens, cotangent, out.sites));
   for (std::size_t from = 0; from < count; ++from) {
     for (std::size_t to = from + 1; to < count; ++to)

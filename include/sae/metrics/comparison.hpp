@@ -11,9 +11,10 @@ namespace sae::inline SAE_ABI {
 
 /// From where on two directions count as one, and as akin.
 struct ComparisonOptions {
-  double shared = 0.9;      ///< cosine of one latent found twice, in (0, 1]
-  double split = 0.6;       ///< cosine of a latent with those that it was split into, in (0, shared]
-  Index most_pairs = 8192;  ///< MCC is left out where the smaller dictionary has more latents: its cost is their cube at worst
+  double shared = 0.9;  ///< cosine of one latent found twice, in (0, 1]
+  double split = 0.6;   ///< cosine of a latent with those that it was split into, in (0, shared]
+  /// MCC is left out where F_a F_b is above the square of this: it takes a float64 for each pair, and at worst cubic time.
+  Index most_pairs = 8192;
 
   /// \throws ValueError  a number is not in its range.
   void check() const {
@@ -69,7 +70,8 @@ DictionaryComparison compare_dictionaries(const Eigen::MatrixBase<A>& a, const E
     if (out.of_b.cosine[j] >= options.split) ++out.parts[i];
     if (out.of_b.cosine[j] >= options.shared && out.of_a.nearest[i] == static_cast<Index>(j)) ++out.mutual;
   }
-  if ((std::min)(a.rows(), b.rows()) <= options.most_pairs) {
+  if (static_cast<double>(a.rows()) * static_cast<double>(b.rows()) <=
+      static_cast<double>(options.most_pairs) * static_cast<double>(options.most_pairs)) {
     const Assignment pairs = best_assignment(cosines(a, b, threads).map());
     out.mcc = pairs.total / static_cast<double>(pairs.pairs());
   }
