@@ -41,13 +41,6 @@ struct World {
   SparseAutoencoder<Dynamic, Dynamic, TopK, float> sae = some_sae();
 };
 
-void check_refused(const Finished& done, const std::string& why) {
-  INFO(done.err);
-  CHECK(done.code == 1);
-  CHECK(done.out.empty());
-  CHECK_THAT(done.error(), ContainsSubstring(why));
-}
-
 }  // namespace
 
 TEST_CASE("search finds the latents nearest to a direction and those that make it up", "[cli][search]") {

@@ -11,28 +11,27 @@
 #include <sstream>
 
 #include "catch_compat.hpp"
-#include "cli_test.hpp"
-#include "tiny_gguf.hpp"
+#include "cli_world.hpp"
 
 #ifdef SAE_TEST_PROGRAM
 
 using namespace sae;
-using namespace sae_test;
 using Catch::Matchers::ContainsSubstring;
 using nlohmann::json;
+using sae_test::check_refused;
+using sae_test::Finished;
+using sae_test::make_tiny_llama;
+using sae_test::parsed;
+using sae_test::run_sae;
+using sae_test::Sae;
+using sae_test::some_sae;
+using sae_test::tiny_gguf_bytes;
+using sae_test::TinyLlama;
+using sae_test::with;
+using sae_test::Words;
+using sae_test::write_text;
 
 namespace {
-
-using Sae = SparseAutoencoder<Dynamic, Dynamic, TopK, float>;
-
-Sae some_sae(Index width) {
-  Sae sae(width, 96, TopK{.k = 6});
-  Random random(4);
-  for (Index i = 0; i < sae.W_dec().size(); ++i)
-    sae.W_dec().data()[i] = static_cast<float>(random.normal() / std::sqrt(static_cast<double>(width)));
-  sae.W_enc() = sae.W_dec();
-  return sae;
-}
 
 /// A folder with a model, SAEs and two sets of texts, of which one alone has a house in it.
 struct World {
@@ -95,11 +94,6 @@ struct World {
   Sae sae = some_sae(32);
 };
 
-json parsed(const Finished& done) {
-  INFO(done.err);
-  REQUIRE(done.code == 0);
-  return json::parse(done.out);
-}
 void check_latents(const json& shown, const std::vector<LatentSeparation>& expected) {
   REQUIRE(shown.size() == expected.size());
   for (std::size_t n = 0; n < expected.size(); ++n) {
@@ -110,13 +104,6 @@ void check_latents(const json& shown, const std::vector<LatentSeparation>& expec
     CHECK(shown[n]["active_negative"] == expected[n].active_negative);
   }
 }
-void check_refused(const Finished& done, const std::string& why) {
-  INFO(done.err);
-  CHECK(done.code == 1);
-  CHECK(done.out.empty());
-  CHECK_THAT(done.error(), ContainsSubstring(why));
-}
-
 }  // namespace
 
 TEST_CASE("search ranks the latents that tell two sets of texts apart as the library does", "[cli][search][llama_cpp]") {

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "catch_compat.hpp"
+#include "message_of.hpp"
 
 using namespace sae;
 using Catch::Matchers::ContainsSubstring;
@@ -18,15 +19,6 @@ Codes<float> codes_of(std::vector<std::array<float, 2>> rows) {
     out.finish_row();
   }
   return out;
-}
-template <class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 const std::vector<RowOrigin> first_origins = {{10, 0, 1}, {11, 0, 2}, {12, 0, 4}};  // position 3 was left out
@@ -69,10 +61,10 @@ TEST_CASE("what stands around a row ends with its window and goes by positions",
 
 TEST_CASE("recorded codes refuse what does not fit", "[recorded_codes]") {
   RecordedCodes rows = recorded();
-  CHECK(message_of([&] { rows.value(5, 0); }) == "row 5 is not in [0, 5) (the rows that were read)");
-  CHECK_THAT(message_of([&] { rows.around(-1, 1, 1); }), ContainsSubstring("row -1"));
-  CHECK(message_of([&] { rows.add(codes_of({{1, 1}}), first_origins); }) == "RecordedCodes: 3 origins for 1 rows");
-  CHECK_THAT(message_of([&] {
+  CHECK(sae_test::message_of([&] { rows.value(5, 0); }) == "row 5 is not in [0, 5) (the rows that were read)");
+  CHECK_THAT(sae_test::message_of([&] { rows.around(-1, 1, 1); }), ContainsSubstring("row -1"));
+  CHECK(sae_test::message_of([&] { rows.add(codes_of({{1, 1}}), first_origins); }) == "RecordedCodes: 3 origins for 1 rows");
+  CHECK_THAT(sae_test::message_of([&] {
                rows.add(codes_of({{std::numeric_limits<float>::infinity(), 0}}), {{{1, 2, 3}}});
              }),
              ContainsSubstring("infinite in row 5"));

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "catch_compat.hpp"
+#include "message_of.hpp"
 #include "run_program.hpp"
 #include "temp_folder.hpp"
 
@@ -83,16 +84,6 @@ std::map<std::string, json> parts_of(const std::filesystem::path& path) {
       out[name] = json::parse(text.substr(head.size(), text.size() - head.size() - 3));
     }
   return out;
-}
-
-template <class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 }  // namespace
@@ -284,20 +275,21 @@ TEST_CASE("small dashboards, and what is refused", "[dashboard]") {
 
   const TempFolder folder;
   const Sample small(4, 20, {.file_latents = 3});
-  CHECK(message_of([&] { write_dashboard_file(folder / "page.html", *small.made); }) ==
+  CHECK(sae_test::message_of([&] { write_dashboard_file(folder / "page.html", *small.made); }) ==
         "dashboard: 4 latents are more than the 3 of one file");
   CHECK_FALSE(std::filesystem::exists(folder / "page.html"));
   write_dashboard_folder(folder / "page", *small.made);
-  CHECK_THAT(message_of([&] { write_dashboard_folder(folder / "page", *small.made); }), ContainsSubstring("exists"));
+  CHECK_THAT(sae_test::message_of([&] { write_dashboard_folder(folder / "page", *small.made); }), ContainsSubstring("exists"));
   write_dashboard_folder(folder / "page", *small.made, {.overwrite = true});
   sae_test::write_text(folder / "page" / "mine", "x");
   std::filesystem::remove(folder / "page" / "index.html");
-  CHECK_THAT(message_of([&] { write_dashboard_folder(folder / "page", *small.made, {.overwrite = true}); }),
+  CHECK_THAT(sae_test::message_of([&] { write_dashboard_folder(folder / "page", *small.made, {.overwrite = true}); }),
              ContainsSubstring("index.html"));
 
   const Matrix<float> directions = Matrix<float>::Identity(3, 3);
   const auto make = [&](std::vector<Index> latents, Index all = 3, DashboardOptions options = {}) {
-    return message_of([&] { make_dashboard(RecordedCodes(all), directions, {.latents = std::move(latents)}, options); });
+    return sae_test::message_of(
+        [&] { make_dashboard(RecordedCodes(all), directions, {.latents = std::move(latents)}, options); });
   };
   CHECK(make({0, 3}) == "dashboard: latent 3 is not in [0, 3) (the number of latents)");
   CHECK(make({1, 1}) == "dashboard: latent 1 is named twice");

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "catch_compat.hpp"
 #include "run_program.hpp"
 
 #ifdef SAE_TEST_PROGRAM
@@ -37,6 +38,13 @@ class Workplace {
   TempFolder folder_;
 };
 
+/// Fails with one line that says why, and prints nothing.
+inline void check_refused(const Finished& done, const std::string& why) {
+  INFO(done.err);
+  CHECK(done.code == 1);
+  CHECK(done.out.empty());
+  CHECK_THAT(done.error(), Catch::Matchers::ContainsSubstring(why));
+}
 inline nlohmann::json json_of(const Finished& run) { return nlohmann::json::parse(run.out, nullptr, false); }
 inline std::vector<std::string> keys_of(const nlohmann::ordered_json& object) {
   std::vector<std::string> keys;
